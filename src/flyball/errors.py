@@ -1,0 +1,101 @@
+"""Every failure names the boundary it crossed and whose fault it is.
+
+A boundary is the seam at which something outside our code answered badly: the user's file, the world, a
+tool, the agent, the engine, a grader, the store. `Fault` decides what an attempt counts for: the policy's own
+fault is a failure, anyone else's is a re-run and then `Missing` (invariant 2).
+
+    FlyballError
+    ├── ConfigError    config       a workflow file, setting or command line that cannot be honoured
+    ├── DatasetError   dataset      a task file that is missing, malformed or leaks
+    ├── ModelError     model        a model folder, tokenizer or chat template that cannot be used
+    ├── WorldError     world        the user's world raised in reset, user_reply or export_state
+    ├── ToolError      tool         a tool raised, timed out or returned what cannot be shown
+    ├── AgentError     agent        the agent program raised, exited or answered nonsense
+    ├── EngineError    engine       generation failed
+    ├── GraderError    grader       a grader raised or returned what is not a score
+    ├── StoreError     store        what happened could not be written or read back
+    ├── TrainError     train        a training step was refused or became unstable
+    ├── EvalError      evals        an evaluation or comparison that would not be valid
+    └── ReleaseError   release      a registry, gate or rollback that was refused
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """Whose fault it is that something went wrong."""
+
+    POLICY = "policy"
+    INFRASTRUCTURE = "infrastructure"
+    GRADER = "grader"
+
+
+class FlyballError(Exception):
+    """Base of every error raised on purpose. The message carries the value, the rule and the way out."""
+
+    boundary = "flyball"
+    fault = Fault.INFRASTRUCTURE
+
+    def __str__(self) -> str:
+        return f"[{self.boundary}] {super().__str__()}"
+
+
+class ConfigError(FlyballError, ValueError):
+    boundary = "config"
+
+
+class DatasetError(FlyballError, ValueError):
+    boundary = "dataset"
+
+
+class ModelError(FlyballError, ValueError):
+    boundary = "model"
+
+
+class WorldError(FlyballError, RuntimeError):
+    boundary = "world"
+
+
+class ToolError(FlyballError, RuntimeError):
+    boundary = "tool"
+    fault = Fault.POLICY
+
+
+class AgentError(FlyballError, RuntimeError):
+    boundary = "agent"
+
+
+class EngineError(FlyballError, RuntimeError):
+    boundary = "engine"
+
+
+class GraderError(FlyballError, RuntimeError):
+    boundary = "grader"
+    fault = Fault.GRADER
+
+
+class StoreError(FlyballError, RuntimeError):
+    boundary = "store"
+
+
+class TrainError(FlyballError, RuntimeError):
+    boundary = "train"
+
+
+class EvalError(FlyballError, ValueError):
+    boundary = "evals"
+
+
+class ReleaseError(FlyballError, RuntimeError):
+    boundary = "release"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` or the list of valid names, ready to end an error message."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(names)}"
