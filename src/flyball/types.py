@@ -128,8 +128,8 @@ class Call:
 
     Tokens up to and including this call = the parent's + `prompt_ids` (given, never trained) + `completion_ids`
     (sampled by the policy, one `sampling_logprobs` and one `policy_versions` entry each).
-    `drift`: clean = the new prompt extends what was sampled; realigned = recovered from the messages; forked = the agent
-    sent back something else, so a new branch starts from the root.
+    `drift`: clean = the new prompt extends what was sampled; realigned = recovered from the messages; forked = the
+    agent sent back something else, so a new branch starts from the root.
     """
 
     call_id: str
@@ -362,8 +362,8 @@ class GradedAttempt:
 class TrainingSample:
     """One branch ready for the learner; every array is [T].
 
-    The learner sums `loss_weights * token_loss` and nothing else: the aggregation mode is already inside the weights, so
-    cutting or packing cannot change it (invariant 3).
+    The learner sums `loss_weights * token_loss` and nothing else: the aggregation mode is already inside the weights,
+    so cutting or packing cannot change it (invariant 3).
     """
 
     token_ids: npt.NDArray[np.int64]
@@ -379,8 +379,9 @@ class TrainingSample:
     def __post_init__(self) -> None:
         n = len(self.token_ids)
         for name in ("loss_mask", "sampling_logprobs", "advantages", "loss_weights"):
-            if len(getattr(self, name)) != n:
-                raise ValueError(f"training sample {self.attempt_id}: {name} has {len(getattr(self, name))} of {n} tokens")
+            m = len(getattr(self, name))
+            if m != n:
+                raise ValueError(f"training sample {self.attempt_id}: {name} has {m} of {n} tokens")
 
     def with_weights(self, loss_weights: npt.NDArray[np.float32]) -> TrainingSample:
         return replace(self, loss_weights=loss_weights)
@@ -400,7 +401,7 @@ class WeightsRef:
 
 @dataclass(frozen=True)
 class PolicyVersion:
-    """An immutable registry entry: everything that made this policy, by digest. `version_id` is the digest of the rest."""
+    """An immutable registry entry: all that made this policy, by digest. `version_id` is the digest of the rest."""
 
     version_id: str
     name: str
@@ -419,7 +420,7 @@ class PolicyVersion:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with what it rests on (invariant 6). `low`/`high` bound it at `level`; `n` units, `clusters` clusters."""
+    """A number with what it rests on (invariant 6): bounds at `level`, `n` units, `clusters` clusters."""
 
     value: float
     low: float
@@ -472,7 +473,7 @@ class EvalRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidate minus baseline on the same tasks, paired by task, stratified by family, clustered by template x snapshot."""
+    """Candidate minus baseline on the same tasks: paired by task, stratified by family, clustered by `Task.cluster`."""
 
     suite: str
     suite_digest: str

@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """Sampled tokens, the stop token included. `prefilled` = prompt tokens that had to be computed (rest was cached)."""
+    """Sampled tokens, stop token included. `prefilled` = prompt tokens that were computed, not found cached."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
