@@ -1,0 +1,305 @@
+"""Settings files: YAML in, typed sections out, and `file:line` for everything that cannot be honoured.
+
+A setting that would be ignored is an error (invariant 9), so every section forbids unknown keys and every scalar is
+read strictly: `num_steps: "40"` or `group_size: true` is refused, not converted. Two departures from plain PyYAML:
+`3e-4` is a number (YAML 1.1 needs `3.0e-4`) and a repeated key is an error (PyYAML keeps the last one silently).
+
+The sections are pydantic models because they stand at the border to a file; a field's description is its rule in plain
+words and ends the error message about it. `None` for an `rl` field means "as the preset says".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from flyball.errors import ConfigError, nearest
+from flyball.types import Limits
+
+Location = tuple[str | int, ...]
+S = TypeVar("S", bound="Section")
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+"""A list of names; YAML gives lists, sections hold tuples."""
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+class Section(BaseModel):
+    """One block of a settings file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Plan(Section):
+    """The `workflow:` block of a napkin file: what is wanted, in the words of whoever asks for it."""
+
+    target: str | None = Field(default=None, description="the work the agent should do, in one sentence")
+    baseline: str | None = Field(default=None, description="name of the policy version to beat")
+    reward_model: str | None = Field(default=None, description="name of a trained reward model")
+    policy_training: str | None = Field(default=None, description="name of an RL preset")
+
+
+class TinySettings(Section):
+    """Shape of the policy that `policy: tiny` builds from nothing (Llama architecture, own tokenizer)."""
+
+    vocab_size: int = Field(default=1024, ge=300, le=65536, description="entries of the BPE tokenizer, 300 to 65536")
+    hidden_size: int = Field(default=192, ge=16, description="width, at least 16")
+    num_layers: int = Field(default=4, ge=1, description="transformer blocks, at least 1")
+    num_heads: int = Field(default=6, ge=1, description="attention heads; must divide hidden_size")
+    max_context: int = Field(default=2048, ge=128, description="tokens of one sequence, at least 128")
+
+
+class SFTSettings(Section):
+    """Supervised cold start on demonstrations."""
+
+    num_epochs: float = Field(default=4.0, gt=0, description="passes over the demonstrations, above 0")
+    learning_rate: float = Field(default=1e-3, gt=0, lt=1, description="between 0 and 1")
+    batch_size: int = Field(default=16, ge=1, description="demonstrations per optimizer step, at least 1")
+    max_demonstrations: int | None = Field(default=None, ge=1, description="how many to use; unset = all")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping, above 0")
+    max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
+
+
+class RLSettings(Section):
+    """Group-relative RL with tools in the loop. Fields that are None take the preset's value."""
+
+    preset: str = Field(default="rloo", description="a row of the table in rl/algorithms.py")
+    num_steps: int = Field(default=40, ge=1, description="optimizer steps, at least 1")
+    tasks_per_step: int = Field(default=16, ge=1, description="tasks drawn for one step, at least 1")
+    group_size: int = Field(default=8, ge=2, description="attempts per task, at least 2: a group of 1 has no advantage")
+    learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="between 0 and 1")
+    temperature: float = Field(default=1.0, gt=0, le=10, description="of sampling, above 0 and at most 10")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping, above 0")
+    concurrency: int = Field(default=64, ge=1, description="attempts in flight, at least 1")
+    validate_every: int = Field(default=5, ge=1, description="steps between validations, at least 1")
+    validation_tasks: int = Field(default=64, ge=1, description="tasks of one validation, at least 1")
+    patience: int | None = Field(default=None, ge=1, description="stop after this many validations without a new best")
+    max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
+    kl_coef: float | None = Field(default=None, ge=0, description="weight of the KL to the reference, 0 or more")
+    clip_ratio_low: float | None = Field(default=None, gt=0, lt=1, description="lower clip range, between 0 and 1")
+    clip_ratio_high: float | None = Field(default=None, gt=0, description="upper clip range, above 0")
+    ratio_cap: float | None = Field(default=None, gt=0, description="cap of the truncated importance ratio, above 0")
+
+
+class TrainingSettings(Section):
+    """How the policy learns. A stage that is switched off is `null`."""
+
+    seed: int = Field(default=0, ge=0, description="0 or more")
+    tiny: TinySettings | None = None
+    sft: SFTSettings | None = SFTSettings()
+    rl: RLSettings | None = RLSettings()
+    controls: Annotated[tuple[Literal["sft", "rejection_sft"], ...], Field(strict=False)] = ("sft", "rejection_sft")
+
+
+class EvaluationSettings(Section):
+    """What proves it. A suite is a split of the tasks, frozen by digest."""
+
+    suites: Names = Field(default=("test",), min_length=1, description="names of splits, at least one")
+    num_trials: int = Field(default=1, ge=1, description="attempts per task, at least 1")
+    max_tasks: int | None = Field(default=None, ge=1, description="use this many tasks of each suite; unset = all")
+    temperature: float = Field(default=0.0, ge=0, le=10, description="of sampling, 0 (greedy) to 10")
+    concurrency: int = Field(default=64, ge=1, description="attempts in flight, at least 1")
+    margin: float = Field(default=0.0, ge=0, lt=1, description="how much worse still counts as not worse, 0 to 1")
+
+
+class ReleaseSettings(Section):
+    """What must hold before anyone but a test meets the candidate."""
+
+    gates: Names = (
+        "no_safety_regression",
+        "latency_delta_lt_15_percent",
+        "cost_per_success_not_worse",
+        "rollback_under_5_minutes",
+    )
+    canary_traffic_percent: float = Field(default=5.0, gt=0, le=50, description="of sessions, above 0, at most 50")
+
+
+class PriceSettings(Section):
+    """US dollars; printed with every cost that is computed from them. Unset = the default of `rollout/prices.py`."""
+
+    usd_per_million_tokens_in: float | None = Field(default=None, ge=0, description="0 or more")
+    usd_per_million_tokens_out: float | None = Field(default=None, ge=0, description="0 or more")
+    usd_per_cpu_second: float | None = Field(default=None, ge=0, description="0 or more")
+    usd_per_tool_call: float | None = Field(default=None, ge=0, description="0 or more")
+
+
+def _limits_section() -> type[Section]:
+    """Section with the fields of `types.Limits`, all optional: what is not set keeps the task's own limit."""
+    kinds: dict[str, Any] = {name: hint | None for name, hint in typing.get_type_hints(Limits).items()}
+    fields: dict[str, Any] = {
+        f.name: (kinds[f.name], Field(default=None, gt=0, description=f"above 0; default {f.default}"))
+        for f in dataclasses.fields(Limits)
+    }
+    return create_model("LimitsSettings", __base__=Section, **fields)
+
+
+LimitsSettings = _limits_section()
+
+
+class Settings(Section):
+    """A whole workflow file. `python` points at the code; every other key holds settings only."""
+
+    python: str | None = Field(default=None, description="path of the Python file that defines `workflow`")
+    name: str | None = Field(default=None, min_length=1, description="a name for runs and versions")
+    workflow: Plan = Plan()
+    policy: str | None = Field(default=None, min_length=1, description="`tiny`, a Hugging Face folder, or a known name")
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    release: ReleaseSettings = ReleaseSettings()
+    monitoring: Names = ()
+    prices: PriceSettings = PriceSettings()
+    limits: LimitsSettings = LimitsSettings()  # type: ignore[valid-type]
+
+
+# --- where a key was written -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Marks:
+    """`file:line` of every key and list entry; a location that was not written answers with its parent's line."""
+
+    source: str
+    lines: Mapping[Location, int] = field(default_factory=dict)
+
+    def at(self, location: Location) -> str:
+        for end in range(len(location), -1, -1):
+            if (line := self.lines.get(location[:end])) is not None:
+                return f"{self.source}:{line}"
+        return self.source
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `3e-4` as a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], Marks]:
+    """Read a mapping with the line of each key. Raises ConfigError for what is missing, unreadable or not YAML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; `flyball init helpdesk` writes a working example") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {exc}") from exc
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        lines: dict[Location, int] = {(): 1}
+        if root is not None:
+            _mark(root, (), lines, path)
+        data = None if root is None else loader.construct_document(root)
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(f"{path}:{line}: not YAML: {exc.problem or exc.context}") from exc
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        found = "empty" if data is None else f"a {type(data).__name__}"
+        raise ConfigError(f"{path}:1: the file is {found}; a workflow file is a mapping such as `python: workflow.py`")
+    return data, Marks(str(path), lines)
+
+
+def _mark(node: yaml.Node, at: Location, lines: dict[Location, int], path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, key.value)
+            line = key.start_mark.line + 1
+            if here in lines:
+                raise ConfigError(f"{path}:{line}: key {key.value!r} was already set on line {lines[here]}; keep one")
+            lines[here] = line
+            _mark(value, here, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            lines[(*at, i)] = value.start_mark.line + 1
+            _mark(value, (*at, i), lines, path)
+
+
+# --- typed reading ---------------------------------------------------------------------------------------------------
+
+
+def parse(section: type[S], data: Any, marks: Marks, at: Location = ()) -> S:
+    """Validate `data` as `section`. Raises one ConfigError with a line for every key that cannot be honoured.
+
+    `at` is where `data` lies inside the file that `marks` describes.
+    """
+    try:
+        return section.model_validate(data)
+    except ValidationError as exc:
+        problems = [_explain(section, dict(error), marks, at) for error in exc.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+
+
+def read_settings(path: Path) -> tuple[Settings, Marks]:
+    """Read a whole workflow file."""
+    data, marks = read_yaml(path)
+    return parse(Settings, data, marks), marks
+
+
+def _explain(section: type[Section], error: dict[str, Any], marks: Marks, at: Location) -> str:
+    location: Location = tuple(error["loc"])
+    where, dotted = marks.at((*at, *location)), ".".join(str(part) for part in (*at, *location))
+    if error["type"] == "extra_forbidden":
+        parent = _section_at(section, location[:-1])
+        known = list(parent.model_fields) if parent else []
+        inside = f" in {'.'.join(str(p) for p in (*at, *location[:-1]))!r}" if len(location) + len(at) > 1 else ""
+        return f"{where}: unknown key {str(location[-1])!r}{inside}{nearest(str(location[-1]), known)}"
+    if error["type"] == "missing":
+        return f"{where}: {dotted} is missing{_rule(section, location)}"
+    rule = error["msg"][0].lower() + error["msg"][1:]
+    return f"{where}: {dotted or 'the file'} is {error['input']!r}: {rule}{_rule(section, location)}"
+
+
+def _rule(section: type[Section], location: Location) -> str:
+    """Return the field's own words, ready to end a message."""
+    names = [part for part in location if isinstance(part, str)]
+    parent = _section_at(section, tuple(names[:-1])) if names else None
+    info = parent.model_fields.get(names[-1]) if parent else None
+    return f"; {names[-1]}: {info.description}" if info and info.description else ""
+
+
+def _section_at(section: type[Section], location: Sequence[str | int]) -> type[Section] | None:
+    """Return the section that lies at `location`, None where there is no section."""
+    here: type[Section] | None = section
+    for part in location:
+        info = here.model_fields.get(str(part)) if here else None
+        here = section_of(info.annotation) if info else None
+    return here
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """Return the Section inside an annotation such as `SFTSettings | None`, None if there is none."""
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+
+
+def merge(base: S, over: S) -> S:
+    """Return `base` with every value that was written in `over`, key by key; unset keys of `over` change nothing."""
+    return type(base).model_validate(_merge(_written(base), _written(over)))
+
+
+def _written(section: Section) -> dict[str, Any]:
+    return section.model_dump(exclude_unset=True)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
