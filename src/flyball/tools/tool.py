@@ -1,0 +1,162 @@
+"""Python functions and methods as tools: the name, schema and digest a policy and a registry see.
+
+A public method of a world is a tool: its signature gives the schema, its docstring the description (first paragraph;
+a Google-style `Args:` section describes parameters). `fb.tool` marks what the signature cannot say.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar, overload
+
+from flyball.errors import ConfigError
+from flyball.tools.arguments import Arguments, arguments_of_function, arguments_of_schema
+from flyball.tools.source import source_digest
+
+Approval = Literal["none", "human"]
+RESERVED = frozenset({"reset", "export_state", "user_reply", "close"})
+"""Names of a world that are never tools."""
+
+_MARK = "__flyball_tool__"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Something a policy may call. `arguments` reads the model's JSON into keyword arguments of `fn` (sync or async).
+
+    `origin` is the name its author gave it, kept when a task shows the tool under another; "" = a distractor.
+    """
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    fn: Callable[..., Any]
+    writes: bool = False
+    approval: Approval = "none"
+    version: str = ""
+    origin: str | None = None
+    arguments: Arguments = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # set below
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"tool name {self.name!r}: use 1 to 64 letters, digits, _ or -, not starting with a digit"
+            )
+        if self.arguments is None:
+            object.__setattr__(self, "arguments", arguments_of_schema(self.parameters))
+        if self.origin is None:
+            object.__setattr__(self, "origin", self.name)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the tool in OpenAI's form."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class _Mark:
+    writes: bool
+    approval: Approval
+    name: str | None
+    description: str | None
+
+
+@overload
+def tool(fn: F, /) -> F: ...
+@overload
+def tool(
+    *, writes: bool = False, approval: Approval | None = None, name: str | None = None, description: str | None = None
+) -> Callable[[F], F]: ...
+def tool(
+    fn: F | None = None,
+    /,
+    *,
+    writes: bool = False,
+    approval: Approval | None = None,
+    name: str | None = None,
+    description: str | None = None,
+) -> F | Callable[[F], F]:
+    """Mark a function or method as a tool and say what its signature cannot.
+
+    `writes`: it changes the world. `approval="human"`: a person is asked before each call. `name` and `description`
+    replace those read from the function. Raises ConfigError for an unknown approval.
+    """
+    if approval not in (None, "none", "human"):
+        raise ConfigError(f"approval {approval!r}: valid are 'none' and 'human'")
+
+    def mark(target: F) -> F:
+        setattr(target, _MARK, _Mark(writes, approval or "none", name, description))
+        return target
+
+    return mark if fn is None else mark(fn)
+
+
+def tool_from_function(fn: Callable[..., Any]) -> Tool:
+    """Return the tool of a typed function or bound method, sync or async. Raises ConfigError when types are missing."""
+    function = inspect.unwrap(getattr(fn, "__func__", fn))
+    return replace(_template(function, inspect.ismethod(fn)), fn=fn)
+
+
+@functools.lru_cache(maxsize=1024)  # a world is opened once per attempt; its schemas are the same every time
+def _template(function: Callable[..., Any], bound: bool) -> Tool:
+    mark: _Mark = getattr(function, _MARK, _Mark(False, "none", None, None))
+    summary, described = _read_docstring(inspect.getdoc(function) or "")
+    arguments = arguments_of_function(function, bound, described)
+    return Tool(
+        name=mark.name or function.__name__,
+        description=mark.description or summary,
+        parameters=arguments.schema(),
+        fn=function,
+        writes=mark.writes,
+        approval=mark.approval,
+        version=source_digest(function),
+        arguments=arguments,
+    )
+
+
+def find_tools(obj: object) -> dict[str, Tool]:
+    """Return the tools of a world: its public methods, by name, base classes first, in the order they were written.
+
+    Reserved names (`reset`, `export_state`, `user_reply`, `close`), names with a leading underscore, properties and
+    nested classes are not tools. Raises ConfigError for a public method whose parameters have no types.
+    """
+    tools: dict[str, Tool] = {}
+    for name in tool_names(type(obj)):
+        found = tool_from_function(getattr(obj, name))
+        if found.name in tools:
+            raise ConfigError(f"{type(obj).__qualname__} has two tools named {found.name!r}; rename one")
+        tools[found.name] = found
+    return tools
+
+
+def tool_names(cls: type) -> Iterator[str]:
+    """Yield the names of the public methods of a class that are tools."""
+    seen: set[str] = set()
+    for base in reversed(cls.__mro__[:-1]):
+        for name in vars(base):
+            if name in seen or name.startswith("_") or name in RESERVED:
+                continue
+            seen.add(name)
+            if inspect.isroutine(inspect.getattr_static(cls, name)):  # the most derived one decides
+                yield name
+
+
+def _read_docstring(doc: str) -> tuple[str, dict[str, str]]:
+    """Split a docstring into its first paragraph and the descriptions of a Google-style `Args:` section."""
+    summary = " ".join(doc.split("\n\n", 1)[0].split())
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", doc, re.MULTILINE)
+    described: dict[str, str] = {}
+    name = ""
+    for line in (section.group(1) if section else "").splitlines():
+        if entry := re.match(r"\s{1,4}(\w+)(?: \([^)]*\))?:\s*(.*)", line):
+            name, text = entry.groups()
+            described[name] = text.strip()
+        elif name and line.strip():
+            described[name] += " " + line.strip()
+    return summary, described
