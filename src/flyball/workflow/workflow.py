@@ -32,8 +32,8 @@ class Workflow:
     """All that a run needs. Raises ConfigError for what cannot be honoured.
 
     `world`: a class whose instances are one attempt's world, or a zero-argument factory. `tasks`: a JSONL file, a
-    folder of them, a sequence of Task, or a function that returns one. `success` judges releases, `reward` feeds learning
-    (default: success as 0 or 1), `safety` is False for a forbidden deed, `scores` are shown beside them; each is
+    folder of them, a sequence of Task, or a function that returns one. `success` judges releases, `reward` feeds
+    learning (default: success as 0 or 1), `safety` is False for a forbidden deed, `scores` are shown beside; each is
     `(attempt, hidden) -> bool | float | Score | None`, sync or async. `agent`: None for the built-in loop, an async
     function `(attempt, client)`, `fb.Command` or `fb.Http`. `oracle` solves a task by script (doctor and demonstrations
     use it), `demonstrations` overrides the ones made from it.

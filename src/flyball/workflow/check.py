@@ -1,0 +1,101 @@
+"""Every name in a workflow against the table of the folder that declares it, before any work is done.
+
+A wrong name and a setting that the chosen preset would not read are errors at the line where they were written
+(invariant 9). What is a right name but cannot be had here is not an error: `napkin.py` marks it and says how to get it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from flyball.config import Location, Marks, Settings
+from flyball.errors import ConfigError, nearest
+
+ANNOUNCED = {
+    "ppo_kl": "PPO with KL needs a critic, which arrives with the training methods; until then leave "
+    "`policy_training` out: the default preset is a group-relative one, and `training.rl.kl_coef` adds the KL to it",
+}
+"""Presets that a file may name before they exist, with what to do until then."""
+
+PRESET_CHOICES = ("kl_coef", "clip_ratio_low", "clip_ratio_high", "ratio_cap")
+"""Fields of `training.rl` that only some presets read; the others are read by every preset."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names a workflow may use. `presets` maps each to the fields of PRESET_CHOICES that it reads."""
+
+    gates: Collection[str]
+    metrics: Collection[str]
+    presets: Mapping[str, Collection[str]]
+    splits: Collection[str] | None = field(default=None)
+
+
+def check_names(settings: Settings, marks: Marks, names: Names) -> None:
+    """Raise one ConfigError with a line for every name that no table declares and every setting nobody would read."""
+    problems = [
+        *_unknown("release.gates", "gate", settings.release.gates, names.gates, marks),
+        *_unknown("monitoring", "metric", settings.monitoring, names.metrics, marks),
+        *_preset_problems(settings, marks, names),
+        *_ignored(settings, marks),
+    ]
+    if names.splits is not None:
+        problems += _unknown("evaluation.suites", "split", settings.evaluation.suites, names.splits, marks)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def preset_of(settings: Settings) -> str | None:
+    """Return the RL preset in force: `workflow.policy_training`, or `training.rl.preset`; None when RL is off."""
+    if settings.workflow.policy_training is not None:
+        return settings.workflow.policy_training
+    return settings.training.rl.preset if settings.training.rl else None
+
+
+def _unknown(key: str, kind: str, written: Collection[str], known: Collection[str], marks: Marks) -> list[str]:
+    at: Location = tuple(key.split("."))
+    return [
+        f"{marks.at((*at, i))}: unknown {kind} {name!r} in {key}{nearest(name, known)}"
+        for i, name in enumerate(written)
+        if name not in known
+    ]
+
+
+def _preset_problems(settings: Settings, marks: Marks, names: Names) -> list[str]:
+    preset, rl = preset_of(settings), settings.training.rl
+    if preset is None:
+        return []
+    asked_in_plan = settings.workflow.policy_training is not None
+    where = marks.at(("workflow", "policy_training") if asked_in_plan else ("training", "rl", "preset"))
+    if rl is None:
+        return [f"{where}: policy_training is {preset!r} and training.rl is null; remove one of the two"]
+    if asked_in_plan and "preset" in rl.model_fields_set and rl.preset != preset:
+        return [f"{where}: policy_training is {preset!r} and training.rl.preset is {rl.preset!r}; keep one"]
+    if preset in ANNOUNCED and preset not in names.presets:
+        return []
+    if preset not in names.presets:
+        return [f"{where}: unknown preset {preset!r}{nearest(preset, [*names.presets, *ANNOUNCED])}"]
+    reads = names.presets[preset]
+    return [
+        f"{marks.at(('training', 'rl', name))}: training.rl.{name} would be ignored: preset {preset!r} does not read it"
+        f"{nearest(name, reads) if reads else '; it has no such settings'}"
+        for name in PRESET_CHOICES
+        if getattr(rl, name) is not None and name not in reads
+    ]
+
+
+def _ignored(settings: Settings, marks: Marks) -> list[str]:
+    """Settings that another setting switches off."""
+    training, problems = settings.training, []
+    if training.tiny is not None and settings.policy not in (None, "tiny"):
+        problems.append(
+            f"{marks.at(('training', 'tiny'))}: training.tiny would be ignored: policy is {settings.policy!r}; "
+            "remove it or set `policy: tiny`"
+        )
+    if training.rl is None and "controls" in training.model_fields_set and "rejection_sft" in training.controls:
+        problems.append(
+            f"{marks.at(('training', 'controls'))}: the control 'rejection_sft' learns from the graded rollouts of RL, "
+            "and training.rl is null; remove one of the two"
+        )
+    return problems
