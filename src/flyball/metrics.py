@@ -1,7 +1,7 @@
 """Every metric is declared once: its unit, its meaning and the range in which nobody needs to look.
 
-`docs/metrics.md` is this table: `python -m flyball.metrics > docs/metrics.md`. A name that is logged, shown or monitored
-and not declared here is refused by `metric()`, so a typo cannot become a second metric.
+`docs/metrics.md` is this table: `python -m flyball.metrics > docs/metrics.md`. A name that is logged, shown or
+monitored and not declared here is refused by `check`, so a typo cannot become a second metric.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ METRICS: dict[str, Metric] = {entry.name: entry for entry in _TABLE}
 """The declared metrics by name."""
 
 
-def metric(name: str) -> Metric:
+def check(name: str) -> Metric:
     """Return the declaration. Raises ConfigError with the nearest name for one that is not declared."""
     if name not in METRICS:
         raise ConfigError(f"unknown metric {name!r}{nearest(name, METRICS)}")
