@@ -1,0 +1,103 @@
+"""Carries out one tool call. What a model wrote never raises here: it becomes a `ToolResult` with a problem.
+
+The text of a problem is written for the model: short, and saying what to do instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from flyball.errors import nearest
+from flyball.tools.arguments import UNKNOWN_ARGUMENT, BadArguments, MalformedArguments
+from flyball.tools.jsonable import to_json
+from flyball.tools.tool import Tool
+from flyball.tools.user_code import Finished, message_of, run_user_code
+from flyball.types import ToolCall, ToolProblem, ToolResult
+
+Approver = Callable[[ToolCall], Literal["approve", "deny"]]
+
+
+async def call_tool(
+    tools: Mapping[str, Tool],
+    call: ToolCall,
+    *,
+    timeout_seconds: float = 10.0,
+    output_chars: int = 4000,
+    approve: Approver | None = None,
+) -> ToolResult:
+    """Run the tool and return what the model is shown, at most `output_chars` characters.
+
+    Text is shown as it is, other values as JSON. `approve` answers for tools with `approval="human"`; without one
+    they are denied. A sync tool runs in a thread; one that does not return within `timeout_seconds` is abandoned.
+    """
+    tool = tools.get(call.name)
+    if tool is None:
+        hint = nearest(call.name, tools) if tools else ""
+        return _refused(call, "unknown_tool", f"there is no tool {call.name!r}{hint}", output_chars)
+    try:
+        arguments = tool.arguments.read(call.arguments)
+    except MalformedArguments as error:
+        return _refused(call, "malformed", str(error), output_chars)
+    except BadArguments as error:
+        return _refused(call, "bad_arguments", str(error), output_chars)
+    if tool.approval == "human" and (approve is None or approve(call) != "approve"):
+        return _refused(call, "denied", f"{call.name} was not approved", output_chars)
+    started = time.perf_counter()
+    finished = await run_user_code(_shown(tool.fn), arguments, timeout_seconds)
+    problem, text = _read(tool, finished, timeout_seconds)
+    content, truncated = _cut(text, output_chars)
+    return ToolResult(call.call_id, call.name, content, problem, time.perf_counter() - started, truncated)
+
+
+def hallucinated_parameter(result: ToolResult) -> bool:
+    """Return whether the call was refused for an argument that the tool does not have."""
+    return result.problem == "bad_arguments" and UNKNOWN_ARGUMENT in result.content
+
+
+def _shown(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a tool so that its value is turned into text where the time limit holds, in the thread for a sync tool."""
+    if inspect.iscoroutinefunction(fn):
+
+        async def run_async(**arguments: Any) -> Any:
+            return _text(await fn(**arguments))
+
+        return run_async
+
+    def run(**arguments: Any) -> Any:
+        value = fn(**arguments)
+        return _text_later(value) if inspect.isawaitable(value) else _text(value)
+
+    return run
+
+
+async def _text_later(value: Any) -> str:
+    return _text(await value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value)
+
+
+def _read(tool: Tool, finished: Finished, timeout_seconds: float) -> tuple[ToolProblem | None, str]:
+    if finished.timed_out:
+        return "timeout", f"error: {tool.name} did not answer within {timeout_seconds:g} s"
+    if finished.error is not None:
+        return "raised", f"error: {message_of(finished.error)}"
+    return None, str(finished.value)
+
+
+def _refused(call: ToolCall, problem: ToolProblem, text: str, output_chars: int) -> ToolResult:
+    content, truncated = _cut(f"error: {text}", output_chars)
+    return ToolResult(call.call_id, call.name, content, problem, truncated=truncated)
+
+
+def _cut(text: str, output_chars: int) -> tuple[str, bool]:
+    """Cut to the limit, saying so, and replace what is not Unicode text (lone surrogates break tokenizers)."""
+    truncated = len(text) > output_chars
+    if truncated:
+        note = f"\n[cut: {len(text)} characters in all]"
+        text = (text[: max(output_chars - len(note), 0)] + note)[:output_chars]
+    return (text if text.isascii() else text.encode("utf-8", "replace").decode()), truncated
