@@ -1,0 +1,221 @@
+"""One attempt's door to the policy: the only way in, for the built-in loop and for every foreign agent (invariant 5).
+
+The door turns messages into tokens, continues the exact tokens that were sampled before (never decoding and encoding
+them again, invariant 1), draws with the declared sampling, and keeps the ledger. It also holds the limits that
+concern the policy; past one of them, or after the engine failed, it answers every request with the same `Stopped`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flyball.capture.ledger import Ledger, Place, text_of
+from flyball.engine.protocol import Completion, Engine, Request, SamplingParams
+from flyball.errors import EngineError
+from flyball.models.chat import ChatFormat, Parsed
+from flyball.rng import derive
+from flyball.types import Call, Limits, Message, StopReason, ToolCall, ToolResult
+
+
+class Stopped(Exception):
+    """The attempt is over: `reason` says why and `detail` in which words. Not an error of the program."""
+
+    def __init__(self, reason: StopReason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the policy said. `message` is what to append to the conversation, as it stands."""
+
+    message: Message
+    parsed: Parsed
+    call_id: str
+    finish_reason: str
+    num_prompt_tokens: int
+    num_completion_tokens: int
+
+
+class Door:
+    """The policy as one attempt sees it. `seed` makes each call's sampling seed; `session` names its cached prefix."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        chat: ChatFormat,
+        sampling: SamplingParams,
+        *,
+        limits: Limits,
+        seed: int,
+        session: str,
+    ) -> None:
+        self.sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, limits.max_new_tokens))
+        self.session = session
+        self.limits = limits
+        self.ended: Stopped | None = None
+        self._engine = engine
+        self._chat = chat
+        self._seed = seed
+        self._ledger = Ledger()
+        self._num_calls = 0
+        self._num_tool_calls = 0
+        self._transcript: tuple[Message, ...] = ()
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """Every finished model call, parents before children."""
+        return self._ledger.calls
+
+    @property
+    def transcript(self) -> tuple[Message, ...]:
+        """The conversation of the main agent as of its last call, reply included."""
+        return self._transcript
+
+    async def complete(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, agent: str = "main"
+    ) -> Reply:
+        """Draw the next assistant turn. Raises Stopped; ModelError when the template cannot render the messages."""
+        index = self._admit()
+        place = self._ledger.place(messages, tools)
+        place, seen, given = self._prompt(place, messages, tools)
+        request = self._request(seen + given, index)
+        completion = await self._generate(request)
+        call_id = f"c{index}"
+        parsed = self._parse(completion.token_ids, call_id)
+        message = _assistant_message(parsed)
+        call = Call(
+            call_id=call_id,
+            parent_id=place.parent.call_id if place.parent else None,
+            agent=agent,
+            prompt_ids=tuple(given),
+            completion_ids=completion.token_ids,
+            sampling_logprobs=completion.logprobs,
+            policy_versions=completion.policy_versions,
+            sampling=dict(vars(request.sampling)),
+            finish_reason=completion.finish_reason,
+            message=message,
+            tool_calls=parsed.tool_calls,
+            drift=place.drift,
+            seconds=completion.seconds,
+        )
+        self._ledger.add(place.node, call)
+        if agent == "main":
+            self._transcript = (*messages, message)
+        return Reply(
+            message, parsed, call_id, completion.finish_reason, len(request.prompt_ids), len(completion.token_ids)
+        )
+
+    def record_results(self, call_id: str, results: Sequence[ToolResult]) -> None:
+        """Write what the model will be shown next to the call that asked for it."""
+        self._ledger.add_results(call_id, results)
+
+    def claim_tool_call(self, name: str, arguments: str, tool_call_id: str | None) -> tuple[str | None, ToolCall]:
+        """Attribute a tool used by a foreign agent: (model call that asked, its tool call). See `Ledger.claim`."""
+        return self._ledger.claim(name, arguments, tool_call_id)
+
+    def record_foreign_result(self, call_id: str | None, result: ToolResult) -> None:
+        """As `record_results`, for a tool used by a foreign agent, perhaps before any model call (None)."""
+        self._ledger.add_results(call_id, [result])
+
+    def count_tool_calls(self, num_calls: int) -> None:
+        """Admit this many further tool calls, or raise Stopped."""
+        self._refuse_if_ended()
+        allowed = self.limits.max_tool_calls
+        if self._num_tool_calls + num_calls > allowed:
+            raise self.stop(
+                StopReason.MAX_TOOL_CALLS, f"{self._num_tool_calls + num_calls} tool calls wanted, {allowed} allowed"
+            )
+        self._num_tool_calls += num_calls
+
+    def stop(self, reason: StopReason, detail: str) -> Stopped:
+        """Close the door; the first reason stands. Returns what every request is answered with from now on."""
+        if self.ended is None:
+            self.ended = Stopped(reason, detail)
+        return self.ended
+
+    async def end_session(self) -> None:
+        """Let the engine reuse the cached prefix of this attempt."""
+        await self._engine.end_session(self.session)
+
+    def _refuse_if_ended(self) -> None:
+        if self.ended is not None:
+            raise Stopped(self.ended.reason, self.ended.detail)
+
+    def _admit(self) -> int:
+        self._refuse_if_ended()
+        if self._num_calls >= self.limits.max_turns:
+            raise self.stop(StopReason.MAX_TURNS, f"{self.limits.max_turns} model calls are allowed")
+        index = self._num_calls
+        self._num_calls += 1
+        return index
+
+    def _prompt(
+        self, place: Place, messages: Sequence[Message], tools: Sequence[dict[str, Any]]
+    ) -> tuple[Place, list[int], list[int]]:
+        """(place, tokens already in the ledger, tokens this request adds)."""
+        if place.parent is not None:
+            ended = any(token in self._chat.stop_ids for token in place.parent.completion_ids[-1:])
+            given = self._chat.render_more(_plain(messages), tools, place.num_seen, ended)
+            if given is not None:
+                return place, self._ledger.tokens(place.parent), given
+            place = Place(place.node, None, 0, "forked")
+        return place, [], self._chat.render(_plain(messages), tools)
+
+    def _request(self, prompt_ids: list[int], index: int) -> Request:
+        bound = min(self.limits.max_tokens, self._engine.max_context)
+        room = bound - len(prompt_ids)
+        if room < 1:
+            raise self.stop(
+                StopReason.MAX_TOKENS,
+                f"the prompt has {len(prompt_ids)} tokens and the branch may have {bound} "
+                f"(limits.max_tokens {self.limits.max_tokens}, context {self._engine.max_context})",
+            )
+        sampling = replace(
+            self.sampling,
+            max_new_tokens=min(self.sampling.max_new_tokens, room),
+            seed=derive(self._seed, index),
+        )
+        return Request(tuple(prompt_ids), sampling, self._chat.stop_ids, self.session)
+
+    async def _generate(self, request: Request) -> Completion:
+        try:
+            completion = await self._engine.generate(request)
+        except EngineError as error:
+            raise self.stop(StopReason.ENGINE_ERROR, str(error)) from error
+        n = len(completion.token_ids)
+        if not n == len(completion.logprobs) == len(completion.policy_versions):
+            raise self.stop(
+                StopReason.ENGINE_ERROR,
+                f"the engine returned {n} tokens, {len(completion.logprobs)} logprobs and "
+                f"{len(completion.policy_versions)} versions; every token needs one of each (invariant 1)",
+            )
+        return completion
+
+    def _parse(self, token_ids: Sequence[int], call_id: str) -> Parsed:
+        """Read the turn; tool calls get ids that are unique in the attempt, so results find their way back."""
+        parsed = self._chat.parse(token_ids)
+        if not parsed.tool_calls:
+            return parsed
+        named = [ToolCall(f"{call_id}_{i}", tc.name, tc.arguments) for i, tc in enumerate(parsed.tool_calls)]
+        return replace(parsed, tool_calls=tuple(named))
+
+
+def _plain(messages: Sequence[Message]) -> Sequence[Message]:
+    """Messages whose content is text; a list of parts (OpenAI's long form) is joined, everything else is untouched."""
+    if not any(isinstance(message.get("content"), list) for message in messages):
+        return messages
+    return [{**message, "content": text_of(message.get("content"))} for message in messages]
+
+
+def _assistant_message(parsed: Parsed) -> Message:
+    message: Message = {"role": "assistant", "content": parsed.content}
+    if parsed.tool_calls:
+        message["tool_calls"] = [
+            {"id": tc.call_id, "type": "function", "function": {"name": tc.name, "arguments": tc.arguments}}
+            for tc in parsed.tool_calls
+        ]
+    return message

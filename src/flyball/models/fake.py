@@ -1,0 +1,108 @@
+"""A chat format without a model: bytes, a few role tokens, and Hermes tool calls. Public, for tests and benchmarks.
+
+A conversation is `ROLE bytes END` per message, tools first, and it ends with the ASSISTANT token where the policy
+speaks, so every conversation is a prefix of its continuations. Every byte has two tokens: `b` as rendered and
+`SAMPLED + b` as `encode_sampled` writes it. Both decode to the same text, which is how real tokenizers behave when a
+policy samples a spelling the encoder would not choose; code that decodes and encodes again on the way to the gradient
+is caught by it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from flyball.models.chat import Parsed
+from flyball.types import Message, ToolCall
+
+ROLES = {"system": 256, "user": 257, "assistant": 258, "tool": 259}
+END = 260
+TOOLS = 261
+SAMPLED = 512
+
+_ROLE_OF = {token: role for role, token in ROLES.items()}
+_TOOL_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+
+
+def tool_call_text(name: str, **arguments: Any) -> str:
+    """What a model writes to call a tool."""
+    return _tool_call(name, json.dumps(arguments))
+
+
+class FakeChat:
+    """A prefix-stable ChatFormat over bytes. `stable=False` imitates a template that edits history."""
+
+    def __init__(self, *, stable: bool = True) -> None:
+        self._stable = stable
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return (END,)
+
+    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[int]:
+        ids: list[int] = []
+        if tools:
+            ids += [TOOLS, *json.dumps(list(tools)).encode(), END]
+        return [*ids, *_render(messages), ROLES["assistant"]]
+
+    def render_more(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], num_seen: int, ended: bool
+    ) -> list[int] | None:
+        if not self._stable:
+            return None
+        end = [] if ended else [END]
+        return [*end, *_render(messages[num_seen:]), ROLES["assistant"]]
+
+    def parse(self, token_ids: Sequence[int]) -> Parsed:
+        text = self.decode(token_ids)
+        if "<tool_call>" not in text:
+            return Parsed(text)
+        calls: list[ToolCall] = []
+        for body in _TOOL_CALL.findall(text):
+            try:
+                written = json.loads(body)
+            except json.JSONDecodeError as error:
+                return Parsed(text, malformed=f"the tool call {body!r} is not JSON: {error}")
+            name = written.get("name") if isinstance(written, dict) else None
+            if not isinstance(name, str):
+                return Parsed(text, malformed=f"the tool call {body!r} has no name")
+            calls.append(ToolCall("", name, json.dumps(written.get("arguments", {}))))
+        return Parsed(_TOOL_CALL.sub("", text), tuple(calls))
+
+    def encode_sampled(self, text: str) -> list[int]:
+        """The tokens of a finished assistant turn in the spelling that rendering never produces."""
+        return [*(SAMPLED + byte for byte in text.encode()), END]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of the byte tokens; role tokens are left out."""
+        raw = bytes(t if t < 256 else t - SAMPLED for t in token_ids if t < 256 or t >= SAMPLED)
+        return raw.decode(errors="replace")
+
+    def messages(self, token_ids: Sequence[int]) -> list[Message]:
+        """Read a rendered conversation back, role and raw text of each turn; for scripted engines."""
+        found: list[Message] = []
+        start = 0
+        for i, token in enumerate(token_ids):
+            if token in _ROLE_OF:
+                found.append({"role": _ROLE_OF[token], "content": ""})
+                start = i + 1
+            elif token == END and found and start:
+                found[-1]["content"] = self.decode(token_ids[start:i])
+        return found[:-1]  # the last role token is the assistant about to speak
+
+
+def _render(messages: Sequence[Message]) -> list[int]:
+    ids: list[int] = []
+    for message in messages:
+        text = message.get("content") or ""
+        for call in message.get("tool_calls") or ():
+            function = call["function"]
+            text += _tool_call(function["name"], function["arguments"])
+        ids += [ROLES[message["role"]], *text.encode(), END]
+    return ids
+
+
+def _tool_call(name: str, arguments: str) -> str:
+    return f'<tool_call>{{"name": {json.dumps(name)}, "arguments": {arguments}}}</tool_call>'

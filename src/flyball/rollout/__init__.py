@@ -1,0 +1,1 @@
+"""Attempts and groups of attempts: run, re-run when the machinery failed, priced, scheduled. Grading is elsewhere."""
