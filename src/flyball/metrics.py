@@ -1,232 +1,173 @@
-"""Every metric is declared once: its unit, its meaning and the range in which nobody needs to look.
+"""Every metric that Flyball writes, declared once: its unit, its meaning and where it is healthy.
 
-`docs/metrics.md` is this table: `python -m flyball.metrics > docs/metrics.md`. A name that is logged, shown or
-monitored and not declared here is refused by `check`, so a typo cannot become a second metric.
+A name that is not declared here is refused where it is written, so a typo cannot become a second metric. A qualifier
+may follow a slash to say which part of the whole was measured (`success/ood`, `success/family=refund`); unit and
+meaning are those of the name before it. `python -m flyball.metrics > docs/metrics.md` makes the page.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from flyball.errors import ConfigError, nearest
 
-Group = Literal["evaluation", "training", "monitoring"]
+Where = Literal["training", "evaluation", "monitoring"]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`healthy` is None at an end that has no bound; `better` says which way is good, None where neither is."""
+    """`healthy` is a closed range (None = open end) or, where no range fits every job, what to look for."""
 
     name: str
-    group: Group
     unit: str
     meaning: str
-    healthy: tuple[float | None, float | None] = (None, None)
-    better: Literal["higher", "lower"] | None = None
+    healthy: tuple[float | None, float | None] | str
+    where: tuple[Where, ...]
 
-    def is_healthy(self, value: float) -> bool:
-        """True inside the healthy range, ends included; NaN never is."""
-        low, high = self.healthy
-        return value == value and (low is None or value >= low) and (high is None or value <= high)
 
+_T: tuple[Where, ...] = ("training",)
+_E: tuple[Where, ...] = ("evaluation",)
+_M: tuple[Where, ...] = ("monitoring",)
+_TE: tuple[Where, ...] = ("training", "evaluation")
+_EM: tuple[Where, ...] = ("evaluation", "monitoring")
+_TEM: tuple[Where, ...] = ("training", "evaluation", "monitoring")
 
 _TABLE = (
-    # --- evaluation: per attempt, estimated over tasks ---
+    # Learning from demonstrations.
+    Metric("sft_loss", "nats/token", "cross-entropy of the demonstrated tokens of a step", "falls, then flat", _T),
+    Metric("sft_validation_loss", "nats/token", "the same on demonstrations held out", "falls; stop when it rises", _T),
+    Metric("sft_token_accuracy", "share", "demonstrated tokens that the policy ranks first", "rises", _T),
+    # What the attempts of a step earned.
+    Metric("reward_mean", "reward", "mean reward of the attempts that have one", "rises", _T),
+    Metric("reward_std", "reward", "standard deviation of those rewards", "above 0, or there is nothing to learn", _T),
+    Metric("success_rate", "share", "attempts whose outcome is success, of those that have one", "rises", _T),
     Metric(
-        "success",
-        "evaluation",
+        "validation_success",
         "share",
-        "attempts whose end state and answer satisfy the success grader",
-        (0.5, None),
-        "higher",
+        "success on the validation split; picks the checkpoint",
+        "rises; falling while reward_mean rises is reward hacking or overfitting",
+        _T,
     ),
+    Metric("validation_reward", "reward", "mean reward on the validation split", "rises with reward_mean", _T),
+    Metric("zero_variance_share", "share", "groups whose attempts all earned the same: no gradient", (None, 0.8), _T),
+    Metric("advantage_std", "reward", "standard deviation of the advantages", "above 0", _T),
+    Metric("completion_tokens_mean", "tokens", "sampled tokens per attempt", "steady; else length hacking", _T),
+    Metric("missing_share", "share", "attempts without a score, no fault of the policy", (None, 0.01), _TEM),
+    Metric("truncated_share", "share", "attempts ended by a limit: turns, calls, tokens, seconds", (None, 0.1), _TE),
+    Metric("malformed_share", "share", "attempts ended by a call that cannot be parsed", (None, 0.05), _TE),
+    Metric("turns_mean", "model calls", "model calls per attempt", "steady", _TE),
+    # The update.
+    Metric("loss", "nats", "what was differentiated: sum of weight x token loss, penalties included", "finite", _T),
     Metric(
-        "safe", "evaluation", "share", "attempts without a deed that the safety grader forbids", (0.99, None), "higher"
+        "policy_loss", "nats", "the part of the loss that the advantages weigh", "finite; its trend says little", _T
     ),
+    Metric("kl", "nats/token", "KL of the policy from the frozen reference, k3 on sampled tokens", (None, 0.5), _T),
+    Metric("kl_step", "nats/token", "KL of the policy from the one that sampled, k3", (None, 0.05), _T),
+    Metric("entropy", "nats/token", "entropy of the policy on sampled tokens", "falls slowly; 0 ends exploration", _T),
+    Metric("ratio_mean", "ratio", "probability ratio of trainer to sampler, mean", (0.95, 1.05), _T),
+    Metric("ratio_max", "ratio", "the largest of these ratios", (None, 10.0), _T),
+    Metric("clip_fraction", "share", "trained tokens whose ratio was clipped", (None, 0.3), _T),
+    Metric("logprob_gap_mean", "nats", "abs. gap of sampler and trainer logprobs, same weights", (None, 0.01), _T),
+    Metric("grad_norm", "norm", "norm of the gradient before clipping", "steady; a tenfold jump is instability", _T),
+    Metric("learning_rate", "per step", "learning rate of the step", "as scheduled", _T),
+    Metric("staleness", "versions", "mean age of trained tokens: trainer version minus sampler's", (None, 1.0), _T),
+    Metric("trained_tokens", "tokens", "tokens of the step with a weight other than 0", "steady", _T),
+    # What learning costs.
+    Metric("tokens_per_second", "tokens/s", "tokens sampled per second of rollout", "steady", _T),
+    Metric("rollout_seconds", "s", "wall time of the step in attempts", "steady", _T),
+    Metric("grade_seconds", "s", "wall time of the step in graders", "small beside rollout_seconds", _T),
+    Metric("train_seconds", "s", "wall time of the step in the update", "steady", _T),
+    Metric("validation_seconds", "s", "wall time of the step in validation", "small beside the rest", _T),
+    # What a version is worth.
+    Metric("success", "share", "trials whose outcome is success", "above the baseline, interval included", _E),
+    Metric("safe", "share", "trials without an effect that the safety grader forbids", "inside the gate's margin", _E),
+    Metric("pass_hat_k", "share", "tasks that succeed in all of k trials, unbiased", "close to success: reliable", _E),
     Metric(
-        "missing_rate",
-        "evaluation",
-        "share",
-        "attempts without an outcome for a fault that is not the policy's",
-        (None, 0.01),
-        "lower",
+        "pass_at_k", "share", "tasks that succeed in one or more of k trials, unbiased", "headroom above success", _E
     ),
-    Metric("pass_hat_k", "evaluation", "share", "tasks solved in all of k trials", (None, None), "higher"),
-    Metric(
-        "reliability",
-        "evaluation",
-        "share",
-        "success * (1 - human_override_rate) * (1 - tool_error_rate)",
-        (0.5, None),
-        "higher",
-    ),
-    Metric(
-        "hallucinated_tools",
-        "evaluation",
-        "calls/attempt",
-        "calls of a tool that the task does not offer",
-        (None, 0.01),
-        "lower",
-    ),
-    Metric(
-        "hallucinated_parameters",
-        "evaluation",
-        "calls/attempt",
-        "calls with an argument that the tool does not have",
-        (None, 0.01),
-        "lower",
-    ),
-    Metric("tool_calls", "evaluation", "calls/attempt", "tool calls the policy made", (None, None), "lower"),
-    Metric("tokens_in", "evaluation", "tokens/attempt", "prompt tokens, each once per branch", (None, None), "lower"),
-    Metric("tokens_out", "evaluation", "tokens/attempt", "sampled tokens", (None, None), "lower"),
+    Metric("reliability_score", "share", "success * (1 - override) * (1 - tool_error)", "above the baseline", _E),
+    Metric("score", "share", "mean of one of the user's graders, named after the slash", "as its author says", _TE),
+    Metric("tool_error_rate", "share", "tool calls answered with a problem", (None, 0.05), _TEM),
+    Metric("tool_calls_mean", "calls/attempt", "tool calls the policy made", "near what the task needs", _TEM),
+    Metric("tool_calls_p95", "calls/attempt", "95th percentile of tool calls", "at most twice the mean", _E),
+    Metric("hallucinated_tools", "calls/attempt", "calls of a tool that the task does not offer", (None, 0.01), _E),
+    Metric("hallucinated_parameters", "calls/attempt", "calls with an argument unknown to the tool", (None, 0.01), _E),
+    Metric("tokens_mean", "tokens/attempt", "tokens_in_mean + tokens_out_mean", "not above the baseline", _E),
+    Metric("tokens_in_mean", "tokens/attempt", "prompt tokens, a shared prefix once", "not above the baseline", _E),
+    Metric("tokens_out_mean", "tokens/attempt", "sampled tokens", "not above the baseline", _E),
+    Metric("tool_seconds_mean", "s/attempt", "seconds in tools", "not above the baseline", _E),
+    Metric("wall_seconds_mean", "s/attempt", "wall time; compare interleaved arms only", "not above the baseline", _E),
     Metric(
         "latency_seconds",
-        "evaluation",
-        "s",
-        "sampled tokens at the calibrated rate plus the critical path of tools",
-        (None, None),
-        "lower",
+        "s/attempt",
+        "tokens at a calibrated rate plus the critical path of the tools",
+        "at most 15 % above the baseline",
+        _EM,
     ),
-    Metric(
-        "cost_per_success_usd",
-        "evaluation",
-        "USD",
-        "cost of all attempts over the number that succeeded",
-        (None, None),
-        "lower",
-    ),
-    # --- training: one value per step ---
-    Metric("train/success", "training", "share", "attempts of this step that succeeded", (None, None), "higher"),
-    Metric("train/reward", "training", "reward", "mean reward of the attempts of this step", (None, None), "higher"),
-    Metric("train/loss", "training", "nat", "loss of this step, summed over weighted tokens"),
-    Metric("train/grad_norm", "training", "norm", "gradient norm before clipping", (None, 10.0)),
-    Metric(
-        "train/kl", "training", "nat/token", "k3 estimate of KL(policy || reference) on sampled tokens", (None, 0.5)
-    ),
-    Metric("train/entropy", "training", "nat/token", "minus the mean log-probability of sampled tokens", (0.01, None)),
-    Metric("train/clip_fraction", "training", "share", "trained tokens whose ratio the clip cut", (None, 0.3)),
-    Metric(
-        "train/ratio_drift",
-        "training",
-        "nat/token",
-        "mean absolute log-ratio of learner to sampler before the update",
-        (None, 0.05),
-    ),
-    Metric(
-        "train/zero_variance_share", "training", "share", "groups whose attempts all got the same reward", (None, 0.8)
-    ),
-    Metric(
-        "train/missing_share",
-        "training",
-        "share",
-        "attempts without a reward for a fault that is not the policy's",
-        (None, 0.02),
-        "lower",
-    ),
-    Metric("train/tokens", "training", "tokens", "sampled tokens of this step"),
-    Metric("train/seconds", "training", "s", "wall time of this step", (None, None), "lower"),
-    Metric("train/learning_rate", "training", "1", "learning rate of this step"),
-    Metric(
-        "validation/success",
-        "training",
-        "share",
-        "greedy attempts at validation tasks that succeeded",
-        (None, None),
-        "higher",
-    ),
-    Metric(
-        "validation/reward",
-        "training",
-        "reward",
-        "mean reward of greedy attempts at validation tasks",
-        (None, None),
-        "higher",
-    ),
-    Metric("sft/loss", "training", "nat/token", "cross-entropy of the demonstrated tokens", (None, None), "lower"),
-    Metric(
-        "sft/validation_loss",
-        "training",
-        "nat/token",
-        "cross-entropy on held-out demonstrations",
-        (None, None),
-        "lower",
-    ),
-    # --- monitoring: over served sessions ---
-    Metric(
-        "human_override_rate",
-        "monitoring",
-        "share",
-        "sessions in which a person corrected or took over",
-        (None, 0.05),
-        "lower",
-    ),
-    Metric(
-        "tool_error_rate",
-        "monitoring",
-        "share",
-        "tool calls that were refused, failed or timed out",
-        (None, 0.05),
-        "lower",
-    ),
-    Metric(
-        "policy_kl_drift",
-        "monitoring",
-        "nat/token",
-        "k3 divergence of sampled tokens from the frozen reference",
-        (None, 0.5),
-        "lower",
-    ),
+    Metric("cost_mean", "USD/attempt", "cost by the price table of the file", "not above the baseline", _E),
+    Metric("cost_per_success", "USD", "cost of all attempts over their successes", "not above the baseline", _EM),
+    # What users meet.
+    Metric("human_override_rate", "share", "sessions that a person took over or undid", (None, 0.05), _EM),
+    Metric("policy_kl_drift", "nats/token", "KL of the serving policy from the approved one, live", (None, 0.05), _M),
     Metric(
         "task_completion_quality",
-        "monitoring",
         "share",
-        "mean graded score of the sessions that were graded",
-        (0.5, None),
-        "higher",
+        "mean of the success grader, or of its calibrated stand-in, over live sessions",
+        "not below the evaluation that was approved",
+        _M,
     ),
 )
 
-METRICS: dict[str, Metric] = {entry.name: entry for entry in _TABLE}
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _TABLE}
 """The declared metrics by name."""
 
 
 def check(name: str) -> Metric:
-    """Return the declaration. Raises ConfigError with the nearest name for one that is not declared."""
-    if name not in METRICS:
-        raise ConfigError(f"unknown metric {name!r}{nearest(name, METRICS)}")
-    return METRICS[name]
+    """Return the declaration of `name`, with or without a `/qualifier`.
+
+    Raises ConfigError naming the nearest declared metric.
+    """
+    base, slash, qualifier = name.partition("/")
+    if base not in METRICS:
+        raise ConfigError(f"metric {name!r} is not declared in flyball.metrics{nearest(base, METRICS)}")
+    if slash and not qualifier:
+        raise ConfigError(f"metric {name!r} ends in a slash; write {base!r}, or name the part after the slash")
+    return METRICS[base]
 
 
 def markdown() -> str:
     """Return the table as the page `docs/metrics.md`."""
-    lines = ["# Metrics", "", "Made from `src/flyball/metrics.py` by `make docs`.", ""]
-    for group in ("evaluation", "training", "monitoring"):
+    lines = [
+        "# Metrics",
+        "",
+        "Made by `python -m flyball.metrics > docs/metrics.md`; change `src/flyball/metrics.py` instead.",
+        "",
+        "A name may be followed by `/` and the part that was measured, as in `success/ood`. Leaving the healthy range",
+        "is a reason to look, not a verdict: verdicts come from gates and comparisons.",
+    ]
+    for where in _TEM:
         lines += [
-            f"## {group.capitalize()}",
             "",
-            "| name | unit | meaning | healthy | better |",
-            "| --- | --- | --- | --- | --- |",
+            f"## {where.capitalize()}",
+            "",
+            "| name | unit | meaning | healthy |",
+            "| --- | --- | --- | --- |",
         ]
         lines += [
-            f"| `{m.name}` | {m.unit} | {_cell(m.meaning)} | {_range(m.healthy)} | {m.better or ''} |"
-            for m in _TABLE
-            if m.group == group
+            f"| `{metric.name}` | {metric.unit} | {metric.meaning} | {_range(metric.healthy)} |"
+            for metric in _TABLE
+            if where in metric.where
         ]
-        lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
-def _cell(text: str) -> str:
-    """A bar would end the cell."""
-    return text.replace("|", "\\|")
-
-
-def _range(healthy: tuple[float | None, float | None]) -> str:
+def _range(healthy: tuple[float | None, float | None] | str) -> str:
+    if isinstance(healthy, str):
+        return healthy
     low, high = healthy
-    if low is None and high is None:
-        return ""
     if low is None:
         return f"at most {high:g}"
     return f"at least {low:g}" if high is None else f"{low:g} to {high:g}"

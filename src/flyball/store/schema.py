@@ -1,0 +1,90 @@
+"""The tables, version by version.
+
+A migration is a name and its statements; `database.py` applies each in one transaction and notes it in `migrations`.
+A migration that has been released is never edited: the next version is a new entry at the end.
+
+Facts are append-only: triggers refuse UPDATE and DELETE, so a later opinion (a second grading, a moved alias, the next
+stage of a release) is a new row and the current view is derived. The only thing that changes is the status of a run.
+Bodies are records of `records.py`; the columns beside them are what is searched for. Times are UTC, ISO 8601.
+"""
+
+from __future__ import annotations
+
+_TABLES = (
+    "CREATE TABLE migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, at TEXT NOT NULL)",
+    """CREATE TABLE runs (
+        run_id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, config TEXT NOT NULL,
+        status TEXT NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL)""",
+    """CREATE TABLE events (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL REFERENCES runs, kind TEXT NOT NULL,
+        payload TEXT NOT NULL, at TEXT NOT NULL)""",
+    "CREATE INDEX events_of_run ON events (run_id, kind)",
+    """CREATE TABLE metrics (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL REFERENCES runs, step INTEGER NOT NULL,
+        name TEXT NOT NULL, value REAL, at TEXT NOT NULL)""",
+    "CREATE INDEX metrics_of_run ON metrics (run_id, name, step)",
+    """CREATE TABLE attempts (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL REFERENCES runs, attempt_id TEXT NOT NULL,
+        phase TEXT NOT NULL, step INTEGER NOT NULL, task_id TEXT NOT NULL, split TEXT NOT NULL, family TEXT NOT NULL,
+        stop TEXT NOT NULL, digest TEXT NOT NULL, body BLOB NOT NULL, at TEXT NOT NULL, UNIQUE (run_id, attempt_id))""",
+    "CREATE INDEX attempts_of_run ON attempts (run_id, phase, step)",
+    """CREATE TABLE judgements (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, attempt INTEGER NOT NULL REFERENCES attempts (seq),
+        grader_version TEXT NOT NULL, success INTEGER, safe INTEGER, reward REAL, body BLOB NOT NULL,
+        at TEXT NOT NULL)""",
+    "CREATE INDEX judgements_of_attempt ON judgements (attempt, grader_version)",
+    """CREATE TABLE evals (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT NOT NULL UNIQUE, run_id TEXT NOT NULL,
+        version_id TEXT NOT NULL, suite TEXT NOT NULL, suite_digest TEXT NOT NULL, grader_version TEXT NOT NULL,
+        body BLOB NOT NULL, at TEXT NOT NULL)""",
+    "CREATE INDEX evals_of_version ON evals (version_id, suite)",
+    """CREATE TABLE versions (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, version_id TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
+        body BLOB NOT NULL, at TEXT NOT NULL)""",
+    """CREATE TABLE releases (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, release_id TEXT NOT NULL, stage TEXT NOT NULL, body BLOB NOT NULL,
+        at TEXT NOT NULL)""",
+    """CREATE TABLE alias_moves (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, alias TEXT NOT NULL, version_id TEXT NOT NULL, previous TEXT,
+        actor TEXT NOT NULL, reason TEXT NOT NULL, at TEXT NOT NULL)""",
+    """CREATE TABLE sessions (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL REFERENCES runs, session_id TEXT NOT NULL,
+        model_version TEXT NOT NULL, policy_version TEXT NOT NULL, reward_model_version TEXT NOT NULL,
+        tool_calls_count INTEGER NOT NULL, tool_error_count INTEGER NOT NULL, tokens_in INTEGER NOT NULL,
+        tokens_out INTEGER NOT NULL, duration_ms REAL NOT NULL, human_override INTEGER NOT NULL,
+        release_channel TEXT NOT NULL, arm TEXT NOT NULL, attempt_id TEXT NOT NULL, cost_usd REAL NOT NULL,
+        outcome INTEGER, intent_class TEXT NOT NULL, context TEXT NOT NULL, at TEXT NOT NULL,
+        UNIQUE (run_id, session_id))""",
+    "CREATE INDEX sessions_of_version ON sessions (policy_version, release_channel)",
+)
+
+_APPEND_ONLY = (
+    "migrations",
+    "events",
+    "metrics",
+    "attempts",
+    "judgements",
+    "evals",
+    "versions",
+    "releases",
+    "alias_moves",
+    "sessions",
+)
+
+
+def _refuse(name: str, table: str, action: str) -> str:
+    return (
+        f"CREATE TRIGGER {name} BEFORE {action} ON {table} "
+        f"BEGIN SELECT RAISE(ABORT, '{table} is append-only: add a new row instead'); END"
+    )
+
+
+_TRIGGERS = (
+    *(_refuse(f"{table}_never_change", table, "UPDATE") for table in _APPEND_ONLY),
+    *(_refuse(f"{table}_never_go", table, "DELETE") for table in _APPEND_ONLY),
+    _refuse("runs_never_go", "runs", "DELETE"),
+    _refuse("runs_change_status_only", "runs", "UPDATE OF run_id, kind, name, config, created_at"),
+)
+
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("first tables", (*_TABLES, *_TRIGGERS)),)
+"""Entry i brings the schema to version i + 1."""

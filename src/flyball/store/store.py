@@ -1,0 +1,42 @@
+"""The store: one folder that holds everything that happened.
+
+    root/flyball.db    SQLite: runs, events, metrics, attempts, judgements, evaluations, versions, releases, sessions
+    root/artifacts/    files by their content: weights, tokenizers, exported states, reports
+
+Each parent class owns the tables of one subject and documents its methods. What a method has written is on disk when
+it returns (invariant 10), and facts are added, never changed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from flyball.store.artifacts import Artifacts
+from flyball.store.attempts import AttemptTables
+from flyball.store.database import Database
+from flyball.store.registry import RegistryTables
+from flyball.store.sessions import SessionTables
+
+
+class Store(AttemptTables, SessionTables, RegistryTables):
+    """The store in the folder `root`, made if absent. One object serves all threads; other processes open their own.
+
+    `artifacts` holds files by digest. Every method raises StoreError, with the path and the way out, when the disk or
+    the database refuses. Usable as a context manager that closes at the end.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self._db = Database(self.root / "flyball.db")
+        self.artifacts = Artifacts(self.root / "artifacts")
+
+    def close(self) -> None:
+        """Close the database; a second close does nothing."""
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
