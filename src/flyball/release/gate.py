@@ -1,0 +1,81 @@
+"""What a gate is: a rule with its margin and its owner, and a function from evidence to a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flyball.release.evidence import Evidence
+from flyball.types import GateResult, GateState
+
+Owner = Literal["ML", "Platform", "Product"]
+Phase = Literal["offline", "online"]
+
+TWO_SIDED = 0.90
+"""Level of a two-sided interval either end of which is a one-sided 95 % bound."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the evidence says about one rule. `more_needed`: further tasks that would settle an inconclusive one."""
+
+    state: GateState
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    more_needed: int | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """`rule` is printed wherever the gate is, so that the margin is read with the verdict.
+
+    An offline gate blocks shadow. An online gate judges live sessions, so before any are served it is shown as
+    `not_evaluable` and blocks the stages after shadow.
+    """
+
+    name: str
+    metric: str
+    rule: str
+    owner: Owner
+    judge: Callable[[Evidence], Finding]
+    phase: Phase = "offline"
+
+    def evaluate(self, evidence: Evidence) -> GateResult:
+        finding = self.judge(evidence)
+        return GateResult(
+            name=self.name,
+            state=finding.state,
+            owner=self.owner,
+            rule=self.rule,
+            reason=finding.reason,
+            evidence=finding.evidence,
+            more_needed=finding.more_needed,
+        )
+
+
+def not_evaluable(reason: str) -> Finding:
+    return Finding("not_evaluable", reason)
+
+
+_WORST_FIRST: tuple[GateState, ...] = ("fail", "not_evaluable", "inconclusive", "pass")
+
+
+def worst_of(findings: Mapping[str, Finding]) -> Finding:
+    """One finding over several suites: as bad as the worst, with the reasons of all that are as bad.
+
+    Requiring every suite to pass needs no correction for their number: the chance that a harmful candidate passes
+    all of them is at most its chance on the suite it harms (intersection-union test).
+    """
+    if not findings:
+        return not_evaluable("no suite to judge")
+    state = min((finding.state for finding in findings.values()), key=_WORST_FIRST.index)
+    decisive = {suite: finding for suite, finding in findings.items() if finding.state == state}
+    needed = [finding.more_needed for finding in decisive.values()]
+    known = [number for number in needed if number is not None]
+    return Finding(
+        state,
+        "; ".join(f"{suite}: {finding.reason}" for suite, finding in decisive.items()),
+        {suite: dict(finding.evidence) for suite, finding in findings.items()},
+        max(known) if known and len(known) == len(needed) else None,
+    )

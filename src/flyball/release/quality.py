@@ -1,0 +1,106 @@
+"""Gates on success and on what went missing."""
+
+from __future__ import annotations
+
+from flyball.release.evidence import Evidence
+from flyball.release.gate import TWO_SIDED, Finding, Gate, not_evaluable, worst_of
+from flyball.stats.binomial import wilson
+from flyball.stats.power import more_needed
+from flyball.types import Comparison, EvalRun, Missing
+
+SUCCESS_MARGIN = 0.03
+MISSING_LIMIT = 0.05
+
+
+def _success_comparisons(evidence: Evidence) -> dict[str, Comparison] | str:
+    """Comparisons of success by suite, or why they do not belong to this evidence."""
+    found: dict[str, Comparison] = {}
+    for comparison in evidence.comparisons:
+        if comparison.metric != "success":
+            continue
+        suite = evidence.suites.get(comparison.suite)
+        if suite is None or suite.candidate.suite_digest != comparison.suite_digest:
+            return f"{comparison.suite}: the comparison is of another suite than the runs; compare these runs"
+        if (comparison.baseline, comparison.candidate) != (evidence.baseline, evidence.candidate):
+            return f"{comparison.suite}: the comparison is of other versions than the runs; compare these runs"
+        found[comparison.suite] = comparison
+    absent = sorted(evidence.suites.keys() - found.keys())
+    return f"success was not compared on {', '.join(absent)}" if absent else found
+
+
+def _judge_difference(comparison: Comparison, threshold: float) -> Finding:
+    difference = comparison.difference
+    facts = {"difference": difference, "threshold": threshold}
+    bounds = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    said = f"{100 * difference.value:+.1f} points {bounds}, n={difference.n}"
+    if difference.low > threshold:
+        return Finding("pass", said, facts)
+    if difference.high < threshold:
+        return Finding("fail", f"{said}: below {100 * threshold:+g} points is shown", facts)
+    more = more_needed(difference, threshold) if difference.value > threshold else None
+    return Finding("inconclusive", f"{said}: {100 * threshold:+g} points is not excluded", facts, more)
+
+
+def _judge_improves(evidence: Evidence) -> Finding:
+    if problem := evidence.problem():
+        return not_evaluable(problem)
+    comparisons = _success_comparisons(evidence)
+    if isinstance(comparisons, str):
+        return not_evaluable(comparisons)
+    if evidence.primary not in comparisons:
+        return not_evaluable(f"suite {evidence.primary!r} was not run")
+    return _judge_difference(comparisons[evidence.primary], 0.0)
+
+
+def _judge_not_worse(evidence: Evidence) -> Finding:
+    if problem := evidence.problem():
+        return not_evaluable(problem)
+    comparisons = _success_comparisons(evidence)
+    if isinstance(comparisons, str):
+        return not_evaluable(comparisons)
+    return worst_of({suite: _judge_difference(found, -SUCCESS_MARGIN) for suite, found in comparisons.items()})
+
+
+def _judge_missing(evidence: Evidence) -> Finding:
+    if problem := evidence.problem():
+        return not_evaluable(problem)
+    pairs = evidence.suites.values()
+    arms = {"baseline": [pair.baseline for pair in pairs], "candidate": [pair.candidate for pair in pairs]}
+    return worst_of({arm: _judge_arm(runs) for arm, runs in arms.items()})
+
+
+def _judge_arm(runs: list[EvalRun]) -> Finding:
+    results = [result for run in runs for result in run.results]
+    missing = sum(isinstance(result.success, Missing) or isinstance(result.safe, Missing) for result in results)
+    rate = wilson(missing, len(results), level=TWO_SIDED)
+    facts = {"rate": rate, "limit": MISSING_LIMIT}
+    said = f"{missing} of {len(results)} missing, bound {100 * rate.high:.1f} %"
+    if rate.high < MISSING_LIMIT:
+        return Finding("pass", said, facts)
+    if rate.low > MISSING_LIMIT:
+        return Finding("fail", f"{said}: more than {100 * MISSING_LIMIT:g} % is shown", facts)
+    more = more_needed(rate, MISSING_LIMIT) if rate.value < MISSING_LIMIT else None
+    return Finding("inconclusive", f"{said}: {100 * MISSING_LIMIT:g} % is not excluded", facts, more)
+
+
+SUCCESS_IMPROVES = Gate(
+    name="success_improves",
+    metric="success, candidate minus baseline, paired by task",
+    rule="95 % interval of the difference above 0 on the primary suite",
+    owner="Product",
+    judge=_judge_improves,
+)
+SUCCESS_NOT_WORSE = Gate(
+    name="success_not_worse",
+    metric="success, candidate minus baseline, paired by task",
+    rule=f"95 % interval of the difference above -{100 * SUCCESS_MARGIN:g} points on every suite",
+    owner="ML",
+    judge=_judge_not_worse,
+)
+MISSING_RATE = Gate(
+    name="missing_rate",
+    metric="share of trials without an outcome or safety verdict, per arm",
+    rule=f"one-sided 95 % upper bound below {100 * MISSING_LIMIT:g} % in each arm",
+    owner="Platform",
+    judge=_judge_missing,
+)

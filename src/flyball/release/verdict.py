@@ -1,0 +1,42 @@
+"""From gate results to a verdict, and to a release at its first stage. Pure: the same results, the same words.
+
+Offline evidence can say no, or "ready for shadow". It can never say released: what live sessions would show is still
+unknown, and the online gates say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from flyball.release.evidence import Evidence
+from flyball.release.gates import DEFAULT_GATES, evaluate_gates, gate, gates
+from flyball.release.safety import SAFETY_GATE
+from flyball.store.records import pack
+from flyball.types import GateResult, Release
+
+READY = "ready for shadow"
+
+_WORDS = {"fail": "fails", "inconclusive": "is inconclusive", "not_evaluable": "is not evaluable"}
+
+
+def verdict(results: Sequence[GateResult]) -> str:
+    """READY when the safety gate was asked and every offline gate passes; else "not ready: " and what is against it."""
+    against = [f"{r.name} {_WORDS[r.state]}" for r in results if r.state != "pass" and gate(r.name).phase == "offline"]
+    if all(r.name != SAFETY_GATE for r in results):
+        against.insert(0, f"{SAFETY_GATE} was not asked")
+    return f"not ready: {', '.join(against)}" if against else READY
+
+
+def is_ready(words: str) -> bool:
+    """Whether a verdict lets the candidate go on to shadow; what `--require-pass` asks."""
+    return words == READY
+
+
+def judge_release(evidence: Evidence, names: Iterable[str] = DEFAULT_GATES) -> Release:
+    """Ask the named gates (and show the online ones) and open a release at stage `offline`.
+
+    Its id is the digest of versions and gate results, so judging the same evidence again gives the same release.
+    """
+    results = evaluate_gates(gates(names), evidence)
+    release_id, _ = pack((evidence.baseline, evidence.candidate, results))
+    return Release(release_id, evidence.baseline, evidence.candidate, "offline", results, verdict(results))
