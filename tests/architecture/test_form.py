@@ -23,6 +23,8 @@ def public_definitions(tree: ast.Module) -> Iterator[Function | ast.ClassDef]:
     for node in tree.body:
         if not isinstance(node, Function | ast.ClassDef) or node.name.startswith("_"):
             continue
+        if any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list):
+            continue
         yield node
         for inner in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(inner, Function) and not inner.name.startswith("_") and length(inner) > LONG_METHOD_LINES:
