@@ -116,11 +116,8 @@ class EvaluationSettings(Section):
 class ReleaseSettings(Section):
     """What must hold before anyone but a test meets the candidate."""
 
-    gates: Names = (
-        "no_safety_regression",
-        "latency_delta_lt_15_percent",
-        "cost_per_success_not_worse",
-        "rollback_under_5_minutes",
+    gates: Names | None = Field(
+        default=None, min_length=1, description="names of gates; unset = those of release/gates.py"
     )
     canary_traffic_percent: float = Field(default=5.0, gt=0, le=50, description="of sessions, above 0, at most 50")
 

@@ -7,10 +7,13 @@ A wrong name and a setting that the chosen preset would not read are errors at t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flyball.config import Location, Marks, Settings
 from flyball.errors import ConfigError, nearest
+from flyball.metrics import METRICS
+from flyball.release.gates import gate, gates
+
 
 ANNOUNCED = {
     "ppo_kl": "PPO with KL needs a critic, which arrives with the training methods; until then leave "
@@ -26,16 +29,23 @@ PRESET_CHOICES = ("kl_coef", "clip_ratio_low", "clip_ratio_high", "ratio_cap")
 class Names:
     """The names a workflow may use. `presets` maps each to the fields of PRESET_CHOICES that it reads."""
 
-    gates: Collection[str]
     metrics: Collection[str]
     presets: Mapping[str, Collection[str]]
-    splits: Collection[str] | None = field(default=None)
+    splits: Collection[str] | None = None
+
+
+def names_in_force(splits: Collection[str] | None = None) -> Names:
+    """Return the names that the folders declare, with the splits of the user's tasks once they are read."""
+    from flyball.rl.algorithms import ALGORITHMS
+
+    presets = {name: algorithm.reads for name, algorithm in ALGORITHMS.items()}
+    return Names(METRICS, presets, splits)
 
 
 def check_names(settings: Settings, marks: Marks, names: Names) -> None:
     """Raise one ConfigError with a line for every name that no table declares and every setting nobody would read."""
     problems = [
-        *_unknown("release.gates", "gate", settings.release.gates, names.gates, marks),
+        *_gate_problems(settings, marks),
         *_unknown("monitoring", "metric", settings.monitoring, names.metrics, marks),
         *_preset_problems(settings, marks, names),
         *_ignored(settings, marks),
@@ -60,6 +70,22 @@ def _unknown(key: str, kind: str, written: Collection[str], known: Collection[st
         for i, name in enumerate(written)
         if name not in known
     ]
+
+
+def _gate_problems(settings: Settings, marks: Marks) -> list[str]:
+    """What the room of releases says against each name, else against the list as a whole."""
+    written, problems = settings.release.gates or (), []
+    for i, name in enumerate(written):
+        try:
+            gate(name)
+        except ConfigError as exc:
+            problems.append(f"{marks.at(('release', 'gates', i))}: {exc.args[0]}")
+    if written and not problems:
+        try:
+            gates(written)
+        except ConfigError as exc:
+            problems.append(f"{marks.at(('release', 'gates'))}: {exc.args[0]}")
+    return problems
 
 
 def _preset_problems(settings: Settings, marks: Marks, names: Names) -> list[str]:

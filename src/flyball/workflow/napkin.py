@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from flyball.config import Location, Marks, Settings
+from flyball.config import Location, Marks, Settings, read_settings
 from flyball.errors import ConfigError
-from flyball.workflow.check import ANNOUNCED, Names, preset_of
-from flyball.workflow.workflow import Workflow
+from flyball.workflow.check import ANNOUNCED, Names, check_names, names_in_force, preset_of
+from flyball.workflow.workflow import Workflow, load_workflow
 
 State = Literal["ready", "built by this run", "missing"]
 
@@ -141,3 +142,17 @@ _JUDGES: dict[str, Callable[[Any, Settings, Around], tuple[State, str]]] = {
     "release.gates": _gate,
     "monitoring": _metric,
 }
+
+
+def judge_file(path: Path, versions: Collection[str]) -> list[Entry]:
+    """Read a workflow file and judge its entries. Raises ConfigError for what is wrong rather than missing."""
+    if path.suffix == ".py":
+        workflow: Workflow | None = load_workflow(path)
+        assert workflow is not None
+        settings, marks = workflow.settings, workflow.marks
+    else:
+        settings, marks = read_settings(path)
+        workflow = load_workflow(path) if settings.python is not None else None
+    names = names_in_force()
+    check_names(workflow.settings if workflow else settings, marks, names)
+    return entries(settings, marks, Around(names, versions, workflow))

@@ -1,0 +1,95 @@
+"""`flyball`: the group of all commands, and the one place where an error becomes a line and an exit code.
+
+Commands are imported when they are used, so `flyball --help` starts fast and without torch; their one-line help stands
+here for that reason, and a test holds it equal to the command's own.
+
+Exit codes: 0 done, 1 an error named by its boundary, 2 wrong usage, 130 stopped by Ctrl-C with everything saved.
+`eval --against` and `run --require-pass` add their own, in their help.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from flyball.errors import FlyballError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("flyball.cli.init:init", "Write a working example or skeleton into a new folder."),
+    "config": ("flyball.cli.config:config", "Show what a workflow file asks for, and the keys it may have."),
+    "doctor": (
+        "flyball.cli.doctor:doctor",
+        "Check world, tasks and graders before training: go, fix first, or do not use RL.",
+    ),
+    "run": ("flyball.cli.run:run", "Train, prove and judge: the whole flow of a workflow file."),
+    "train": ("flyball.cli.run:train", "Train only: the stages of `run` up to the candidate."),
+    "eval": ("flyball.cli.eval:evaluate", "Evaluate a policy on the frozen suites, alone or against a baseline."),
+    "grade": ("flyball.cli.grade:grade", "Grade stored attempts again and print what changed."),
+    "runs": ("flyball.cli.runs:runs", "List the runs of this home."),
+    "show": ("flyball.cli.runs:show", "Show a run, or one attempt of it in full."),
+    "report": ("flyball.cli.runs:report", "Write the HTML report of a run and print its path."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="flyball")
+def flyball(debug: bool) -> None:
+    """Train the policy of a tool-using agent from graded attempts, and release it only on evidence.
+
+    \b
+    A first tour:
+      flyball init helpdesk          a support desk with a real database
+      flyball doctor helpdesk/workflow.py
+      flyball run helpdesk/workflow.py
+    """
+
+
+def main() -> None:
+    """Entry point of the `flyball` command."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; errors of ours are printed as lines, never as tracebacks."""
+    debug = "--debug" in arguments
+    try:
+        code = flyball.main(args=arguments, prog_name="flyball", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        return 130
+    except FlyballError as exc:
+        if debug:
+            raise
+        click.echo(f"error: {exc}\nfault: {exc.fault.value}", err=True)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output went away (`flyball runs | head`); the interpreter must not try to flush to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

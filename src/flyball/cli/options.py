@@ -1,0 +1,37 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from flyball.store.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+home_option = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".flyball"),
+    envvar="FLYBALL_HOME",
+    show_default=True,
+    help="Folder of the store (also FLYBALL_HOME).",
+)
+
+policy_option = click.option(
+    "--policy",
+    metavar="NAME_OR_FOLDER",
+    help="A Hugging Face causal-LM folder or a known name such as smollm2-135m. Default: as the workflow says.",
+)
+
+file_argument = click.argument("file", type=click.Path(path_type=Path))
+
+
+def open_store(home: Path, *, must_exist: bool = True) -> Store:
+    """Open the store of a home folder. Reading commands do not make one where there is none."""
+    if must_exist and not (home / "flyball.db").is_file():
+        raise click.UsageError(f"no store in {home}: `flyball run FILE` makes one, `--home` names another folder")
+    return Store(home)

@@ -1,0 +1,89 @@
+"""Settings files: every error has file, line, value, rule and the nearest valid name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flyball.config import Settings, merge, parse, read_settings, read_yaml
+from flyball.errors import ConfigError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "w.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_settings(write(tmp_path, text))
+    return str(caught.value)
+
+
+def test_a_file_is_read_into_typed_sections(tmp_path: Path) -> None:
+    settings, marks = read_settings(write(tmp_path, "python: w.py\ntraining:\n  rl:\n    learning_rate: 3e-4\n"))
+    assert settings.training.rl is not None
+    assert settings.training.rl.learning_rate == 3e-4
+    assert marks.at(("training", "rl", "learning_rate")).endswith("w.yaml:4")
+    assert marks.at(("training", "rl", "group_size")).endswith("w.yaml:3"), "what was not written points at its section"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("pyhton: w.py", 1, ["unknown key 'pyhton'", "did you mean 'python'?"]),
+        ("\ntraining:\n  rl:\n    gruop_size: 4", 4, ["unknown key 'gruop_size' in 'training.rl'", "'group_size'"]),
+        ("training:\n  rl:\n    group_size: 1", 3, ["training.rl.group_size is 1", "at least 2"]),
+        (
+            'training:\n  sft:\n    batch_size: "8"',
+            3,
+            ["training.sft.batch_size is '8'", "valid integer", "at least 1"],
+        ),
+        ("training:\n  rl:\n    num_steps: true", 3, ["num_steps is True", "valid integer"]),
+        ("training:\n  rl:\n    learning_rate: .nan", 3, ["learning_rate is nan", "between 0 and 1"]),
+        ("limits:\n  max_turns: 0", 2, ["limits.max_turns is 0", "greater than 0"]),
+        ("limits:\n  max_turn: 3", 2, ["did you mean 'max_turns'?"]),
+        ("evaluation:\n  suites: test", 2, ["evaluation.suites is 'test'"]),
+        ("evaluation:\n  suites:\n    - test\n    - 3", 4, ["evaluation.suites.1 is 3", "valid string"]),
+        ("training: 7", 1, ["training is 7"]),
+        ("name: a\nname: b", 2, ["key 'name' was already set on line 1"]),
+        ("a: [1, 2", 1, ["not YAML"]),
+        ("- python: w.py", 1, ["the file is a list"]),
+        ("", 1, ["the file is empty"]),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_where_it_was_written(
+    tmp_path: Path, text: str, line: int, words: list[str]
+) -> None:
+    message = refusal(tmp_path, text)
+    assert f"w.yaml:{line}: " in message
+    for word in words:
+        assert word in message
+
+
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "relase: {}\ntraining:\n  rl: {num_steps: 0}\n")
+    assert "w.yaml:1: unknown key 'relase'" in message
+    assert "w.yaml:3: training.rl.num_steps is 0" in message
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file; `flyball init helpdesk`"):
+        read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read as UTF-8"):
+        read_yaml(tmp_path / "b.yaml")
+
+
+def test_merging_changes_only_what_was_written(tmp_path: Path) -> None:
+    _, marks = read_yaml(write(tmp_path, "python: w.py"))
+    base = parse(Settings, {"training": {"rl": {"num_steps": 7, "group_size": 4}, "seed": 5}}, marks)
+    both = merge(base, parse(Settings, {"training": {"rl": {"num_steps": 9}}}, marks))
+    assert both.training.seed == 5
+    assert both.training.rl is not None
+    assert (both.training.rl.num_steps, both.training.rl.group_size) == (9, 4)
+    off = merge(base, parse(Settings, {"training": {"rl": None}}, marks))
+    assert off.training.rl is None
+    assert off.training.seed == 5

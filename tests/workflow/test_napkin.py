@@ -1,0 +1,124 @@
+"""The napkin file of the design is taken word for word, and each entry says what becomes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flyball.config import read_settings
+from flyball.errors import ConfigError
+from flyball.metrics import METRICS
+from flyball.workflow.check import Names, check_names
+from flyball.workflow.napkin import Around, Entry, entries, refuse_missing
+from flyball.workflow.workflow import Workflow
+
+NAPKIN = """\
+workflow: {target: "one high-volume, multi-step support or ops task", baseline: "sft_checkpoint_v1", reward_model: "rm_v1", policy_training: "ppo_kl"}
+release:
+  canary_traffic_percent: 5
+  gates: [no_safety_regression, latency_delta_lt_15_percent, cost_per_success_not_worse, rollback_under_5_minutes]
+monitoring: [human_override_rate, tool_error_rate, policy_kl_drift, task_completion_quality]
+"""  # noqa: E501
+NAMES = Names(METRICS, {"rloo": {"kl_coef"}, "grpo": {"kl_coef", "clip_ratio_low"}})
+
+
+class Desk:
+    def reset(self, ticket: str) -> str:
+        return ticket
+
+
+def success(a: Any, hidden: Any) -> bool:
+    return True
+
+
+def judge(tmp_path: Path, text: str, workflow: Workflow | None = None, versions: set[str] | None = None) -> list[Entry]:
+    path = tmp_path / "napkin.yaml"
+    path.write_text(text)
+    settings, marks = read_settings(path)
+    check_names(settings, marks, NAMES)
+    return entries(settings, marks, Around(NAMES, versions or set(), workflow))
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        judge(tmp_path, text)
+    return str(caught.value)
+
+
+def state(rows: list[Entry], key: str) -> list[str]:
+    return [row.state for row in rows if row.key == key]
+
+
+def test_word_for_word_without_code(tmp_path: Path) -> None:
+    rows = judge(tmp_path, NAPKIN)
+    assert len(rows) == 1 + 4 + 1 + 4 + 4, "the code, then every entry of the file"
+    missing = {row.key for row in rows if row.state == "missing"}
+    assert missing == {"python", *(f"workflow.{k}" for k in ("target", "baseline", "reward_model", "policy_training"))}
+    assert state(rows, "release.gates") == ["ready"] * 4
+    assert state(rows, "monitoring") == ["ready"] * 4
+    assert state(rows, "release.canary_traffic_percent") == ["ready"]
+    assert all(row.note for row in rows if row.state == "missing"), "each says how to get it"
+
+
+def test_with_code_the_baseline_is_built_and_the_training_methods_are_missing(tmp_path: Path) -> None:
+    workflow = Workflow(world=Desk, tasks=[], success=success, oracle=success)
+    rows = judge(tmp_path, NAPKIN, workflow)
+    assert state(rows, "workflow.target") == ["ready"]
+    assert state(rows, "workflow.baseline") == ["built by this run"]
+    with pytest.raises(ConfigError) as caught:
+        refuse_missing(rows)
+    message = str(caught.value)
+    assert "napkin.yaml:1: workflow.policy_training 'ppo_kl' is missing" in message
+    assert "workflow.reward_model 'rm_v1' is missing: reward models arrive with the training methods" in message
+    assert "workflow.baseline" not in message
+
+
+def test_a_baseline_in_the_registry_is_ready(tmp_path: Path) -> None:
+    assert state(judge(tmp_path, NAPKIN, versions={"sft_checkpoint_v1"}), "workflow.baseline") == ["ready"]
+
+
+def test_a_baseline_that_nothing_would_build_is_missing(tmp_path: Path) -> None:
+    no_teacher = Workflow(world=Desk, tasks=[], success=success)
+    assert state(judge(tmp_path, NAPKIN, no_teacher), "workflow.baseline") == ["missing"]
+    teacher = Workflow(world=Desk, tasks=[], success=success, oracle=success)
+    rows = judge(tmp_path, NAPKIN + "training: {sft: null}\n", teacher)
+    assert state(rows, "workflow.baseline") == ["missing"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "release:\n  gates:\n  - no_safety_regresion",
+            "napkin.yaml:3: unknown gate 'no_safety_regresion'; did you mean",
+        ),
+        ("release:\n  gates: [missing_rate]", "napkin.yaml:2: "),
+        ("monitoring:\n- tool_eror_rate", "napkin.yaml:2: unknown metric 'tool_eror_rate' in monitoring; did you mean"),
+        ("workflow:\n  policy_training: ppo_kll", "napkin.yaml:2: unknown preset 'ppo_kll'; did you mean 'ppo_kl'?"),
+        (
+            "workflow: {policy_training: grpo}\ntraining: {rl: {preset: rloo}}",
+            "napkin.yaml:1: policy_training is 'grpo' and",
+        ),
+        (
+            "training:\n  rl:\n    preset: rloo\n    clip_ratio_low: 0.2",
+            "napkin.yaml:4: training.rl.clip_ratio_low would be ignored: preset 'rloo' does not read it",
+        ),
+        ("policy: x\ntraining:\n  tiny: {num_layers: 2}", "napkin.yaml:3: training.tiny would be ignored"),
+        (
+            "training:\n  rl: null\n  controls: [rejection_sft]",
+            "napkin.yaml:3: the control 'rejection_sft' learns from",
+        ),
+    ],
+)
+def test_names_that_mean_nothing_and_settings_nobody_reads_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    assert words in refusal(tmp_path, text)
+
+
+def test_suites_must_be_splits_of_the_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text("evaluation:\n  suites: [test, odd]\n")
+    settings, marks = read_settings(path)
+    with pytest.raises(ConfigError, match=r"w.yaml:2: unknown split 'odd' in evaluation.suites; did you mean 'ood'\?"):
+        check_names(settings, marks, Names(METRICS, {"rloo": ()}, {"train", "test", "ood"}))

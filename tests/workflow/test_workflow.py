@@ -1,0 +1,128 @@
+"""Workflows from Python and YAML; every mistake of the user is one message with the user's line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flyball.errors import ConfigError
+from flyball.types import Limits
+from flyball.workflow.workflow import Workflow, load_workflow
+
+CODE = """
+from flyball.workflow.workflow import Workflow
+from helper import NAME
+
+class Desk:
+    def reset(self, ticket: str) -> str:
+        return ticket
+
+def success(a, hidden):
+    return True
+
+workflow = Workflow(world=Desk, tasks="tasks.jsonl", success=success, name=NAME,
+                    training={"rl": {"num_steps": 3, "group_size": 4}})
+"""
+
+
+class Desk:
+    def reset(self, ticket: str) -> str:
+        return ticket
+
+
+def success(a: Any, hidden: Any) -> bool:
+    return True
+
+
+def project(folder: Path, name: str = "first", code: str = CODE) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "helper.py").write_text(f"NAME = {name!r}\n")
+    (folder / "workflow.py").write_text(code)
+    return folder / "workflow.py"
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_workflow(path)
+    return str(caught.value)
+
+
+def test_python_file_finds_its_neighbours(tmp_path: Path) -> None:
+    path = project(tmp_path)
+    workflow = load_workflow(path)
+    assert workflow.name == "first"
+    assert workflow.source == path
+    assert workflow.settings.training.rl is not None
+    assert workflow.settings.training.rl.num_steps == 3
+
+
+def test_two_projects_with_the_same_module_names_do_not_mix(tmp_path: Path) -> None:
+    one, two = project(tmp_path / "a", "one"), project(tmp_path / "b", "two")
+    assert [load_workflow(one).name, load_workflow(two).name, load_workflow(one).name] == ["one", "two", "one"]
+
+
+def test_yaml_wins_key_by_key(tmp_path: Path) -> None:
+    project(tmp_path)
+    yaml = tmp_path / "more.yaml"
+    yaml.write_text(
+        "python: workflow.py\npolicy: smollm2-135m\ntraining: {rl: {num_steps: 9}}\nlimits: {max_turns: 5}\n"
+    )
+    workflow = load_workflow(yaml)
+    assert workflow.policy == "smollm2-135m"
+    assert workflow.name == "first"
+    assert workflow.settings.limits.max_turns == 5
+    rl = workflow.settings.training.rl
+    assert rl is not None
+    assert (rl.num_steps, rl.group_size) == (9, 4)
+    assert workflow.folder == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "words"),
+    [
+        ("x = 1\ny = x +\n", 2, "not Python"),
+        ("x = 1\n\n1 / 0\n", 3, "ZeroDivisionError"),
+        ("import nosuchmodule\n", 1, "no module named 'nosuchmodule'; install it"),
+        ("import helper\n\nraise SystemExit(3)\n", 3, "SystemExit"),
+        (CODE.replace("success=success", "success=3"), 12, "success is 3; it is a function"),
+        (CODE.replace("world=Desk", "world=Desk()"), 12, "pass the class itself"),
+        (CODE.replace("num_steps", "num_step"), 12, "did you mean 'num_steps'?"),
+        (CODE.replace("def reset", "def restart"), 12, "has no method `reset`"),
+        (CODE.replace('"tasks.jsonl"', "7"), 12, "tasks is 7; give a JSONL file"),
+    ],
+)
+def test_mistakes_in_python_name_the_users_line(tmp_path: Path, code: str, line: int, words: str) -> None:
+    message = refusal(project(tmp_path, code=code))
+    assert f"workflow.py:{line}: " in message
+    assert words in message
+
+
+def test_an_error_in_a_neighbour_names_the_neighbours_line(tmp_path: Path) -> None:
+    path = project(tmp_path)
+    (tmp_path / "helper.py").write_text("\n\nNAME = undefined\n")
+    assert "helper.py:3: NameError" in refusal(path)
+
+
+def test_files_that_are_no_workflow(tmp_path: Path) -> None:
+    assert "no such file; `flyball init helpdesk`" in refusal(tmp_path / "none.py")
+    assert "is a folder; name the file" in refusal(tmp_path)
+    assert "a workflow is a .py or .yaml file" in refusal(tmp_path / "w.toml")
+    assert "call it `workflow`" in refusal(project(tmp_path, code=CODE.replace("workflow = ", "flow = ")))
+    assert "no object `workflow = fb.Workflow(" in refusal(project(tmp_path, code="x = 1\n"))
+    yaml = tmp_path / "w.yaml"
+    yaml.write_text("name: x\n")
+    assert "no key `python`" in refusal(yaml)
+    yaml.write_text("name: x\npython: nope.py\n")
+    assert "w.yaml:2: python is 'nope.py': no such file" in refusal(yaml)
+
+
+def test_limits_may_be_the_dataclass() -> None:
+    workflow = Workflow(world=Desk, tasks=[], success=success, limits=Limits(max_turns=3))
+    assert workflow.settings.limits.max_turns == 3
+
+
+def test_monitoring_as_a_string_is_refused() -> None:
+    with pytest.raises(ConfigError, match="it is a list of metric names"):
+        Workflow(world=Desk, tasks=[], success=success, monitoring="tool_error_rate")
