@@ -99,52 +99,53 @@ def tool(
 
 def tool_from_function(fn: Callable[..., Any]) -> Tool:
     """Return the tool of a typed function or bound method, sync or async. Raises ConfigError when types are missing."""
-    function = inspect.unwrap(getattr(fn, "__func__", fn))
-    return replace(_template(function, inspect.ismethod(fn)), fn=fn)
+    return replace(_template(getattr(fn, "__func__", fn), inspect.ismethod(fn)), fn=fn)
 
 
 @functools.lru_cache(maxsize=1024)  # a world is opened once per attempt; its schemas are the same every time
 def _template(function: Callable[..., Any], bound: bool) -> Tool:
     mark: _Mark = getattr(function, _MARK, _Mark(False, "none", None, None))
-    summary, described = _read_docstring(inspect.getdoc(function) or "")
-    arguments = arguments_of_function(function, bound, described)
+    written = inspect.unwrap(function)
+    summary, described = _read_docstring(inspect.getdoc(written) or "")
+    arguments = arguments_of_function(written, bound, described)
     return Tool(
-        name=mark.name or function.__name__,
+        name=mark.name or written.__name__,
         description=mark.description or summary,
         parameters=arguments.schema(),
         fn=function,
         writes=mark.writes,
         approval=mark.approval,
-        version=source_digest(function),
+        version=source_digest(written),
         arguments=arguments,
     )
 
 
 def find_tools(obj: object) -> dict[str, Tool]:
-    """Return the tools of a world: its public methods, by name, base classes first, in the order they were written.
+    """Return the tools of a world: its public methods, base classes first, in the order they were written.
 
     Reserved names (`reset`, `export_state`, `user_reply`, `close`), names with a leading underscore, properties and
     nested classes are not tools. Raises ConfigError for a public method whose parameters have no types.
     """
-    tools: dict[str, Tool] = {}
-    for name in tool_names(type(obj)):
-        found = tool_from_function(getattr(obj, name))
-        if found.name in tools:
-            raise ConfigError(f"{type(obj).__qualname__} has two tools named {found.name!r}; rename one")
-        tools[found.name] = found
-    return tools
+    return {found.name: replace(found, fn=getattr(obj, name)) for name, found in _methods(type(obj))}
 
 
-def tool_names(cls: type) -> Iterator[str]:
-    """Yield the names of the public methods of a class that are tools."""
+def tools_of_class(cls: type) -> dict[str, Tool]:
+    """Return the tools that instances of a class will have, not yet bound to one. Raises as `find_tools` does."""
+    return {found.name: found for _, found in _methods(cls)}
+
+
+def _methods(cls: type) -> Iterator[tuple[str, Tool]]:
+    names = dict.fromkeys(name for base in reversed(cls.__mro__[:-1]) for name in vars(base))
     seen: set[str] = set()
-    for base in reversed(cls.__mro__[:-1]):
-        for name in vars(base):
-            if name in seen or name.startswith("_") or name in RESERVED:
-                continue
-            seen.add(name)
-            if inspect.isroutine(inspect.getattr_static(cls, name)):  # the most derived one decides
-                yield name
+    for name in names:
+        method = inspect.getattr_static(cls, name)  # the most derived one decides; a property is not run
+        if name.startswith("_") or name in RESERVED or not inspect.isroutine(method):
+            continue
+        found = _template(getattr(method, "__func__", method), not isinstance(method, staticmethod))
+        if found.name in seen:
+            raise ConfigError(f"{cls.__qualname__} has two tools named {found.name!r}; rename one")
+        seen.add(found.name)
+        yield name, found
 
 
 def _read_docstring(doc: str) -> tuple[str, dict[str, str]]:

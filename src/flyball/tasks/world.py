@@ -1,0 +1,176 @@
+"""The user's class as worlds: one instance is one attempt's isolated world.
+
+A world answers `reset` (required), and may have tools (public methods), `export_state`, `user_reply` and `close`,
+each sync or async. What its code raises, or fails to return in time, becomes a WorldError that names class, method,
+task and line: infrastructure's fault, never the policy's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flyball.errors import ConfigError, DatasetError, WorldError, nearest
+from flyball.tools.arguments import Arguments, BadArguments, arguments_of_function
+from flyball.tools.jsonable import as_json
+from flyball.tools.source import source_digest
+from flyball.tools.surface import apply_surface
+from flyball.tools.tool import Tool, find_tools, tools_of_class
+from flyball.tools.user_code import explain, run_user_code
+from flyball.types import Task
+
+
+class WorldSpec:
+    """How to open worlds. `system` is the class's docstring, `version` a digest of its source and its bases'.
+
+    `make` is the user's class, or a factory without arguments; a factory is called once here to learn its class.
+    Raises ConfigError for what is not a world.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        cls = make if inspect.isclass(make) else type(_example(make))
+        if not callable(getattr(cls, "reset", None)):
+            raise ConfigError(f"world {cls.__qualname__} has no reset(self, ...) -> str, which starts an attempt")
+        if inspect.isclass(make):
+            _refuse_arguments(cls)
+        self.name: str = cls.__qualname__
+        self.system: str = inspect.getdoc(cls) or ""
+        self._reset: Arguments = arguments_of_function(inspect.unwrap(getattr(cls, "reset")), bound=True)  # noqa: B009
+        self._tools: Mapping[str, Tool] = tools_of_class(cls)
+        self.tool_versions: Mapping[str, str] = {name: tool.version for name, tool in self._tools.items()}
+        sources = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in sys.stdlib_module_names]
+        self.version: str = source_digest(*sources) if make is cls else source_digest(make, *sources)
+
+    def check(self, task: Task) -> None:
+        """Raise DatasetError when this world cannot be opened for the task: fields, allowed tools, surface."""
+        self._fields(task)
+        _shown_tools(self._tools, task)
+
+    async def open(self, task: Task) -> World:
+        """Make a world and reset it to the task. Raises DatasetError (the task's fault) or WorldError (the world's)."""
+        fields = self._fields(task)
+        instance = await _call(self.name, "__init__", task, self._make, {})
+        world = World(self.name, self.system, instance, task)
+        try:
+            await world.start(fields)
+        except WorldError:
+            with contextlib.suppress(WorldError):  # why it did not start matters more than why it did not close
+                await world.close()
+            raise
+        return world
+
+    def _fields(self, task: Task) -> dict[str, Any]:
+        """Return the public fields that `reset` asks for, checked against its types."""
+        wanted = self._reset.parameters
+        public = {name: value for name, value in task.public.items() if self._reset.open or name in wanted}
+        where = f"task {task.task_id!r}: {self.name}.reset"
+        for name, parameter in wanted.items():
+            if parameter.required and name not in public:
+                hint = nearest(name, task.public) if task.public else "; the row has no public fields"
+                raise DatasetError(f"{where} needs the field {name!r}{hint}")
+        try:
+            return self._reset.accept(public)
+        except (BadArguments, TypeError) as error:
+            raise DatasetError(f"{where}: {error}") from error
+
+
+class World:
+    """One attempt's world: what it shows (`observation`, `system`, `tools`, `schemas`) and what became of it."""
+
+    def __init__(self, name: str, system: str, instance: Any, task: Task) -> None:
+        self._name, self._instance, self._task = name, instance, task
+        self.system = system
+        self.observation = ""
+        self.has_user = hasattr(instance, "user_reply")
+        self.tools: dict[str, Tool] = _shown_tools(find_tools(instance), task)
+        self.schemas: list[dict[str, Any]] = [tool.schema() for tool in self.tools.values()]
+
+    async def start(self, fields: Mapping[str, Any]) -> None:
+        """Reset the instance; what it returns is the first message, the observation."""
+        observation = await self._call("reset", fields)
+        if not isinstance(observation, str):
+            raise self._error("reset", f"returned {type(observation).__name__}; it returns the first message, a str")
+        self.observation = observation
+
+    async def user_reply(self, text: str) -> str | None:
+        """Return what the simulated user answers, or None when there is no user or nothing more to say."""
+        if not self.has_user:
+            return None
+        reply = await self._call("user_reply", {}, text)
+        if reply is not None and not isinstance(reply, str):
+            raise self._error("user_reply", f"returned {type(reply).__name__}; it returns a str, or None to end")
+        return reply
+
+    async def export_state(self) -> Any:
+        """Return the world's state as plain JSON values (a copy), or None for a world that exports none."""
+        if not hasattr(self._instance, "export_state"):
+            return None
+        state = await self._call("export_state", {})
+        try:
+            return as_json(state)
+        except ValueError as error:
+            raise self._error("export_state", f"returned what cannot be stored: {error}") from error
+
+    async def close(self) -> None:
+        """Release what the world holds."""
+        if hasattr(self._instance, "close"):
+            await self._call("close", {})
+
+    async def _call(self, method: str, arguments: Mapping[str, Any], *positional: Any) -> Any:
+        fn = functools.partial(getattr(self._instance, method), *positional)
+        return await _call(self._name, method, self._task, fn, arguments)
+
+    def _error(self, method: str, what: str) -> WorldError:
+        return _world_error(self._name, method, self._task, what)
+
+
+async def _call(name: str, method: str, task: Task, fn: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Run code of a world within the task's `max_seconds`."""
+    finished = await run_user_code(fn, arguments, task.limits.max_seconds)
+    if finished.timed_out:
+        raise _world_error(name, method, task, f"did not return within {task.limits.max_seconds:g} s")
+    if finished.error is not None:
+        raise _world_error(name, method, task, f"raised {explain(finished.error)}") from finished.error
+    return finished.value
+
+
+def _world_error(name: str, method: str, task: Task, what: str) -> WorldError:
+    return WorldError(f"{name}.{method} {what}, for task {task.task_id!r}")
+
+
+def _shown_tools(tools: Mapping[str, Tool], task: Task) -> dict[str, Tool]:
+    """Return the tools a task allows (by the names the world gives them) under the names its surface gives them."""
+    where = f"task {task.task_id!r}"
+    if strangers := sorted(set(task.tools or ()) - set(tools)):
+        hint = nearest(strangers[0], tools) if tools else "; the world has none"
+        raise DatasetError(f"{where} allows tool {strangers[0]!r}, which the world does not have{hint}")
+    try:
+        shown = apply_surface(tools, task.surface)
+    except DatasetError as error:
+        raise DatasetError(f"{where}: {error.args[0]}") from error
+    if task.tools is None:
+        return shown
+    return {name: tool for name, tool in shown.items() if not tool.origin or tool.origin in task.tools}
+
+
+def _example(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except Exception as error:
+        raise ConfigError(
+            f"world factory {make!r} raised {explain(error)}; it makes a world without arguments"
+        ) from error
+
+
+def _refuse_arguments(cls: type) -> None:
+    try:
+        inspect.signature(cls).bind()
+    except TypeError as error:
+        raise ConfigError(
+            f"world {cls.__qualname__}() {error}; give defaults, or pass a factory: lambda: {cls.__name__}(...)"
+        ) from error
