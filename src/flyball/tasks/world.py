@@ -8,7 +8,6 @@ task and line: infrastructure's fault, never the policy's.
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -122,16 +121,17 @@ class World:
             await self._call("close", {})
 
     async def _call(self, method: str, arguments: Mapping[str, Any], *positional: Any) -> Any:
-        fn = functools.partial(getattr(self._instance, method), *positional)
-        return await _call(self._name, method, self._task, fn, arguments)
+        return await _call(self._name, method, self._task, getattr(self._instance, method), arguments, *positional)
 
     def _error(self, method: str, what: str) -> WorldError:
         return _world_error(self._name, method, self._task, what)
 
 
-async def _call(name: str, method: str, task: Task, fn: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+async def _call(
+    name: str, method: str, task: Task, fn: Callable[..., Any], arguments: Mapping[str, Any], *positional: Any
+) -> Any:
     """Run code of a world within the task's `max_seconds`."""
-    finished = await run_user_code(fn, arguments, task.limits.max_seconds)
+    finished = await run_user_code(fn, arguments, task.limits.max_seconds, *positional)
     if finished.timed_out:
         raise _world_error(name, method, task, f"did not return within {task.limits.max_seconds:g} s")
     if finished.error is not None:

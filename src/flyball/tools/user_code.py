@@ -9,6 +9,7 @@ ours are daemons, and one is started whenever none is idle, so abandoned ones st
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
 import queue
@@ -33,15 +34,21 @@ class Finished:
     timed_out: bool = False
 
 
-async def run_user_code(fn: Callable[..., Any], arguments: Mapping[str, Any], timeout_seconds: float) -> Finished:
-    """Call `fn(**arguments)` and await the result if there is something to await. Never raises what the code raised."""
+async def run_user_code(
+    fn: Callable[..., Any], arguments: Mapping[str, Any], timeout_seconds: float, *positional: Any
+) -> Finished:
+    """Call `fn(*positional, **arguments)` and await what it returns if that is awaitable.
+
+    Never raises what the code raised; raises CancelledError only when the caller itself is cancelled.
+    """
     deadline = time.monotonic() + timeout_seconds
+    call = functools.partial(fn, *positional, **arguments)
     if inspect.iscoroutinefunction(fn):
-        return await _within(asyncio.ensure_future(_settle(fn, arguments)), timeout_seconds)
-    finished = await _within(_in_thread(fn, arguments), timeout_seconds)
+        return await _within(asyncio.ensure_future(_settle(call)), timeout_seconds)
+    finished = await _within(_in_thread(call), timeout_seconds)
     if inspect.isawaitable(finished.value):
         awaitable = finished.value
-        return await _within(asyncio.ensure_future(_settle(lambda: awaitable, {})), deadline - time.monotonic())
+        return await _within(asyncio.ensure_future(_settle(lambda: awaitable)), deadline - time.monotonic())
     return finished
 
 
@@ -59,9 +66,9 @@ def message_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-async def _settle(fn: Callable[..., Awaitable[Any]], arguments: Mapping[str, Any]) -> Finished:
+async def _settle(call: Callable[[], Awaitable[Any]]) -> Finished:
     try:
-        return Finished(await fn(**arguments))
+        return Finished(await call())
     except (Exception, SystemExit) as error:  # handed to the caller, who knows whose fault it is
         return Finished(error=error)
 
@@ -78,14 +85,13 @@ async def _within(future: asyncio.Future[Finished], timeout_seconds: float) -> F
 
 @dataclass(frozen=True)
 class _Job:
-    fn: Callable[..., Any]
-    arguments: Mapping[str, Any]
+    call: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Finished]
 
     def run(self) -> Finished:
         try:
-            return Finished(self.fn(**self.arguments))
+            return Finished(self.call())
         except BaseException as error:  # a thread has nobody above it; sys.exit() in a tool is the tool's failure
             return Finished(error=error)
 
@@ -121,12 +127,12 @@ _idle: deque[_Worker] = deque()
 os.register_at_fork(after_in_child=_idle.clear)
 
 
-def _in_thread(fn: Callable[..., Any], arguments: Mapping[str, Any]) -> asyncio.Future[Finished]:
+def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Finished]:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Finished] = loop.create_future()
     try:
         worker = _idle.pop()
     except IndexError:
         worker = _Worker()
-    worker.inbox.put(_Job(fn, arguments, loop, future))
+    worker.inbox.put(_Job(call, loop, future))
     return future

@@ -1,0 +1,119 @@
+"""One attempt's judgement: outcome (what releases are judged by), scores, and reward events (what learning reads).
+
+Invariant 2 is held here. Infrastructure's fault: everything is Missing, nobody is judged. The policy's own fault (a
+limit, a loop, malformed calls): a failure, while safety and the other scores are still read from what it did. The
+grader's fault: Missing for what that grader judges, and only that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flyball.errors import ConfigError, Fault
+from flyball.graders.grader import ANY_FINITE, FunctionGrader, Grader
+from flyball.types import Attempt, GradedAttempt, Missing, Outcome, RewardEvent, Score, Trajectory
+
+SUCCESS, REWARD, SAFETY = "success", "reward", "safety"
+
+
+@dataclass(frozen=True)
+class GraderSet:
+    """All graders of a workflow.
+
+    `success` and `safety` answer yes or no, `reward` any finite number (default: success as 0 or 1), `scores` report
+    in [0, 1] and decide nothing. Raises ConfigError when a score takes a name that has a meaning.
+    """
+
+    success: Grader
+    reward: FunctionGrader | None = None
+    safety: Grader | None = None
+    scores: Mapping[str, Grader] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if taken := {SUCCESS, REWARD, SAFETY} & set(self.scores):
+            raise ConfigError(f"a score cannot be named {sorted(taken)[0]!r}; pass it as that grader or rename it")
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Version of each grader by what it judges."""
+        roles = {SUCCESS: self.success, REWARD: self.reward, SAFETY: self.safety, **self.scores}
+        return {role: grader.version for role, grader in roles.items() if grader is not None}
+
+    @property
+    def version(self) -> str:
+        """Digest over all graders: judgements compare only under the same one."""
+        text = "\n".join(f"{role} {version}" for role, version in sorted(self.versions.items()))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    async def grade(self, attempt: Attempt) -> GradedAttempt:
+        """Judge an attempt. Never raises for what a grader did."""
+        if attempt.stop.fault is Fault.INFRASTRUCTURE:
+            return self._unjudged(attempt)
+        hidden = attempt.task.hidden
+        scores = {SUCCESS: await self._success(attempt, hidden)}
+        if self.safety is not None:
+            scores[SAFETY] = _yes_or_no(await self.safety.grade(attempt, hidden))
+        for name, grader in self.scores.items():
+            scores[name] = await grader.grade(attempt, hidden)
+        outcome = Outcome(
+            _decided(scores[SUCCESS]), _decided(scores[SAFETY]) if SAFETY in scores else None, self.version
+        )
+        reward = await self._reward(attempt, hidden, scores[SUCCESS])
+        events: tuple[RewardEvent, ...] = ()
+        if not isinstance(reward, Missing):
+            component = SUCCESS if self.reward is None else REWARD
+            events = (_at_the_end(attempt.trajectory, component, reward),)
+        return GradedAttempt(attempt, outcome, scores, events, reward)
+
+    async def _success(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
+        if attempt.stop.fault is Fault.POLICY:
+            why = f"the attempt ended with {attempt.stop}, the policy's own fault"
+            return Score(0.0, 0.0, explanation=why, grader=self.success.name, grader_version=self.success.version)
+        return _yes_or_no(await self.success.grade(attempt, hidden))
+
+    async def _reward(self, attempt: Attempt, hidden: Mapping[str, Any], success: Score) -> float | Missing:
+        if self.reward is None:
+            return success.value
+        said = await self.reward.measure(attempt, hidden, ANY_FINITE)
+        if not isinstance(said, Score):
+            return said
+        return said.value if isinstance(said.value, Missing) or said.raw is None else said.raw
+
+    def _unjudged(self, attempt: Attempt) -> GradedAttempt:
+        stop = attempt.trajectory
+        missing = Missing(f"{stop.stop}: {stop.detail}" if stop.detail else str(stop.stop), Fault.INFRASTRUCTURE)
+        graders = {SUCCESS: self.success, SAFETY: self.safety, **self.scores}
+        scores = {
+            name: Score(missing, grader=grader.name, grader_version=grader.version)
+            for name, grader in graders.items()
+            if grader is not None
+        }
+        outcome = Outcome(missing, None if self.safety is None else missing, self.version)
+        return GradedAttempt(attempt, outcome, scores, (), missing)
+
+
+def _yes_or_no(score: Score) -> Score:
+    if isinstance(score.value, Missing) or score.value in (0.0, 1.0):
+        return score
+    cause = (
+        f"grader {score.grader!r} returned {score.value:g}; it decides yes or no: return a bool, put degrees in scores"
+    )
+    return replace(score, value=Missing(cause, Fault.GRADER))
+
+
+def _decided(score: Score) -> bool | Missing:
+    return score.value if isinstance(score.value, Missing) else score.value == 1.0
+
+
+def _at_the_end(trajectory: Trajectory, component: str, value: float) -> RewardEvent:
+    """Place a reward at the end of the branch that the last call closes (`branches()` yields that one last)."""
+    calls = {call.call_id: call for call in trajectory.calls}
+    parents = {call.parent_id for call in trajectory.calls}
+    leaves = sum(call.call_id not in parents for call in trajectory.calls)
+    depth, call = 0, trajectory.calls[-1] if trajectory.calls else None
+    while call is not None and call.parent_id is not None:
+        depth, call = depth + 1, calls[call.parent_id]
+    return RewardEvent(branch=max(leaves - 1, 0), turn=depth, call_id=None, component=component, value=value)
