@@ -79,10 +79,10 @@ class WorldSpec:
 
 
 class World:
-    """One attempt's world: what it shows (`observation`, `system`, `tools`, `schemas`) and what became of it."""
+    """One attempt's world of `task`: what it shows (`observation`, `system`, `tools`, `schemas`) and what became of it."""
 
     def __init__(self, name: str, system: str, instance: Any, task: Task) -> None:
-        self._name, self._instance, self._task = name, instance, task
+        self._name, self._instance, self.task = name, instance, task
         self.system = system
         self.observation = ""
         self.has_user = hasattr(instance, "user_reply")
@@ -121,10 +121,10 @@ class World:
             await self._call("close", {})
 
     async def _call(self, method: str, arguments: Mapping[str, Any], *positional: Any) -> Any:
-        return await _call(self._name, method, self._task, getattr(self._instance, method), arguments, *positional)
+        return await _call(self._name, method, self.task, getattr(self._instance, method), arguments, *positional)
 
     def _error(self, method: str, what: str) -> WorldError:
-        return _world_error(self._name, method, self._task, what)
+        return _world_error(self._name, method, self.task, what)
 
 
 async def _call(
