@@ -7,7 +7,8 @@ concern the policy; past one of them, or after the engine failed, it answers eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +58,7 @@ class Door:
         self.session = session
         self.limits = limits
         self.ended: Stopped | None = None
+        self._over = asyncio.Event()
         self._engine = engine
         self._chat = chat
         self._seed = seed
@@ -64,6 +66,7 @@ class Door:
         self._num_calls = 0
         self._num_tool_calls = 0
         self._transcript: tuple[Message, ...] = ()
+        self._script: Callable[[Sequence[Message]], Message] | None = None
 
     @property
     def calls(self) -> tuple[Call, ...]:
@@ -81,6 +84,8 @@ class Door:
         """Draw the next assistant turn. Raises Stopped; ModelError when the template cannot render the messages."""
         index = self._admit()
         place = self._ledger.place(messages, tools)
+        if self._script is not None:
+            return self._follow(self._script, place, f"c{index}", messages, agent)
         place, seen, given = self._prompt(place, messages, tools)
         request = self._request(seen + given, index)
         completion = await self._generate(request)
@@ -109,6 +114,13 @@ class Door:
             message, parsed, call_id, completion.finish_reason, len(request.prompt_ids), len(completion.token_ids)
         )
 
+    def follow(self, script: Callable[[Sequence[Message]], Message]) -> None:
+        """Take the assistant's turns from a script of the conversation so far: an oracle, a baseline that does nothing.
+
+        Its calls carry no tokens: nothing was sampled, so nothing can be trained. The script may raise Stopped.
+        """
+        self._script = script
+
     def record_results(self, call_id: str, results: Sequence[ToolResult]) -> None:
         """Write what the model will be shown next to the call that asked for it."""
         self._ledger.add_results(call_id, results)
@@ -135,11 +147,42 @@ class Door:
         """Close the door; the first reason stands. Returns what every request is answered with from now on."""
         if self.ended is None:
             self.ended = Stopped(reason, detail)
+            self._over.set()
+        return self.ended
+
+    async def wait_until_ended(self) -> Stopped:
+        """Return what ended the attempt, once something has."""
+        await self._over.wait()
+        assert self.ended is not None
         return self.ended
 
     async def end_session(self) -> None:
         """Let the engine reuse the cached prefix of this attempt."""
         await self._engine.end_session(self.session)
+
+    def _follow(
+        self,
+        script: Callable[[Sequence[Message]], Message],
+        place: Place,
+        call_id: str,
+        messages: Sequence[Message],
+        agent: str,
+    ) -> Reply:
+        turn = script(messages)
+        named = [
+            ToolCall(f"{call_id}_{i}", tc["function"]["name"], tc["function"]["arguments"])
+            for i, tc in enumerate(turn.get("tool_calls") or ())
+        ]
+        parsed = Parsed(text_of(turn.get("content")), tuple(named))
+        message = _assistant_message(parsed)
+        parent_id = place.parent.call_id if place.parent else None
+        call = Call(
+            call_id, parent_id, agent, (), (), (), (), {}, "stop", message, parsed.tool_calls, drift=place.drift
+        )
+        self._ledger.add(place.node, call)
+        if agent == "main":
+            self._transcript = (*messages, message)
+        return Reply(message, parsed, call_id, "stop", 0, 0)
 
     def _refuse_if_ended(self) -> None:
         if self.ended is not None:

@@ -1,0 +1,107 @@
+"""An agent that is a command: any program that speaks to an OpenAI-compatible endpoint, one process per attempt.
+
+It finds the policy at `OPENAI_BASE_URL`, its task as JSON in `FLYBALL_TASK` (see `AttemptHandle.public`) and the
+world's tools at `tools_url` in there. What it prints is the final answer. A non-zero exit is the agent's failure. It
+gets this process's environment besides, and is killed with all its children when the attempt is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+
+import orjson
+
+from flyball.agent.foreign import AttemptHandle, drive
+from flyball.agent.loop import Approver, approve_all
+from flyball.agent.loopback import Loopback
+from flyball.agent.runner import AgentEnd
+from flyball.capture.door import Door
+from flyball.capture.http import OpenAttempt
+from flyball.errors import AgentError, ConfigError
+from flyball.tasks.world import World
+from flyball.types import Limits
+
+MAX_OUTPUT_BYTES = 1_000_000
+
+
+class Command:
+    """Runs a command per attempt; a string is split as a shell would, without a shell. `env` adds to the environment."""
+
+    def __init__(
+        self,
+        command: str | Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        approver: Approver = approve_all,
+    ) -> None:
+        self._argv = shlex.split(command) if isinstance(command, str) else list(command)
+        if not self._argv:
+            raise ConfigError("the agent's command is empty; give a program, such as 'node agent.js'")
+        self._env = dict(env or {})
+        self._cwd = cwd
+        self._approver = approver
+        self._loopback = Loopback()
+
+    @property
+    def name(self) -> str:
+        return f"command({shlex.join(self._argv)})"
+
+    async def run(self, world: World, door: Door, limits: Limits) -> AgentEnd:
+        """Drive one attempt; see AgentRunner.run."""
+        async with self._loopback.serving() as url:
+            handle = AttemptHandle(world, door, limits, self._approver, f"{url}/{door.session}/v1")
+            with self._loopback.app.open(door.session, OpenAttempt(door, handle)):
+                return await drive(self._answer(handle), world, door, limits)
+
+    async def _answer(self, handle: AttemptHandle) -> str:
+        environment = {
+            **os.environ,
+            **self._env,
+            "OPENAI_BASE_URL": handle.base_url,
+            "OPENAI_API_KEY": "flyball",
+            "FLYBALL_TASK": orjson.dumps(handle.public()).decode(),
+        }
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment,
+                cwd=self._cwd,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise AgentError(f"{shlex.join(self._argv)} could not be started: {error}") from error
+        try:
+            return await self._output(process)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+    async def _output(self, process: asyncio.subprocess.Process) -> str:
+        assert process.stdout is not None and process.stderr is not None
+        stdout, stderr, _ = await asyncio.gather(_read(process.stdout), _read(process.stderr), process.wait())
+        if process.returncode != 0:
+            said = stderr.decode(errors="replace").strip()[-500:]
+            raise AgentError(f"{shlex.join(self._argv)} exited with {process.returncode}; it said: {said!r}")
+        return stdout.decode(errors="replace").strip()
+
+
+async def _read(stream: asyncio.StreamReader) -> bytes:
+    """All that is printed. Raises AgentError past the limit, so that a chatty program cannot fill the memory."""
+    parts: list[bytes] = []
+    size = 0
+    while part := await stream.read(65536):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_OUTPUT_BYTES:
+            raise AgentError(f"the agent printed more than {MAX_OUTPUT_BYTES} bytes; print the final answer only")
+    return b"".join(parts)

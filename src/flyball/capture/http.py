@@ -1,0 +1,172 @@
+"""Doors over HTTP, so that an agent in any language trains as it is: it is given a base URL and nothing else.
+
+    POST /{attempt}/v1/chat/completions     stream or not
+    GET  /{attempt}/v1/models
+    GET  /{attempt}/tools                   schemas of the world's tools
+    POST /{attempt}/tools/{name}            {"arguments": {...}, "tool_call_id": "..."} -> {"content", "problem"}
+    POST /{attempt}/user                    {"text": "..."} -> {"reply": "..." | null}
+
+An attempt that is over answers 400 with the stop reason as `code` and tells clients not to retry. The header
+`x-flyball-agent` names a sub-agent; without it a call is the main agent's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from flyball.capture.door import Door, Stopped
+from flyball.capture.openai_form import (
+    BadRequest,
+    completion_body,
+    completion_chunks,
+    error_body,
+    read_chat_request,
+)
+from flyball.errors import FlyballError, ModelError
+from flyball.types import ToolResult
+
+AGENT_HEADER = "x-flyball-agent"
+
+
+class Tools(Protocol):
+    """The world's side of an attempt, as a foreign agent uses it."""
+
+    @property
+    def schemas(self) -> list[dict[str, Any]]: ...
+
+    async def use_tool(self, name: str, arguments: str, tool_call_id: str | None = None) -> ToolResult: ...
+
+    async def user_reply(self, text: str) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class OpenAttempt:
+    """What an address leads to: a door and, where the agent may use them over HTTP, the world's tools."""
+
+    door: Door
+    tools: Tools | None = None
+
+
+class DoorApp:
+    """The ASGI application. The first part of a path names the attempt."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[str, OpenAttempt] = {}
+        self._app = Starlette(
+            routes=[
+                Route("/{attempt}/v1/chat/completions", _answered(self._chat), methods=["POST"]),
+                Route("/{attempt}/v1/models", _answered(self._models)),
+                Route("/{attempt}/tools", _answered(self._schemas)),
+                Route("/{attempt}/tools/{name}", _answered(self._use_tool), methods=["POST"]),
+                Route("/{attempt}/user", _answered(self._user), methods=["POST"]),
+            ]
+        )
+
+    @contextlib.contextmanager
+    def open(self, name: str, attempt: OpenAttempt) -> Iterator[None]:
+        """Serve an attempt under `/{name}/` inside the block."""
+        self._attempts[name] = attempt
+        try:
+            yield
+        finally:
+            del self._attempts[name]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    async def _chat(self, request: Request) -> Response:
+        door = self._find(request).door
+        chat = read_chat_request(await _json(request), door.sampling)
+        reply = await door.complete(chat.messages, chat.tools, agent=request.headers.get(AGENT_HEADER, "main"))
+        if not chat.stream:
+            return _respond(completion_body(reply, chat.model))
+        chunks = completion_chunks(reply, chat.model, chat.include_usage)
+        events = b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks)
+        return Response(events + b"data: [DONE]\n\n", media_type="text/event-stream")
+
+    async def _models(self, request: Request) -> Response:
+        self._find(request)
+        model = {"id": "policy", "object": "model", "created": 0, "owned_by": "flyball"}
+        return _respond({"object": "list", "data": [model]})
+
+    async def _schemas(self, request: Request) -> Response:
+        return _respond({"tools": self._find_tools(request).schemas})
+
+    async def _use_tool(self, request: Request) -> Response:
+        tools = self._find_tools(request)
+        body = await _json_object(request)
+        arguments = body.get("arguments", {})
+        raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        result = await tools.use_tool(request.path_params["name"], raw, body.get("tool_call_id"))
+        return _respond({"content": result.content, "problem": result.problem, "truncated": result.truncated})
+
+    async def _user(self, request: Request) -> Response:
+        tools = self._find_tools(request)
+        text = (await _json_object(request)).get("text")
+        if not isinstance(text, str):
+            raise BadRequest(f"text is {text!r}; it is what the agent says to the user, a string", "text")
+        return _respond({"reply": await tools.user_reply(text)})
+
+    def _find(self, request: Request) -> OpenAttempt:
+        name = request.path_params["attempt"]
+        found = self._attempts.get(name)
+        if found is None:
+            raise BadRequest(f"no attempt {name!r} is open here; it may be over", code="attempt_not_found", status=404)
+        return found
+
+    def _find_tools(self, request: Request) -> Tools:
+        tools = self._find(request).tools
+        if tools is None:
+            raise BadRequest("this attempt has no tools over HTTP; use them where the agent runs", status=404)
+        return tools
+
+
+async def _json(request: Request) -> Any:
+    try:
+        return orjson.loads(await request.body())
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
+    body = await _json(request)
+    if not isinstance(body, dict):
+        raise BadRequest(f"the body is {type(body).__name__}; send a JSON object")
+    return body
+
+
+def _respond(body: dict[str, Any], status: int = 200) -> Response:
+    # A refused request is refused again when it is repeated; OpenAI's clients honour this header.
+    headers = {} if status == 200 else {"x-should-retry": "false"}
+    return Response(orjson.dumps(body), status, headers, media_type="application/json")
+
+
+def _answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """Answer what the handlers raise on purpose in OpenAI's error form."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except BadRequest as bad:
+            return _respond(error_body(str(bad), "invalid_request_error", bad.param, bad.code), bad.status)
+        except Stopped as stopped:
+            kind = "server_error" if stopped.reason.fault == "infrastructure" else "invalid_request_error"
+            status = 500 if kind == "server_error" else 400
+            return _respond(error_body(str(stopped), kind, None, stopped.reason.value), status)
+        except ModelError as error:
+            return _respond(error_body(str(error), "invalid_request_error", "messages", "cannot_render"), 400)
+        except FlyballError as error:
+            return _respond(error_body(str(error), "server_error", None, error.boundary), 500)
+
+    return answer

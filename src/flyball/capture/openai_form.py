@@ -1,0 +1,201 @@
+"""OpenAI's Chat Completions form: what a request may say to a door, and how a reply is written.
+
+A setting that would be ignored is an error (invariant 9), and what an agent asks for must be what the door draws with
+(invariant 5), so every known field has a rule below and unknown ones are refused. The model's name is free: the address
+already says which policy answers, and agents have a name of their own written into them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flyball.capture.door import Reply
+from flyball.engine.protocol import SamplingParams
+from flyball.errors import nearest
+from flyball.types import Message
+
+READ = frozenset({"messages", "model", "tools", "stream", "stream_options"})
+HARMLESS = frozenset({"user", "metadata", "store", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"})
+ONLY: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "tool_choice": ("auto",),
+    "top_p": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logprobs": (False,),
+    "logit_bias": ({},),
+    "stop": ([],),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "service_tier": ("auto", "default"),
+}
+"""Fields with one meaning here; null always means the default. Anything else would be ignored, so it is refused."""
+
+DECLARED: Mapping[str, str] = {
+    "temperature": "temperature",
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+}
+"""Fields that may repeat what the workflow declares, but not change it."""
+
+_KNOWN = READ | HARMLESS | set(ONLY) | set(DECLARED)
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+class BadRequest(Exception):
+    """A request this door does not serve. `param` names the field; the text says the rule and the way out."""
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+        self.status = status
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """What is left of a request when all that must agree agrees."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]]
+    model: str
+    stream: bool
+    include_usage: bool
+
+
+def read_chat_request(body: Any, sampling: SamplingParams) -> ChatRequest:
+    """Read a request body against the declared sampling. Raises BadRequest."""
+    if not isinstance(body, dict):
+        raise BadRequest(f"the body is {type(body).__name__}; a chat completion request is a JSON object")
+    for name, value in body.items():
+        _check_field(name, value, sampling)
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadRequest("messages must be a list with at least one message", "messages")
+    stream_options = body.get("stream_options") or {}
+    return ChatRequest(
+        messages=[_read_message(message, i) for i, message in enumerate(messages)],
+        tools=_read_tools(body.get("tools")),
+        model=str(body.get("model") or "policy"),
+        stream=bool(body.get("stream")),
+        include_usage=bool(stream_options.get("include_usage")),
+    )
+
+
+def _check_field(name: str, value: Any, sampling: SamplingParams) -> None:
+    if name not in _KNOWN:
+        raise BadRequest(
+            f"{name!r} would be ignored here, so it is refused{nearest(name, _KNOWN)}", name, "unsupported"
+        )
+    if value is None or name in READ or name in HARMLESS:
+        return
+    if name in DECLARED:
+        declared = getattr(sampling, DECLARED[name])
+        if value != declared:
+            raise BadRequest(
+                f"{name} is {value!r} in the request and {declared!r} in the declared sampling "
+                f"({DECLARED[name]}); training, evaluation and serving draw alike, so leave it out or declare it",
+                name,
+                "differs_from_declared",
+            )
+    elif value not in ONLY[name]:
+        allowed = " or ".join(repr(each) for each in ONLY[name])
+        raise BadRequest(f"{name} is {value!r}; this endpoint serves {allowed} only", name, "unsupported")
+
+
+def _read_message(message: Any, i: int) -> Message:
+    where = f"messages[{i}]"
+    if not isinstance(message, dict) or message.get("role") not in _ROLES:
+        raise BadRequest(f"{where} needs a role out of {', '.join(_ROLES)}; it is {_short(message)}", where)
+    role = "system" if message["role"] == "developer" else message["role"]
+    read: Message = {"role": role, "content": _read_content(message.get("content"), where)}
+    for name in ("name", "tool_call_id"):
+        if message.get(name):
+            read[name] = message[name]
+    if message.get("tool_calls"):
+        read["tool_calls"] = [_read_tool_call(call, where) for call in message["tool_calls"]]
+    ignored = [k for k, v in message.items() if v and k not in read]
+    if ignored:
+        raise BadRequest(f"{where}.{ignored[0]} would be ignored here, so it is refused", f"{where}.{ignored[0]}")
+    return read
+
+
+def _read_content(content: Any, where: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list) and all(_is_text_part(part) for part in content):
+        return "".join(part["text"] for part in content)
+    raise BadRequest(f"{where}.content must be text or text parts; it is {_short(content)}", f"{where}.content")
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _read_tool_call(call: Any, where: str) -> dict[str, Any]:
+    try:
+        function = {"name": str(call["function"]["name"]), "arguments": str(call["function"]["arguments"])}
+        return {"id": str(call["id"]), "type": "function", "function": function}
+    except (TypeError, KeyError) as error:
+        raise BadRequest(
+            f"{where}.tool_calls holds {_short(call)}; a call is {{id, type, function: {{name, arguments}}}}",
+            f"{where}.tool_calls",
+        ) from error
+
+
+def _read_tools(tools: Any) -> list[dict[str, Any]]:
+    tools = tools or []
+    for i, each in enumerate(tools):
+        if not isinstance(each, dict) or each.get("type") != "function" or "name" not in each.get("function", {}):
+            raise BadRequest(
+                f"tools[{i}] is {_short(each)}; a tool is {{type: function, function: {{name, ...}}}}", "tools"
+            )
+    return list(tools)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def completion_body(reply: Reply, model: str) -> dict[str, Any]:
+    """The whole answer of a request without `stream`."""
+    choice = {"index": 0, "message": reply.message, "logprobs": None, "finish_reason": _finish_reason(reply)}
+    return {**_head(reply, model, "chat.completion"), "choices": [choice], "usage": _usage(reply)}
+
+
+def completion_chunks(reply: Reply, model: str, include_usage: bool) -> list[dict[str, Any]]:
+    """The chunks of a streamed answer; the last one carries the usage, in a chunk without choices when asked for."""
+    head = _head(reply, model, "chat.completion.chunk")
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": reply.message["content"]}]
+    for i, call in enumerate(reply.message.get("tool_calls", ())):
+        deltas.append({"tool_calls": [{"index": i, **call}]})
+    chunks = [{**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    chunks.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": _finish_reason(reply)}]})
+    if include_usage:
+        chunks.append({**head, "choices": []})
+    chunks[-1]["usage"] = _usage(reply)
+    return chunks
+
+
+def error_body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
+    """OpenAI's error form."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _head(reply: Reply, model: str, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{reply.call_id}", "object": kind, "created": int(time.time()), "model": model}
+
+
+def _finish_reason(reply: Reply) -> str:
+    if reply.finish_reason == "stop" and reply.message.get("tool_calls"):
+        return "tool_calls"
+    return reply.finish_reason
+
+
+def _usage(reply: Reply) -> dict[str, int]:
+    given, sampled = reply.num_prompt_tokens, reply.num_completion_tokens
+    return {"prompt_tokens": given, "completion_tokens": sampled, "total_tokens": given + sampled}
