@@ -79,7 +79,7 @@ class WorldSpec:
 
 
 class World:
-    """One attempt's world of `task`: what it shows (`observation`, `system`, `tools`, `schemas`) and what became of it."""
+    """The world of one attempt at `task`: what it shows (`observation`, `system`, `tools`, `schemas`) and its end."""
 
     def __init__(self, name: str, system: str, instance: Any, task: Task) -> None:
         self._name, self._instance, self.task = name, instance, task
