@@ -130,7 +130,7 @@ def _refuse(ended: Stopped) -> str:
 
 
 def _conversation(world: World, door: Door, answer: str | None) -> tuple[Message, ...]:
-    """The main agent's conversation as of its last call, ended by the answer where the agent did not say it verbatim."""
+    """The main agent's conversation as of its last call, ended by its answer if it was worded anew."""
     messages = door.transcript or tuple(opening(world))
     if answer is None:
         return messages

@@ -96,8 +96,8 @@ async def run_tools(
 ) -> Sequence[ToolResult]:
     """Run the calls of one turn, at the same time unless one of them writes. Results come in the order of the calls."""
 
-    def started(call: ToolCall) -> Any:
-        return call_tool(
+    async def run(call: ToolCall) -> ToolResult:
+        return await call_tool(
             world.tools,
             call,
             timeout_seconds=limits.tool_timeout_seconds,
@@ -106,12 +106,12 @@ async def run_tools(
         )
 
     if len(calls) == 1 or any(call.name in world.tools and world.tools[call.name].writes for call in calls):
-        return [await started(call) for call in calls]
-    return await asyncio.gather(*[started(call) for call in calls])
+        return [await run(call) for call in calls]
+    return await asyncio.gather(*[run(call) for call in calls])
 
 
 class _Watch:
-    """Notices a policy that is stuck: cut off, unreadable several times in a row, or saying the same again and again."""
+    """Notices a policy that is stuck: cut off, unreadable several times in a row, or repeating itself."""
 
     def __init__(self, max_repeats: int, max_malformed: int) -> None:
         self._max_repeats = max_repeats

@@ -1,0 +1,105 @@
+"""One attempt: open the world, let the agent drive the policy through the door, keep everything that happened.
+
+What went wrong around the policy (world, agent program, engine) is not the policy's failure: the same attempt, with
+the same seed, is run again up to `MAX_RERUNS` times and then returned with the fault as its stop reason, so that
+grading makes it Missing and not zero. What the policy did wrong is a result and is never run again (invariant 2).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+
+from flyball.agent.runner import AgentEnd, AgentRunner
+from flyball.capture.door import Door
+from flyball.engine.protocol import Engine, SamplingParams
+from flyball.errors import Fault, WorldError
+from flyball.models.chat import ChatFormat
+from flyball.rollout.prices import Prices
+from flyball.tasks.world import WorldSpec
+from flyball.types import Attempt, Call, StopReason, Task, Trajectory, Usage
+
+MAX_RERUNS = 2
+
+
+async def run_attempt(
+    task: Task,
+    *,
+    world: WorldSpec,
+    runner: AgentRunner,
+    engine: Engine,
+    chat: ChatFormat,
+    sampling: SamplingParams,
+    seed: int,
+    group_index: int = 0,
+    versions: Mapping[str, str] | None = None,
+    prices: Prices | None = None,
+) -> Attempt:
+    """Attempt `task` once. `versions` is kept with the attempt, completed by the world's and the agent's.
+
+    Raises DatasetError, ConfigError and ModelError, which no re-run cures; every other fault is a StopReason.
+    """
+    attempt = Attempt(
+        attempt_id=f"at_{uuid.uuid4().hex}",
+        task=task,
+        trajectory=Trajectory((), StopReason.CANCELLED),
+        messages=(),
+        trace_id=uuid.uuid4().hex,
+        group_index=group_index,
+        seed=seed,
+        versions={"world": world.version, "agent": runner.name, **(versions or {})},
+    )
+    for _ in range(1 + MAX_RERUNS):
+        session = f"{attempt.attempt_id}-{uuid.uuid4().hex[:8]}"
+        door = Door(engine, chat, sampling, limits=task.limits, seed=seed, session=session)
+        attempt = await _run_once(replace(attempt, session_id=session), world, runner, door, prices or Prices())
+        if attempt.stop.fault is not Fault.INFRASTRUCTURE:
+            break
+    return attempt
+
+
+async def _run_once(attempt: Attempt, spec: WorldSpec, runner: AgentRunner, door: Door, prices: Prices) -> Attempt:
+    started = time.perf_counter()
+    state = None
+    end = AgentEnd(StopReason.ANSWERED)
+    try:
+        world = await spec.open(attempt.task)
+        try:
+            end = await runner.run(world, door, attempt.task.limits)
+            state = await world.export_state()
+        finally:
+            await world.close()
+    except WorldError as error:
+        end = _blame_world(end, error)
+    finally:
+        await door.end_session()
+    usage = _usage(door.calls, time.perf_counter() - started)
+    billed = sum(result.cost_usd for call in door.calls for result in call.tool_results)
+    num_results = sum(len(call.tool_results) for call in door.calls)
+    return replace(
+        attempt,
+        trajectory=Trajectory(door.calls, end.stop, end.detail),
+        messages=end.messages,
+        state=state,
+        usage=usage,
+        cost_usd=prices.cost(usage, num_results) + billed,
+    )
+
+
+def _blame_world(end: AgentEnd, error: WorldError) -> AgentEnd:
+    """A world that failed ends the attempt, unless other machinery had failed before it."""
+    if end.stop.fault is Fault.INFRASTRUCTURE:
+        return end
+    return replace(end, stop=StopReason.WORLD_ERROR, detail=str(error))
+
+
+def _usage(calls: tuple[Call, ...], wall_seconds: float) -> Usage:
+    return Usage(
+        tokens_in=sum(len(call.prompt_ids) for call in calls),
+        tokens_out=sum(len(call.completion_ids) for call in calls),
+        model_seconds=sum(call.seconds for call in calls),
+        tool_seconds=sum(result.seconds for call in calls for result in call.tool_results),
+        wall_seconds=wall_seconds,
+    )
