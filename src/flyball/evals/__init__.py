@@ -1,0 +1,1 @@
+"""Suites, runs, summaries, paired comparisons, and the readiness check (`doctor`)."""
