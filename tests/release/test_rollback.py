@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from flyball.engine.fake import FakeEngine
 from flyball.errors import EngineError, ReleaseError
 from flyball.release.registry import PRODUCTION, Registry, new_version, weights_digest
-from flyball.release.rollback import DRILL_ALIAS, drill_rollback
+from flyball.release.rollback import DRILL_ALIAS, drill_rollback, loader
 from flyball.store.store import Store
 from flyball.types import Attempt, Call, PolicyVersion, StopReason, Task, Trajectory
 
@@ -158,3 +159,10 @@ def test_a_probe_that_is_not_run_anew_proves_nothing(store, versions):
 
     bench.probe = remembered
     assert "run anew" in drill(store, versions, bench).problem
+
+
+def test_a_loader_gives_each_version_a_number_of_its_own(store, versions):
+    old, new = versions
+    engine = FakeEngine(["done"], version=4)
+    load = loader(engine)
+    assert [asyncio.run(load(version)) for version in (new, old)] == [5, 6] and engine.version == 6

@@ -33,7 +33,7 @@ def _on_primary(judge: Callable[[Evidence, SuitePair], Finding]) -> Callable[[Ev
 
 def _judge_change(change: Estimate, limit: float) -> Finding:
     facts = {"change": change, "limit": limit}
-    said = f"{100 * change.value:+.1f} %, bound {100 * change.high:+.1f} %, n={change.n}"
+    said = f"{100 * change.value:+.1f} %, at most {100 * change.high:+.1f} %, n={change.n}"
     if change.high < limit:
         return Finding("pass", said, facts)
     if change.low > limit:

@@ -18,12 +18,16 @@ TWO_SIDED = 0.90
 
 @dataclass(frozen=True)
 class Finding:
-    """What the evidence says about one rule. `more_needed`: further tasks that would settle an inconclusive one."""
+    """What the evidence says about one rule. `more_needed`: further tasks that would settle an inconclusive one.
+
+    `slack` is how far inside its margin the bound lies (negative: outside), so that the tightest of several shows.
+    """
 
     state: GateState
     reason: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
     more_needed: int | None = None
+    slack: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,11 @@ _WORST_FIRST: tuple[GateState, ...] = ("fail", "not_evaluable", "inconclusive", 
 
 
 def worst_of(findings: Mapping[str, Finding]) -> Finding:
-    """One finding over several suites: as bad as the worst, with the reasons of all that are as bad.
+    """One finding over several suites or arms: as bad as the worst.
 
-    Requiring every suite to pass needs no correction for their number: the chance that a harmful candidate passes
-    all of them is at most its chance on the suite it harms (intersection-union test).
+    The reason names all that are as bad; when all pass, the one with the least slack. Requiring every suite to pass
+    needs no correction for their number: the chance that a harmful candidate passes all of them is at most its chance
+    on the suite it harms (intersection-union test).
     """
     if not findings:
         return not_evaluable("no suite to judge")
@@ -73,9 +78,15 @@ def worst_of(findings: Mapping[str, Finding]) -> Finding:
     decisive = {suite: finding for suite, finding in findings.items() if finding.state == state}
     needed = [finding.more_needed for finding in decisive.values()]
     known = [number for number in needed if number is not None]
+    tightest = min(findings, key=lambda name: findings[name].slack)
+    if state == "pass" and len(findings) > 1:
+        reason = f"{tightest}: {findings[tightest].reason} (tightest of {len(findings)})"
+    else:
+        reason = "; ".join(f"{name}: {finding.reason}" for name, finding in decisive.items())
     return Finding(
         state,
-        "; ".join(f"{suite}: {finding.reason}" for suite, finding in decisive.items()),
-        {suite: dict(finding.evidence) for suite, finding in findings.items()},
+        reason,
+        {name: dict(finding.evidence) for name, finding in findings.items()},
         max(known) if known and len(known) == len(needed) else None,
+        findings[tightest].slack,
     )

@@ -33,12 +33,13 @@ def _judge_difference(comparison: Comparison, threshold: float) -> Finding:
     facts = {"difference": difference, "threshold": threshold}
     bounds = f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
     said = f"{100 * difference.value:+.1f} points {bounds}, n={difference.n}"
-    if difference.low > threshold:
-        return Finding("pass", said, facts)
+    slack = difference.low - threshold
+    if slack > 0:
+        return Finding("pass", said, facts, slack=slack)
     if difference.high < threshold:
-        return Finding("fail", f"{said}: below {100 * threshold:+g} points is shown", facts)
+        return Finding("fail", f"{said}: below {100 * threshold:+g} points is shown", facts, slack=slack)
     more = more_needed(difference, threshold) if difference.value > threshold else None
-    return Finding("inconclusive", f"{said}: {100 * threshold:+g} points is not excluded", facts, more)
+    return Finding("inconclusive", f"{said}: {100 * threshold:+g} points is not excluded", facts, more, slack)
 
 
 def _judge_improves(evidence: Evidence) -> Finding:
@@ -74,13 +75,14 @@ def _judge_arm(runs: list[EvalRun]) -> Finding:
     missing = sum(isinstance(result.success, Missing) or isinstance(result.safe, Missing) for result in results)
     rate = wilson(missing, len(results), level=TWO_SIDED)
     facts = {"rate": rate, "limit": MISSING_LIMIT}
-    said = f"{missing} of {len(results)} missing, bound {100 * rate.high:.1f} %"
-    if rate.high < MISSING_LIMIT:
-        return Finding("pass", said, facts)
+    slack = MISSING_LIMIT - rate.high
+    said = f"{missing} of {len(results)} missing, at most {100 * rate.high:.1f} %"
+    if slack > 0:
+        return Finding("pass", said, facts, slack=slack)
     if rate.low > MISSING_LIMIT:
-        return Finding("fail", f"{said}: more than {100 * MISSING_LIMIT:g} % is shown", facts)
+        return Finding("fail", f"{said}: more than {100 * MISSING_LIMIT:g} % is shown", facts, slack=slack)
     more = more_needed(rate, MISSING_LIMIT) if rate.value < MISSING_LIMIT else None
-    return Finding("inconclusive", f"{said}: {100 * MISSING_LIMIT:g} % is not excluded", facts, more)
+    return Finding("inconclusive", f"{said}: {100 * MISSING_LIMIT:g} % is not excluded", facts, more, slack)
 
 
 SUCCESS_IMPROVES = Gate(

@@ -16,9 +16,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flyball.engine.protocol import Engine
 from flyball.errors import Fault, FlyballError, ReleaseError
 from flyball.release.registry import PRODUCTION, Registry, weights_digest
-from flyball.types import Attempt, PolicyVersion
+from flyball.types import Attempt, PolicyVersion, WeightsRef
 
 DRILL_ALIAS = "drill"
 
@@ -55,6 +56,17 @@ class Drill:
     @property
     def seconds(self) -> float:
         return sum(step.seconds for step in self.steps if step.counts)
+
+
+def loader(engine: Engine) -> Load:
+    """How a version gets into an engine: its folder, under the engine's next number."""
+
+    async def load(version: PolicyVersion) -> int:
+        ref = WeightsRef(engine.version + 1, version.path, version.weights)
+        await engine.load_weights(ref)
+        return ref.version
+
+    return load
 
 
 async def drill_rollback(
