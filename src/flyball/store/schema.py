@@ -58,7 +58,7 @@ _TABLES = (
     "CREATE INDEX sessions_of_version ON sessions (policy_version, release_channel)",
 )
 
-_APPEND_ONLY = (
+APPEND_ONLY = (
     "migrations",
     "events",
     "metrics",
@@ -80,8 +80,8 @@ def _refuse(name: str, table: str, action: str) -> str:
 
 
 _TRIGGERS = (
-    *(_refuse(f"{table}_never_change", table, "UPDATE") for table in _APPEND_ONLY),
-    *(_refuse(f"{table}_never_go", table, "DELETE") for table in _APPEND_ONLY),
+    *(_refuse(f"{table}_never_change", table, "UPDATE") for table in APPEND_ONLY),
+    *(_refuse(f"{table}_never_go", table, "DELETE") for table in APPEND_ONLY),
     _refuse("runs_never_go", "runs", "DELETE"),
     _refuse("runs_change_status_only", "runs", "UPDATE OF run_id, kind, name, config, created_at"),
 )
