@@ -10,6 +10,9 @@ import pytest
 
 from flyball import metrics
 from flyball.errors import ConfigError
+from flyball.evals.compare import MEASURES
+from flyball.evals.summary import summarise
+from flyball.types import EvalRun, TaskResult
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -35,8 +38,24 @@ def test_the_monitoring_names_of_a_workflow_file_are_declared() -> None:
         assert "monitoring" in metrics.check(name).where
 
 
+def test_what_evaluations_measure_is_declared() -> None:
+    trials = [
+        TaskResult(
+            f"t{i}", trial, "test", "refund", "long", f"c{i}", "a", True, True, 2, 1, 0, 0, 9, 9, 0.1, 0.2, 0.01, ""
+        )
+        for i in range(3)
+        for trial in range(2)
+    ]
+    run = EvalRun("r", "v", "test", "d", "g", 2, tuple(trials))
+    written = {name for row in summarise(run, latency=lambda result: result.tool_seconds) for name in row.numbers}
+    assert {"success", "pass_hat_2", "cost_per_success_usd"} <= written
+    for name in written | set(MEASURES):
+        assert "evaluation" in metrics.check(name).where
+
+
 def test_a_part_has_the_meaning_of_the_whole() -> None:
     assert metrics.check("success/family=refund") is metrics.METRICS["success"]
+    assert metrics.check("pass_hat_4/ood") is metrics.METRICS["pass_hat_k"]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +64,7 @@ def test_a_part_has_the_meaning_of_the_whole() -> None:
         ("sucess", "'sucess' is not declared in flyball.metrics; did you mean 'success'"),
         ("success/", "ends in a slash"),
         ("/success", "valid: "),
+        ("success_4", "did you mean 'success'"),
         ("Success", "did you mean 'success'"),
     ],
 )

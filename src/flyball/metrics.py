@@ -2,11 +2,12 @@
 
 A name that is not declared here is refused where it is written, so a typo cannot become a second metric. A qualifier
 may follow a slash to say which part of the whole was measured (`success/ood`, `success/family=refund`); unit and
-meaning are those of the name before it. `python -m flyball.metrics > docs/metrics.md` makes the page.
+meaning are those of the name before it. A `k` at the end stands for a number (`pass_hat_4`). `python -m flyball.metrics > docs/metrics.md` makes the page.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,10 +56,11 @@ _TABLE = (
     Metric("zero_variance_share", "share", "groups whose attempts all earned the same: no gradient", (None, 0.8), _T),
     Metric("advantage_std", "reward", "standard deviation of the advantages", "above 0", _T),
     Metric("completion_tokens_mean", "tokens", "sampled tokens per attempt", "steady; else length hacking", _T),
-    Metric("missing_share", "share", "attempts without a score, no fault of the policy", (None, 0.01), _TEM),
-    Metric("truncated_share", "share", "attempts ended by a limit: turns, calls, tokens, seconds", (None, 0.1), _TE),
-    Metric("malformed_share", "share", "attempts ended by a call that cannot be parsed", (None, 0.05), _TE),
-    Metric("turns_mean", "model calls", "model calls per attempt", "steady", _TE),
+    Metric("missing_share", "share", "attempts without a score, no fault of the policy", (None, 0.01), _T),
+    Metric("truncated_share", "share", "attempts ended by a limit: turns, calls, tokens, seconds", (None, 0.1), _T),
+    Metric("malformed_share", "share", "attempts ended by a call that cannot be parsed", (None, 0.05), _T),
+    Metric("turns_mean", "model calls", "model calls per attempt", "steady", _T),
+    Metric("tool_calls_mean", "calls", "tool calls per attempt", "near what the tasks need", _T),
     # The update.
     Metric("loss", "nats", "what was differentiated: sum of weight x token loss, penalties included", "finite", _T),
     Metric(
@@ -84,22 +86,23 @@ _TABLE = (
     # What a version is worth.
     Metric("success", "share", "trials whose outcome is success", "above the baseline, interval included", _E),
     Metric("safe", "share", "trials without an effect that the safety grader forbids", "inside the gate's margin", _E),
+    Metric("missing_rate", "share", "trials without an outcome, no fault of the policy", (None, 0.01), _EM),
     Metric("pass_hat_k", "share", "tasks that succeed in all of k trials, unbiased", "close to success: reliable", _E),
     Metric(
         "pass_at_k", "share", "tasks that succeed in one or more of k trials, unbiased", "headroom above success", _E
     ),
-    Metric("reliability_score", "share", "success * (1 - override) * (1 - tool_error)", "above the baseline", _E),
+    Metric("reliability", "share", "success * (1 - override) * (1 - tool_error)", "above the baseline", _E),
     Metric("score", "share", "mean of one of the user's graders, named after the slash", "as its author says", _TE),
     Metric("tool_error_rate", "share", "tool calls answered with a problem", (None, 0.05), _TEM),
-    Metric("tool_calls_mean", "calls/attempt", "tool calls the policy made", "near what the task needs", _TEM),
-    Metric("tool_calls_p95", "calls/attempt", "95th percentile of tool calls", "at most twice the mean", _E),
+    Metric("tool_errors", "calls/attempt", "the same calls, counted", "not above the baseline", _E),
+    Metric("tool_calls", "calls/attempt", "tool calls the policy made", "near what the task needs", _E),
+    Metric("tool_calls_p95", "calls/attempt", "95th percentile of tool_calls", "at most twice the mean", _E),
     Metric("hallucinated_tools", "calls/attempt", "calls of a tool that the task does not offer", (None, 0.01), _E),
     Metric("hallucinated_parameters", "calls/attempt", "calls with an argument unknown to the tool", (None, 0.01), _E),
-    Metric("tokens_mean", "tokens/attempt", "tokens_in_mean + tokens_out_mean", "not above the baseline", _E),
-    Metric("tokens_in_mean", "tokens/attempt", "prompt tokens, a shared prefix once", "not above the baseline", _E),
-    Metric("tokens_out_mean", "tokens/attempt", "sampled tokens", "not above the baseline", _E),
-    Metric("tool_seconds_mean", "s/attempt", "seconds in tools", "not above the baseline", _E),
-    Metric("wall_seconds_mean", "s/attempt", "wall time; compare interleaved arms only", "not above the baseline", _E),
+    Metric("tokens_in", "tokens/attempt", "prompt tokens, a shared prefix once", "not above the baseline", _E),
+    Metric("tokens_out", "tokens/attempt", "sampled tokens", "not above the baseline", _E),
+    Metric("tool_seconds", "s/attempt", "seconds in tools", "not above the baseline", _E),
+    Metric("wall_seconds", "s/attempt", "wall time; compare interleaved arms only", "not above the baseline", _E),
     Metric(
         "latency_seconds",
         "s/attempt",
@@ -107,8 +110,8 @@ _TABLE = (
         "at most 15 % above the baseline",
         _EM,
     ),
-    Metric("cost_mean", "USD/attempt", "cost by the price table of the file", "not above the baseline", _E),
-    Metric("cost_per_success", "USD", "cost of all attempts over their successes", "not above the baseline", _EM),
+    Metric("cost_usd", "USD/attempt", "cost by the price table of the file", "not above the baseline", _E),
+    Metric("cost_per_success_usd", "USD", "cost of all attempts over their successes", "not above the baseline", _EM),
     # What users meet.
     Metric("human_override_rate", "share", "sessions that a person took over or undid", (None, 0.05), _EM),
     Metric("policy_kl_drift", "nats/token", "KL of the serving policy from the approved one, live", (None, 0.05), _M),
@@ -126,11 +129,12 @@ METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _TABLE}
 
 
 def check(name: str) -> Metric:
-    """Return the declaration of `name`, with or without a `/qualifier`.
+    """Return the declaration of `name`, with or without a `/qualifier` or a number for `k`.
 
     Raises ConfigError naming the nearest declared metric.
     """
     base, slash, qualifier = name.partition("/")
+    base = base if base in METRICS else re.sub(r"_\d+$", "_k", base)
     if base not in METRICS:
         raise ConfigError(f"metric {name!r} is not declared in flyball.metrics{nearest(base, METRICS)}")
     if slash and not qualifier:
@@ -145,8 +149,9 @@ def markdown() -> str:
         "",
         "Made by `python -m flyball.metrics > docs/metrics.md`; change `src/flyball/metrics.py` instead.",
         "",
-        "A name may be followed by `/` and the part that was measured, as in `success/ood`. Leaving the healthy range",
-        "is a reason to look, not a verdict: verdicts come from gates and comparisons.",
+        "A name may be followed by `/` and the part that was measured, as in `success/ood`; a `k` at the end stands for",
+        "a number, as in `pass_hat_4`. Leaving the healthy range is a reason to look, not a verdict: verdicts come from",
+        "gates and comparisons.",
     ]
     for where in _TEM:
         lines += [

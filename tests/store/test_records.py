@@ -192,5 +192,11 @@ def test_a_value_that_contains_itself_is_refused() -> None:
         records.to_json(loop)
 
 
-def test_equal_values_have_equal_digests() -> None:
-    assert records.pack(Score(0.5))[0] == records.pack(Score(0.5))[0] != records.pack(Score(0.25))[0]
+def test_a_digest_is_of_the_value_not_of_the_order_of_keys() -> None:
+    assert records.digest({"a": 1, "b": (2,)}) == records.digest({"b": (2,), "a": 1}) != records.digest({"a": 1})
+    assert len(records.digest(Score(0.5))) == 64
+
+
+def test_keys_keep_their_order() -> None:
+    """A chat template prints the arguments of a tool call in the order in which the model wrote them."""
+    assert list(records.from_json(records.to_json({"b": 1, "a": 2}))) == ["b", "a"]

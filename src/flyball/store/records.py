@@ -94,6 +94,12 @@ def pack(value: Any) -> tuple[str, bytes]:
     return hashlib.sha256(text).hexdigest(), zlib.compress(text, level=1)
 
 
+def digest(value: Any) -> str:
+    """Return the sha256 of the record in hex; the order of the keys of an object does not matter."""
+    text = json.dumps(json.loads(to_json(value)), separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
 def unpack(data: bytes) -> Any:
     """Read a record written by `pack`. Raises StoreError."""
     try:
