@@ -417,4 +417,4 @@ PROMISES = (
 def write(pattern: str, rng: random.Random, **slots: object) -> str:
     """Choose every `[a|b]`, then fill the slots."""
     chosen = re.sub(r"\[([^\[\]{}]*\|[^\[\]{}]*)\]", lambda m: rng.choice(m[1].split("|")), pattern)
-    return chosen.format(**slots)
+    return re.sub(r"\ba (?=[aeiou])", "an ", chosen.format(**slots))

@@ -38,6 +38,10 @@ class Pool:
     """names that say nothing, so that only the description tells what the tool does"""
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 TRAIN = Pool(
     verbs={
         "get_order": ("fetch", "read", "show", "load"),
@@ -84,7 +88,7 @@ TRAIN = Pool(
         "calculator": ("Does arithmetic.", "Computes numbers.", "Calculates an expression."),
     },
     parameters={
-        "order_id": ("order", "id", "number", "order_number", "oid", "purchase"),
+        "order_id": ("order", "id", "number", "order_number", "oid", "purchase", "key", "sale", "nr"),
         "email": ("mail", "customer", "account"),
         "cents": ("amount", "sum_cents", "money"),
         "address": ("to", "destination", "street"),
@@ -104,23 +108,9 @@ TRAIN = Pool(
         ("clock", "The time of day.", "14:05"),
         ("rate_customer", "Stores a rating.", "stored"),
     ),
-    codewords=(
-        "amber",
-        "birch",
-        "cedar",
-        "delta",
-        "ember",
-        "flint",
-        "grove",
-        "heron",
-        "iris",
-        "jade",
-        "karst",
-        "lotus",
-        "maple",
-        "nova",
-        "onyx",
-        "pearl",
+    codewords=_words(
+        "amber birch cedar delta ember flint grove heron iris jade karst lotus maple nova onyx pearl quartz robin "
+        "slate tulip umber violet walnut zephyr basil coral dusk fern garnet hazel ivory lilac mango nectar olive poppy"
     ),
 )
 
@@ -198,7 +188,7 @@ def draw(rng: random.Random, pool: Pool) -> dict[str, Any]:
         name = _name(rng, pool, tool, taken)
         taken.add(name)
         entry: dict[str, Any] = {"name": name, "description": rng.choice(pool.descriptions[tool])}
-        entry["parameters"] = {p: rng.choice(pool.parameters[p]) for p in parameters if rng.random() < 0.7}
+        entry["parameters"] = _parameters(rng, pool, parameters)
         if rng.random() < 0.2:
             entry["optional"] = dict([rng.choice(pool.optional)])
         rename[tool] = entry
@@ -207,6 +197,16 @@ def draw(rng: random.Random, pool: Pool) -> dict[str, Any]:
         for name, text, answer in rng.sample(pool.distractors, rng.choice((1, 2)))
     ]
     return {"rename": rename, "distractors": distractors}
+
+
+def _parameters(rng: random.Random, pool: Pool, parameters: tuple[str, ...]) -> dict[str, str]:
+    renamed: dict[str, str] = {}
+    for parameter in parameters:
+        if rng.random() < 0.7:
+            blind = pool.codewords and rng.random() < 0.25
+            names = pool.codewords if blind else pool.parameters[parameter]
+            renamed[parameter] = rng.choice([name for name in names if name not in renamed.values()])
+    return renamed
 
 
 def _name(rng: random.Random, pool: Pool, tool: str, taken: set[str]) -> str:

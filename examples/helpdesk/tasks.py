@@ -280,10 +280,10 @@ class Drawer:
             step["units"] = self.rng.randint(2, max(2, order.qty - 1))
         return step
 
-    def pick(self, patterns: tuple[str, ...], step: Mapping[str, Any], order: Order) -> tuple[str, int]:
+    def pick(self, patterns: tuple[str, ...], step: Mapping[str, Any], order: Order) -> tuple[str, str]:
         index = self.rng.randrange(len(patterns))
         slots = {**step, "item": order.item, "qty": order.qty, "email": order.email}
-        return write(patterns[index], self.rng, **slots), index
+        return write(patterns[index], self.rng, **slots), str(index)
 
     def shuffled(self, values: Iterable[str]) -> list[str]:
         return sorted(values, key=lambda _: self.rng.random())

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from oracle import Call, Clerk, Say, Work
+from clerk import Call, Clerk, Say, Work
 from rules import REFUND_DAYS, Step
 
 
