@@ -203,7 +203,7 @@ def test_versions_follow_every_grader() -> None:
         GraderSet(grader(raises)),
         GraderSet(grader(success), reward=grader(success)),
         GraderSet(grader(success), safety=grader(success)),
-        GraderSet(grader(success), scores={"s": grader(success)}),
+        GraderSet(grader(success), scores={"z": grader(success)}),
     ]
     assert len({graders.version for graders in [base, *others]}) == 5
     assert base.versions == {"success": base.success.version}

@@ -69,7 +69,10 @@ class Desk(Base):
 
 
 def test_public_typed_methods_are_tools_and_nothing_else_is() -> None:
-    assert list(find_tools(Desk())) == ["inherited", "find_order", "give_back", "add", "which"]
+    tools = find_tools(Desk())
+    assert list(tools) == ["inherited", "find_order", "give_back", "add", "which"]
+    assert tools["add"].parameters["required"] == ["a", "b"] and tools["add"].fn(a=1.0, b=2.0) == 3.0
+    assert tools["which"].parameters["required"] == ["kind"] and tools["which"].fn(kind="a") == "Deska"
 
 
 def test_schema_comes_from_signature_and_docstring() -> None:

@@ -262,6 +262,6 @@ def test_cancelling_the_caller_cancels_the_tool() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.sleep(0)
+        assert ended == ["cancelled"]  # now, not when the loop is torn down
 
     asyncio.run(main())
-    assert ended == ["cancelled"]
