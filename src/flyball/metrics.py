@@ -2,7 +2,9 @@
 
 A name that is not declared here is refused where it is written, so a typo cannot become a second metric. A qualifier
 may follow a slash to say which part of the whole was measured (`success/ood`, `success/family=refund`); unit and
-meaning are those of the name before it. A `k` at the end stands for a number (`pass_hat_4`). `python -m flyball.metrics > docs/metrics.md` makes the page.
+meaning are those of the name before it. A `k` at the end stands for a number (`pass_hat_4`).
+
+    python -m flyball.metrics > docs/metrics.md
 """
 
 from __future__ import annotations
@@ -149,9 +151,9 @@ def markdown() -> str:
         "",
         "Made by `python -m flyball.metrics > docs/metrics.md`; change `src/flyball/metrics.py` instead.",
         "",
-        "A name may be followed by `/` and the part that was measured, as in `success/ood`; a `k` at the end stands for",
-        "a number, as in `pass_hat_4`. Leaving the healthy range is a reason to look, not a verdict: verdicts come from",
-        "gates and comparisons.",
+        "A name may be followed by `/` and the part that was measured, as in `success/ood`; a `k` at the end stands",
+        "for a number, as in `pass_hat_4`. Leaving the healthy range is a reason to look, not a verdict: verdicts come",
+        "from gates and comparisons.",
     ]
     for where in _TEM:
         lines += [

@@ -25,7 +25,10 @@ _DAMAGED = (
     "it aside: a new store is made when the folder is empty"
 )
 _OPEN = "cannot be opened or made. Check that the path exists and that this user may read it and create files there"
-_IO = "failed while reading or writing. Everything acknowledged is kept; check the disk, its free space and limits, then resume"
+_IO = (
+    "failed while reading or writing. Everything acknowledged is kept; check the disk, its free space and limits, then "
+    "resume"
+)
 
 _BY_SQLITE_CODE = {
     sqlite3.SQLITE_FULL: _FULL,
