@@ -30,7 +30,7 @@ MAX_OUTPUT_BYTES = 1_000_000
 
 
 class Command:
-    """Runs a command per attempt; a string is split as a shell would, without a shell. `env` adds to the environment."""
+    """Runs a command per attempt. A string is split as a shell would, but no shell runs; `env` adds variables."""
 
     def __init__(
         self,

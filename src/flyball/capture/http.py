@@ -33,7 +33,7 @@ from flyball.capture.openai_form import (
     error_body,
     read_chat_request,
 )
-from flyball.errors import FlyballError, ModelError
+from flyball.errors import Fault, FlyballError, ModelError
 from flyball.types import ToolResult
 
 AGENT_HEADER = "x-flyball-agent"
@@ -161,7 +161,7 @@ def _answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Re
         except BadRequest as bad:
             return _respond(error_body(str(bad), "invalid_request_error", bad.param, bad.code), bad.status)
         except Stopped as stopped:
-            kind = "server_error" if stopped.reason.fault == "infrastructure" else "invalid_request_error"
+            kind = "server_error" if stopped.reason.fault is Fault.INFRASTRUCTURE else "invalid_request_error"
             status = 500 if kind == "server_error" else 400
             return _respond(error_body(str(stopped), kind, None, stopped.reason.value), status)
         except ModelError as error:

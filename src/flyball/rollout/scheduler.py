@@ -66,8 +66,9 @@ async def rollout_groups(
                 if len(group.attempts) == group.size:
                     finished.put_nowait(group.finished())
             finished.put_nowait(None)
-        except Exception as error:  # carried to whoever iterates, and raised there
+        except BaseException as error:  # whoever iterates waits on the queue, so every end of a worker goes there
             finished.put_nowait(_Failed(error))
+            raise
 
     workers = [asyncio.create_task(work(), name=f"flyball rollout {i}") for i in range(concurrency)]
     try:

@@ -1,0 +1,164 @@
+"""The built-in loop: turns, tools, users, limits, and policies that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from desk import Desk, assert_exact, open_door, task
+
+from flyball.agent.loop import ToolLoop
+from flyball.agent.runner import AgentEnd
+from flyball.capture.door import Door
+from flyball.engine.fake import FakeEngine
+from flyball.models.fake import tool_call_text
+from flyball.tasks.world import WorldSpec
+from flyball.types import Limits, StopReason
+
+FIND = tool_call_text("find_order", order_id="A1")
+
+
+def converse(
+    *script: str,
+    limits: Limits | None = None,
+    loop: ToolLoop | None = None,
+    engine: FakeEngine | None = None,
+    **public: Any,
+) -> tuple[AgentEnd, Door, list[str], FakeEngine]:
+    limits = limits or Limits()
+    engine = engine or FakeEngine(script)
+    door = open_door(engine, limits)
+
+    async def go() -> tuple[AgentEnd, list[str]]:
+        world = await WorldSpec(Desk).open(task(limits=limits, **public))
+        end = await (loop or ToolLoop()).run(world, door, limits)
+        return end, await world.export_state()
+
+    end, state = asyncio.run(go())
+    return end, door, state, engine
+
+
+def test_tools_are_run_and_shown_until_the_policy_answers() -> None:
+    end, door, state, engine = converse(FIND, "It has shipped.")
+    assert (end.stop, state) == (StopReason.ANSWERED, ["find A1"])
+    assert [m["role"] for m in end.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert end.messages[0]["content"] == "You are the order desk."
+    assert end.messages[-1]["content"] == "It has shipped."
+    (result,) = door.calls[0].tool_results
+    assert (result.call_id, result.problem) == (door.calls[0].tool_calls[0].call_id, None)
+    assert result.content == end.messages[3]["content"]
+    assert "shipped" in result.content
+    assert_exact(door.calls, engine)
+    assert {call.drift for call in door.calls} == {"clean"}
+    assert door.calls[1].parent_id == door.calls[0].call_id
+
+
+def test_reading_tools_of_one_turn_run_at_the_same_time() -> None:
+    gate = asyncio.Barrier(2)
+
+    class Meeting:
+        def reset(self, ticket: str) -> str:
+            return ticket
+
+        async def meet(self) -> str:
+            """Return once two are here."""
+            await gate.wait()
+            return "met"
+
+    async def go() -> Door:
+        limits = Limits(tool_timeout_seconds=5)
+        door = open_door(FakeEngine([tool_call_text("meet") * 2, "done"]), limits)
+        await ToolLoop().run(await WorldSpec(Meeting).open(task()), door, limits)
+        return door
+
+    assert [result.content for result in asyncio.run(go()).calls[0].tool_results] == ["met", "met"]
+
+
+def test_a_turn_that_writes_runs_in_the_order_it_was_written() -> None:
+    turn = "".join([FIND, tool_call_text("cancel", order_id="A1"), FIND])
+    for _ in range(5):
+        assert converse(turn, "done")[2] == ["find A1", "cancel A1", "find A1"]
+
+
+def test_what_tools_refuse_is_shown_to_the_policy_and_recorded() -> None:
+    turn = tool_call_text("find_ordr", order_id="A1") + tool_call_text("find_order") + tool_call_text("broken")
+    end, door, _, _ = converse(turn, "sorry")
+    assert end.stop is StopReason.ANSWERED
+    problems = [result.problem for result in door.calls[0].tool_results]
+    assert problems == ["unknown_tool", "bad_arguments", "raised"]
+
+
+def test_approvals_are_answered_by_the_declared_simulator() -> None:
+    refund = tool_call_text("refund", order_id="A1", cents=500)
+    assert converse(refund, "done")[2] == ["refund A1 500"]
+    deny = ToolLoop(approver=lambda call: "deny")
+    _, door, state, _ = converse(refund, "done", loop=deny)
+    assert (state, door.calls[0].tool_results[0].problem) == ([], "denied")
+    assert "approve_all" in ToolLoop().name
+
+
+def test_the_user_answers_until_there_is_nothing_more_to_say() -> None:
+    end, door, _, engine = converse("Which order?", "Thanks, A1 has shipped.", answers=["A1"])
+    assert [m["content"] for m in end.messages[2:]] == ["Which order?", "A1", "Thanks, A1 has shipped."]
+    assert_exact(door.calls, engine)
+
+
+def test_a_malformed_call_is_an_observation_and_counts() -> None:
+    end, door, _, _ = converse("<tool_call>{oops</tool_call>", "sorry")
+    assert end.stop is StopReason.ANSWERED
+    (result,) = door.calls[0].tool_results
+    assert (result.problem, end.messages[3]["role"]) == ("malformed", "tool")
+    assert "is not JSON" in end.messages[3]["content"]
+
+
+def test_malformed_again_and_again_ends_the_attempt() -> None:
+    end, door, _, _ = converse(*(f"<tool_call>{i}" for i in range(9)))
+    assert (end.stop, len(door.calls)) == (StopReason.MALFORMED, 3)
+
+
+def test_the_same_turn_three_times_is_a_loop() -> None:
+    end, door, state, _ = converse(FIND)
+    assert (end.stop, len(door.calls), state) == (StopReason.LOOP, 3, ["find A1", "find A1"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(max_turns=2), StopReason.MAX_TURNS),
+        (Limits(max_tool_calls=2), StopReason.MAX_TOOL_CALLS),
+        (Limits(max_tokens=1500), StopReason.MAX_TOKENS),
+        (Limits(max_new_tokens=5), StopReason.MAX_TOKENS),
+    ],
+)
+def test_every_limit_has_its_reason(limits: Limits, reason: StopReason) -> None:
+    script = [tool_call_text("find_order", order_id=f"A{i}") for i in range(99)]
+    end, _, state, _ = converse(*script, limits=limits)
+    assert end.stop is reason
+    assert end.detail
+    assert len(state) <= 11
+
+
+def test_the_clock_ends_an_attempt_in_a_slow_engine() -> None:
+    engine = FakeEngine(["x"], delay_seconds=30)
+    end, door, _, _ = converse(engine=engine, limits=Limits(max_seconds=0.05))
+    assert (end.stop, door.calls) == (StopReason.MAX_SECONDS, ())
+    assert [m["role"] for m in end.messages] == ["system", "user"]
+
+
+def test_engine_and_world_failures_are_named() -> None:
+    end, *_ = converse(engine=FakeEngine([FIND], fail_at=[1]))
+    assert end.stop is StopReason.ENGINE_ERROR
+    assert "call 1 fails" in end.detail
+
+    class Rude(Desk):
+        def user_reply(self, text: str) -> str | None:
+            raise ValueError("no words")
+
+    async def go() -> AgentEnd:
+        world = await WorldSpec(Rude).open(task())
+        return await ToolLoop().run(world, open_door(FakeEngine(["hi"]), Limits()), Limits())
+
+    end = asyncio.run(go())
+    assert end.stop is StopReason.WORLD_ERROR
+    assert "no words" in end.detail

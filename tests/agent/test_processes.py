@@ -1,0 +1,198 @@
+"""Agents in other processes: a real command and a real server of an agent, over a real loopback socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from desk import Desk, assert_exact, open_door, task
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from flyball.agent.command import Command
+from flyball.agent.http import Http
+from flyball.agent.runner import AgentEnd, AgentRunner
+from flyball.capture.door import Door
+from flyball.engine.fake import FakeEngine
+from flyball.errors import ConfigError
+from flyball.models.fake import tool_call_text
+from flyball.tasks.world import WorldSpec
+from flyball.types import Limits, StopReason
+
+# The standard library only: an agent needs nothing of ours.
+AGENT = """
+import json, os, urllib.request
+
+def post(url, body):
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    return json.load(urllib.request.urlopen(request))
+
+task = json.loads(os.environ["FLYBALL_TASK"])
+tools = json.load(urllib.request.urlopen(task["tools_url"]))["tools"]
+assert tools == task["tools"]
+messages = [{"role": "user", "content": task["observation"]}]
+while True:
+    body = {"model": "m", "messages": messages, "tools": tools}
+    message = post(os.environ["OPENAI_BASE_URL"] + "/chat/completions", body)["choices"][0]["message"]
+    messages.append(message)
+    if not message.get("tool_calls"):
+        print(message["content"])
+        break
+    for call in message["tool_calls"]:
+        url = task["tools_url"] + "/" + call["function"]["name"]
+        shown = post(url, {"arguments": json.loads(call["function"]["arguments"]), "tool_call_id": call["id"]})
+        messages.append({"role": "tool", "tool_call_id": call["id"], "content": shown["content"]})
+"""
+
+
+def drive(runner: AgentRunner, engine: FakeEngine, limits: Limits | None = None) -> tuple[AgentEnd, Door, list[str]]:
+    limits = limits or Limits()
+    door = open_door(engine, limits)
+
+    async def go() -> tuple[AgentEnd, list[str]]:
+        world = await WorldSpec(Desk).open(task(limits=limits))
+        end = await runner.run(world, door, limits)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+        return end, await world.export_state()
+
+    end, state = asyncio.run(go())
+    return end, door, state
+
+
+def script(text: str) -> Command:
+    return Command([sys.executable, "-c", text])
+
+
+def test_a_command_is_trained_on_exactly_what_the_engine_sampled() -> None:
+    engine = FakeEngine([tool_call_text("find_order", order_id="A1"), "It has shipped."])
+    end, door, state = drive(script(AGENT), engine)
+    assert (end.stop, end.detail) == (StopReason.ANSWERED, "")
+    assert (end.messages[-1]["content"], state) == ("It has shipped.", ["find A1"])
+    assert_exact(door.calls, engine)
+    assert [call.drift for call in door.calls] == ["clean", "clean"]
+    assert door.calls[0].tool_results[0].call_id == door.calls[0].tool_calls[0].call_id
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import sys; print('x'); sys.exit('no such shelf')", "exited with 1; it said: 'no such shelf'"),
+        ("print('x' * 2_000_000)", "printed more than 1000000 bytes"),
+    ],
+)
+def test_a_command_that_fails_is_the_agents_failure(text: str, said: str) -> None:
+    end, _, _ = drive(script(text), FakeEngine(["x"]))
+    assert end.stop is StopReason.AGENT_ERROR
+    assert said in end.detail
+
+
+def test_a_command_that_cannot_start_says_so() -> None:
+    end, _, _ = drive(Command("no-such-program --flag"), FakeEngine(["x"]))
+    assert end.stop is StopReason.AGENT_ERROR
+    assert "no-such-program --flag could not be started" in end.detail
+    with pytest.raises(ConfigError, match="is empty"):
+        Command("")
+
+
+def test_past_a_limit_the_command_and_its_children_are_killed(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    text = f"""
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open({str(pids)!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+time.sleep(600)
+"""
+    end, _, _ = drive(script(text), FakeEngine(["x"]), Limits(max_seconds=1.0))
+    assert end.stop is StopReason.MAX_SECONDS
+    for pid in pids.read_text().split():
+        assert not _running(int(pid))
+
+
+def test_a_refused_command_ends_with_the_limit_and_not_with_its_crash() -> None:
+    engine = FakeEngine([tool_call_text("find_order", order_id="A1")])
+    end, door, _ = drive(script(AGENT), engine, Limits(max_turns=1))
+    assert (end.stop, len(door.calls)) == (StopReason.MAX_TURNS, 1)
+
+
+def test_an_http_agent_is_given_the_task_and_answers() -> None:
+    engine = FakeEngine([tool_call_text("find_order", order_id="A1"), "It has shipped."])
+    seen: list[dict[str, Any]] = []
+
+    async def run(request: Request) -> JSONResponse:
+        body = await request.json()
+        seen.append(body)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            AGENT,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "OPENAI_BASE_URL": body["base_url"], "FLYBALL_TASK": (await request.body()).decode()},
+        )
+        answer, _ = await process.communicate()
+        return JSONResponse({"answer": answer.decode().strip()})
+
+    end, door, state = _with_agent_server(run, engine)
+    assert (end.stop, end.messages[-1]["content"], state) == (StopReason.ANSWERED, "It has shipped.", ["find A1"])
+    assert seen[0]["task"] == {"ticket": "Where is order A1?"}
+    assert_exact(door.calls, engine)
+
+
+@pytest.mark.parametrize(
+    ("response", "said"),
+    [
+        (JSONResponse({"error": "busy"}, status_code=503), "answered 503"),
+        (JSONResponse({"text": "hi"}), 'it must answer {"answer": "text"}'),
+        (JSONResponse(["hi"]), 'it must answer {"answer": "text"}'),
+    ],
+)
+def test_an_http_agent_that_answers_nonsense_is_the_agents_failure(response: JSONResponse, said: str) -> None:
+    async def run(request: Request) -> JSONResponse:
+        return response
+
+    end, _, _ = _with_agent_server(run, FakeEngine(["x"]))
+    assert end.stop is StopReason.AGENT_ERROR
+    assert said in end.detail
+
+
+def test_an_http_agent_that_is_not_there_says_so() -> None:
+    end, _, _ = drive(Http("http://127.0.0.1:9"), FakeEngine(["x"]))
+    assert end.stop is StopReason.AGENT_ERROR
+    assert "did not answer: ConnectError" in end.detail
+    with pytest.raises(ConfigError, match="must start with http"):
+        Http("agent.example")
+
+
+def _with_agent_server(run: Any, engine: FakeEngine) -> tuple[AgentEnd, Door, list[str]]:
+    app = Starlette(routes=[Route("/run", run, methods=["POST"])])
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    door = open_door(engine, Limits())
+
+    async def go() -> tuple[AgentEnd, list[str]]:
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        world = await WorldSpec(Desk).open(task())
+        end = await Http(f"http://127.0.0.1:{listening.getsockname()[1]}").run(world, door, Limits())
+        server.should_exit = True
+        await serving
+        return end, await world.export_state()
+
+    end, state = asyncio.run(go())
+    return end, door, state
+
+
+def _running(pid: int) -> bool:
+    """Whether the process still works; a killed one that nobody has reaped yet does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
