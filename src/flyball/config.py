@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from flyball.errors import ConfigError, nearest
 from flyball.types import Limits
@@ -53,11 +53,22 @@ class Plan(Section):
 class TinySettings(Section):
     """Shape of the policy that `policy: tiny` builds from nothing (Llama architecture, own tokenizer)."""
 
-    vocab_size: int = Field(default=1024, ge=300, le=65536, description="entries of the BPE tokenizer, 300 to 65536")
-    hidden_size: int = Field(default=192, ge=16, description="width, at least 16")
-    num_layers: int = Field(default=4, ge=1, description="transformer blocks, at least 1")
-    num_heads: int = Field(default=6, ge=1, description="attention heads; must divide hidden_size")
-    max_context: int = Field(default=2048, ge=128, description="tokens of one sequence, at least 128")
+    vocab_size: int = Field(default=1536, ge=300, le=65536, description="entries of the BPE tokenizer, 300 to 65536")
+    hidden_size: int = Field(default=192, ge=16, description="width, at least 16; a multiple of num_heads")
+    intermediate_size: int = Field(default=512, ge=16, description="width inside a block, at least 16")
+    num_layers: int = Field(default=4, ge=1, description="blocks, at least 1")
+    num_heads: int = Field(default=6, ge=1, description="attention heads; a multiple of num_kv_heads")
+    num_kv_heads: int = Field(default=2, ge=1, description="key-value heads, at least 1")
+    max_context: int = Field(default=1536, ge=128, description="tokens of one sequence, at least 128")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> TinySettings:
+        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size}, num_heads {self.num_heads} and num_kv_heads {self.num_kv_heads} "
+                "must each be a multiple of the next"
+            )
+        return self
 
 
 class SFTSettings(Section):
@@ -89,7 +100,7 @@ class RLSettings(Section):
     kl_coef: float | None = Field(default=None, ge=0, description="weight of the KL to the reference, 0 or more")
     clip_ratio_low: float | None = Field(default=None, gt=0, lt=1, description="lower clip range, between 0 and 1")
     clip_ratio_high: float | None = Field(default=None, gt=0, description="upper clip range, above 0")
-    ratio_cap: float | None = Field(default=None, gt=0, description="cap of the truncated importance ratio, above 0")
+    tis_cap: float | None = Field(default=None, gt=0, description="cap of the truncated importance ratio, above 0")
 
 
 class TrainingSettings(Section):
@@ -100,6 +111,10 @@ class TrainingSettings(Section):
     sft: SFTSettings | None = SFTSettings()
     rl: RLSettings | None = RLSettings()
     controls: Annotated[tuple[Literal["sft", "rejection_sft"], ...], Field(strict=False)] = ("sft", "rejection_sft")
+
+    @property
+    def tiny_or_default(self) -> TinySettings:
+        return self.tiny or TinySettings()
 
 
 class EvaluationSettings(Section):

@@ -13,7 +13,7 @@ from flyball.config import Location, Marks, Settings
 from flyball.errors import ConfigError, nearest
 from flyball.metrics import METRICS
 from flyball.release.gates import gate, gates
-
+from flyball.rl.algorithms import ALGORITHMS
 
 ANNOUNCED = {
     "ppo_kl": "PPO with KL needs a critic, which arrives with the training methods; until then leave "
@@ -21,8 +21,8 @@ ANNOUNCED = {
 }
 """Presets that a file may name before they exist, with what to do until then."""
 
-PRESET_CHOICES = ("kl_coef", "clip_ratio_low", "clip_ratio_high", "ratio_cap")
-"""Fields of `training.rl` that only some presets read; the others are read by every preset."""
+PRESET_CHOICES = ("kl_coef", "clip_ratio_low", "clip_ratio_high", "tis_cap")
+"""Fields of `training.rl` whose default is the preset's; a preset whose own value is None does not read the field."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,12 @@ class Names:
 
 def names_in_force(splits: Collection[str] | None = None) -> Names:
     """Return the names that the folders declare, with the splits of the user's tasks once they are read."""
-    from flyball.rl.algorithms import ALGORITHMS
-
-    presets = {name: algorithm.reads for name, algorithm in ALGORITHMS.items()}
-    return Names(METRICS, presets, splits)
+    presets = {
+        name: {choice for choice in PRESET_CHOICES if getattr(row, choice) is not None}
+        for name, row in ALGORITHMS.items()
+    }
+    monitored = {name for name, metric in METRICS.items() if "monitoring" in metric.where}
+    return Names(monitored, presets, splits)
 
 
 def check_names(settings: Settings, marks: Marks, names: Names) -> None:

@@ -1,0 +1,98 @@
+"""What every stage of a run gets: inputs, store, the run's folder, the display, and what earlier stages left."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import flyball
+from flyball.release.registry import Registry, new_version, weights_digest
+from flyball.store.store import Store
+from flyball.tasks.dataset import dataset_digest
+from flyball.types import GradedAttempt, PolicyVersion
+from flyball.workflow.inputs import TRAIN, Inputs
+from flyball.workflow.progress import Progress
+from flyball.workflow.stop import StopRequest
+from flyball.workflow.trainer import Trainer, Watch
+
+Result = dict[str, Any]
+"""What a stage leaves, as JSON values; `note` is its one line for people."""
+
+
+@dataclass
+class Context:
+    """One run under way. `results` holds what finished stages left, by the name of the stage."""
+
+    inputs: Inputs
+    store: Store
+    run_id: str
+    trainer: Trainer
+    progress: Progress
+    stop: StopRequest
+    policy: str
+    results: dict[str, Result] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where this run keeps its files."""
+        return self.store.root / "runs" / self.run_id
+
+    def folder_of(self, stage: str) -> Path:
+        path = self.folder / stage
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def watch(self, phase: str) -> Watch:
+        """Return the ear for a trainer: metrics and attempts go to the store, steps to the display."""
+
+        def step(done: int, total: int, metrics: Mapping[str, float]) -> None:
+            self.store.add_metrics(self.run_id, done, metrics)
+            self.progress.advance(done, metrics)
+
+        def keep(kind: str, step: int, attempts: Sequence[GradedAttempt]) -> None:
+            self.store.add_attempts(self.run_id, kind, step, attempts)
+
+        return Watch(step, keep, lambda: self.stop.asked)
+
+    def register(self, name: str, folder: Path, *, parent: PolicyVersion | None = None) -> PolicyVersion:
+        """Put the policy that lies in `folder` into the registry, bound to everything that made it.
+
+        Its files are kept by content, so the version can be loaded as long as the store is there.
+        """
+        inputs, kept = self.inputs, self.store.artifacts.tree(self.store.artifacts.put_tree(folder))
+        weights = weights_digest(kept)
+        entry = new_version(
+            name=name,
+            weights=weights,
+            base=parent.base if parent else weights,
+            parent=parent.version_id if parent else None,
+            dataset=dataset_digest(inputs.splits.get(TRAIN, ())),
+            graders=inputs.graders.versions,
+            suites={suite.name: suite.digest for suite in inputs.suites},
+            tools=inputs.world.tool_versions,
+            config=inputs.fingerprint["settings"],
+            code=code_digest(),
+            path=str(kept.resolve()),
+        )
+        registry = Registry(self.store, actor=f"run {self.run_id}")
+        registry.register(entry)
+        return registry.version(entry.version_id)
+
+    def version(self, stage: str) -> PolicyVersion:
+        """Return the version that a finished stage left."""
+        return self.store.version(self.results[stage]["version"])
+
+
+@cache
+def code_digest() -> str:
+    """Return the version of flyball and sha256 over its own source files."""
+    root = Path(flyball.__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{version('flyball')}+{total.hexdigest()}"

@@ -1,0 +1,160 @@
+"""Versions through the frozen suites, compared, and the way back rehearsed: what `run` and `eval` share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from flyball.engine.protocol import Engine, SamplingParams
+from flyball.errors import EvalError
+from flyball.evals.compare import compare
+from flyball.evals.run import evaluate
+from flyball.evals.suite import Suite
+from flyball.models.chat import ChatFormat
+from flyball.release.evidence import TokenSpeed
+from flyball.release.registry import Registry
+from flyball.release.rollback import Drill, drill_rollback, loader
+from flyball.rollout.attempt import run_attempt
+from flyball.types import Attempt, Comparison, EvalRun, GradedAttempt, PolicyVersion
+from flyball.workflow.context import Context
+from flyball.workflow.stop import Stopped
+
+PHASE = "eval"
+BATCH = 32
+"""Attempts written to the store at a time; a killed run evaluates the suite under way again."""
+
+
+async def evaluate_suites(context: Context, versions: Sequence[PolicyVersion]) -> TokenSpeed:
+    """Evaluate each version on each suite, leaving out what this run already has. Returns the token speed measured.
+
+    One engine at a time; every version meets the same seeds. Raises Stopped between attempts when asked to.
+    """
+    speed = None
+    for version in versions:
+        async with _engine_of(context, version) as (engine, chat):
+            speed = speed or await context.trainer.token_speed(engine, chat)
+            for suite in context.inputs.suites:
+                if finished_eval(context, version, suite) is None:
+                    context.store.put_eval(await _evaluate(context, version, suite, engine, chat))
+    if speed is None:
+        raise EvalError("no version to evaluate; name at least one")
+    return speed
+
+
+def finished_eval(context: Context, version: PolicyVersion, suite: Suite) -> EvalRun | None:
+    """Return the evaluation of a version on a suite that this run has finished."""
+    found = context.store.evals(version.version_id, run_id=context.run_id, suite=suite.name)
+    alike = [run for run in found if run.suite_digest == suite.digest]
+    return alike[-1] if alike else None
+
+
+def compare_suites(context: Context, baseline: PolicyVersion, candidate: PolicyVersion) -> list[Comparison]:
+    """Compare success on every suite, in the order of the settings."""
+    margin, made = context.inputs.workflow.settings.evaluation.margin, []
+    for suite in context.inputs.suites:
+        before, after = finished_eval(context, baseline, suite), finished_eval(context, candidate, suite)
+        if before is None or after is None:
+            raise EvalError(f"suite {suite.name!r} was not run by both versions; evaluate them first")
+        made.append(compare(before, after, "success", margin))
+    return made
+
+
+async def rehearse_rollback(context: Context, baseline: PolicyVersion, candidate: PolicyVersion) -> Drill:
+    """Alias back, old weights loaded, a task answered by the old version; timed."""
+    task = context.inputs.suites[0].tasks[0]
+    async with _engine_of(context, baseline) as (engine, chat):
+
+        async def probe() -> Attempt:
+            return await run_attempt(
+                task,
+                world=context.inputs.world,
+                runner=context.inputs.runner,
+                engine=engine,
+                chat=chat,
+                sampling=_sampling(context),
+                seed=0,
+                prices=context.inputs.prices,
+            )
+
+        registry = Registry(context.store, actor=f"run {context.run_id}")
+        return await drill_rollback(registry, baseline=baseline, candidate=candidate, load=loader(engine), probe=probe)
+
+
+async def _evaluate(
+    context: Context, version: PolicyVersion, suite: Suite, engine: Engine, chat: ChatFormat
+) -> EvalRun:
+    settings = context.inputs.workflow.settings.evaluation
+    keeper = _Keeper(context, f"{version.name} on {suite.name}", len(suite.tasks) * settings.num_trials)
+    try:
+        run = await evaluate(
+            suite,
+            version_id=version.version_id,
+            world=context.inputs.world,
+            runner=context.inputs.runner,
+            engine=engine,
+            chat=chat,
+            sampling=_sampling(context),
+            graders=context.inputs.graders,
+            num_trials=settings.num_trials,
+            seed=context.inputs.workflow.settings.training.seed,
+            concurrency=settings.concurrency,
+            on_attempt=keeper.keep,
+            prices=context.inputs.prices,
+        )
+    except* Stopped:
+        raise Stopped from None
+    finally:
+        keeper.flush()
+    keeper.end()
+    return replace(run, run_id=context.run_id)
+
+
+class _Keeper:
+    """Writes attempts to the store in batches, shows the live success, and stops when asked to."""
+
+    def __init__(self, context: Context, title: str, total: int) -> None:
+        self._context, self._waiting = context, list[GradedAttempt]()
+        self._done = self._judged = self._succeeded = 0
+        context.progress.begin(title, total)
+
+    def keep(self, graded: GradedAttempt) -> None:
+        self._waiting.append(graded)
+        self._done += 1
+        if isinstance(graded.outcome.success, bool):
+            self._judged += 1
+            self._succeeded += graded.outcome.success
+        if len(self._waiting) >= BATCH:
+            self.flush()
+        self._context.progress.advance(self._done, self._live())
+        self._context.stop.check()
+
+    def flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._context.store.add_attempts(self._context.run_id, PHASE, 0, waiting)
+
+    def end(self) -> None:
+        self._context.progress.end(f"success {self._succeeded}/{self._judged}")
+
+    def _live(self) -> dict[str, float]:
+        return {"success": self._succeeded / self._judged} if self._judged else {}
+
+
+def _sampling(context: Context) -> SamplingParams:
+    """The evaluation's temperature; how long a completion may be is a limit of each task, which the door holds."""
+    longest = max(task.limits.max_new_tokens for task in context.inputs.tasks)
+    return SamplingParams(context.inputs.workflow.settings.evaluation.temperature, longest)
+
+
+@asynccontextmanager
+async def _engine_of(context: Context, version: PolicyVersion) -> AsyncIterator[tuple[Engine, ChatFormat]]:
+    settings = context.inputs.workflow.settings
+    engine, chat = context.trainer.open_engine(
+        Path(version.path), concurrency=settings.evaluation.concurrency, seed=settings.training.seed
+    )
+    try:
+        yield engine, chat
+    finally:
+        await engine.close()

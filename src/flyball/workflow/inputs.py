@@ -1,0 +1,143 @@
+"""A workflow turned into what the rooms work with: tasks by split, the world, the graders, the runner, the prices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flyball.agent.callable import CallableAgent
+from flyball.agent.loop import ToolLoop
+from flyball.agent.runner import AgentRunner
+from flyball.config import Section
+from flyball.errors import ConfigError, DatasetError
+from flyball.evals.suite import Suite
+from flyball.graders.grade import GraderSet
+from flyball.graders.grader import FunctionGrader
+from flyball.rollout.prices import Prices
+from flyball.store.records import digest
+from flyball.tasks.dataset import dataset_digest, load_tasks
+from flyball.tasks.world import WorldSpec
+from flyball.types import Limits, Task
+from flyball.workflow.check import check_names, names_in_force
+from flyball.workflow.workflow import Workflow
+
+D = TypeVar("D", Limits, Prices)
+TRAIN, VALIDATION = "train", "validation"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Read once per command. Every property raises the error of the boundary that is wrong."""
+
+    workflow: Workflow
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """All tasks with the workflow's limits; where a task file sets its own, the task's win."""
+        found = self._read_tasks()
+        seen: dict[str, int] = {}
+        for i, task in enumerate(found):
+            if task.task_id in seen:
+                raise DatasetError(f"tasks {seen[task.task_id]} and {i} share the id {task.task_id!r}; ids are unique")
+            seen[task.task_id] = i
+        if not found:
+            raise DatasetError("the workflow has no tasks; give at least one with split 'train' and one with 'test'")
+        return found
+
+    def _read_tasks(self) -> list[Task]:
+        source, limits = self.workflow.tasks, _over(Limits(), self.workflow.settings.limits)
+        if isinstance(source, (str, Path)):
+            path = self.workflow.folder / source
+            files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+            if not files:
+                raise DatasetError(f"{path}: no .jsonl file in this folder; a task file has one JSON object a line")
+            return [task for file in files for task in load_tasks(file, limits)]
+        made = source() if callable(source) else source
+        if not isinstance(made, Sequence) or not all(isinstance(task, Task) for task in made):
+            raise DatasetError(f"tasks gave {type(made).__name__}; it gives a list of flyball.types.Task")
+        written = self.workflow.settings.limits
+        return [replace(task, limits=_over(task.limits, written)) for task in made]
+
+    @cached_property
+    def splits(self) -> dict[str, list[Task]]:
+        """Tasks by split, splits in the order in which they first appear."""
+        found: dict[str, list[Task]] = {}
+        for task in self.tasks:
+            found.setdefault(task.split, []).append(task)
+        return found
+
+    def split(self, name: str) -> list[Task]:
+        """Return the tasks of a split. Raises DatasetError when there is none."""
+        if name not in self.splits:
+            raise DatasetError(f"no task has split {name!r}; there are: {', '.join(self.splits)}")
+        return self.splits[name]
+
+    @cached_property
+    def suites(self) -> list[Suite]:
+        """The frozen suites of the evaluation settings."""
+        evaluation = self.workflow.settings.evaluation
+        return [
+            Suite.of(name, self.split(name)[: evaluation.max_tasks], world_version=self.world.version)
+            for name in evaluation.suites
+        ]
+
+    @cached_property
+    def world(self) -> WorldSpec:
+        return WorldSpec(self.workflow.world)
+
+    @cached_property
+    def graders(self) -> GraderSet:
+        def grader(fn: Callable[..., Any] | None, name: str) -> FunctionGrader | None:
+            return FunctionGrader(fn, name) if fn is not None else None
+
+        flow = self.workflow
+        return GraderSet(
+            success=FunctionGrader(flow.success, "success"),
+            reward=grader(flow.reward, "reward"),
+            safety=grader(flow.safety, "safety"),
+            scores={name: FunctionGrader(fn, name) for name, fn in (flow.scores or {}).items()},
+        )
+
+    @cached_property
+    def runner(self) -> AgentRunner:
+        """The built-in loop, or the user's agent."""
+        agent = self.workflow.agent
+        if agent is None:
+            return ToolLoop()
+        if callable(getattr(agent, "run", None)):
+            return agent  # type: ignore[no-any-return]
+        if callable(agent):
+            return CallableAgent(agent)
+        raise ConfigError(f"agent is {agent!r}; give an async function (attempt, client), fb.Command or fb.Http")
+
+    @cached_property
+    def prices(self) -> Prices:
+        return _over(Prices(), self.workflow.settings.prices)
+
+    def check(self) -> None:
+        """Raise for whatever would stop a run later: names, tasks, the world opened for each task, graders."""
+        check_names(self.workflow.settings, self.workflow.marks, names_in_force(set(self.splits)))
+        for task in self.tasks:
+            self.world.check(task)
+        _ = self.graders, self.runner, self.prices, self.suites
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Digest of everything that a resumed run must find unchanged, by what it is."""
+        settings = self.workflow.settings
+        return {
+            "settings": digest(settings.model_dump()),
+            "tasks": dataset_digest(self.tasks),
+            "world": self.world.version,
+            "graders": self.graders.version,
+            "agent": self.runner.name,
+        }
+
+
+def _over(base: D, section: Section) -> D:
+    """Return the dataclass with the values that were set in the section."""
+    return dataclasses.replace(base, **section.model_dump(exclude_none=True))

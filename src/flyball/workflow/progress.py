@@ -1,0 +1,199 @@
+"""What a person sees while a run works: the plan, a bar with the time left, live success and the curve of rewards.
+
+`LiveProgress` draws on a terminal; `PlainProgress` writes a line now and then, for logs and pipes; `Silent` is for
+callers that look at the store instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as RichProgress,
+)
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+CURVE = "reward_mean"
+SHOWN = {
+    "success": "success",
+    "success_rate": "success",
+    "validation_success": "validation",
+    "sft_loss": "loss",
+    "sft_validation_loss": "validation loss",
+    "kl": "kl",
+}
+
+
+class Progress(Protocol):
+    """Told what happens; never asked."""
+
+    def plan(self, lines: Sequence[str]) -> None:
+        """The stages that will be run, before the first starts."""
+
+    def begin(self, title: str, total: int | None = None) -> None:
+        """A stage or a part of one begins, with the number of its steps when it is known."""
+
+    def advance(self, done: int, values: Mapping[str, float]) -> None:
+        """`done` steps are done; `values` are the metrics of the last one."""
+
+    def end(self, summary: str) -> None:
+        """The stage is over."""
+
+    def close(self) -> None:
+        """Nothing more will be shown."""
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """Return the last values as a line of blocks, scaled to their own range; '' for none. NaN shows as a blank.
+
+    More values than `width` are averaged in equal runs, so the line always spans the whole curve.
+    """
+    points = list(values)
+    if len(points) > width:
+        edges = [round(i * len(points) / width) for i in range(width + 1)]
+        points = [sum(points[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    known = [p for p in points if p == p]
+    if not known:
+        return " " * len(points)
+    low, span = min(known), max(known) - min(known)
+    levels = len(BLOCKS) - 1
+    return "".join(" " if p != p else BLOCKS[round((p - low) / span * levels) if span else 0] for p in points)
+
+
+def describe(values: Mapping[str, float], curve: Sequence[float] = ()) -> str:
+    """Return the metrics a person wants to see as one short text."""
+    parts = [f"{label} {values[name]:.3g}" for name, label in SHOWN.items() if name in values]
+    return "  ".join([*parts, *([f"reward {sparkline(curve)} {curve[-1]:.3g}"] if curve else [])])
+
+
+class Silent:
+    """Shows nothing."""
+
+    def plan(self, lines: Sequence[str]) -> None: ...
+
+    def begin(self, title: str, total: int | None = None) -> None: ...
+
+    def advance(self, done: int, values: Mapping[str, float]) -> None: ...
+
+    def end(self, summary: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class PlainProgress:
+    """One line when a stage begins and ends, and one every `every_seconds` in between."""
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        every_seconds: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write, self._every, self._clock = write, every_seconds, clock
+        self._title = ""
+        self._total: int | None = None
+        self._started = self._last = 0.0
+        self._curve: list[float] = []
+
+    def plan(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._write(line)
+
+    def begin(self, title: str, total: int | None = None) -> None:
+        self._title, self._total, self._curve = title, total, []
+        self._started = self._last = self._clock()
+        self._write(f"{title} ...")
+
+    def advance(self, done: int, values: Mapping[str, float]) -> None:
+        if CURVE in values:
+            self._curve.append(values[CURVE])
+        now = self._clock()
+        if now - self._last < self._every:
+            return
+        self._last = now
+        total = f"/{self._total}" if self._total else ""
+        self._write(f"{self._title} {done}{total}  {self._left(done, now)}{describe(values, self._curve)}")
+
+    def _left(self, done: int, now: float) -> str:
+        if not self._total or not done:
+            return ""
+        seconds = (now - self._started) / done * (self._total - done)
+        return f"{minutes(seconds)} left  "
+
+    def end(self, summary: str) -> None:
+        self._write(f"{self._title}: {summary} ({minutes(self._clock() - self._started)})")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class LiveProgress:
+    """A bar that is redrawn in place, on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = RichProgress(
+            TextColumn("[bold]{task.description:<28}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            transient=True,
+        )
+        self._bar: TaskID | None = None
+        self._title, self._started = "", 0.0
+        self._curve: list[float] = []
+
+    def plan(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._console.print(line, markup=False, highlight=False)
+
+    def begin(self, title: str, total: int | None = None) -> None:
+        self._drop()
+        self._title, self._curve, self._started = title, [], time.monotonic()
+        self._bars.start()
+        self._bar = self._bars.add_task(title, total=total, text="")
+
+    def advance(self, done: int, values: Mapping[str, float]) -> None:
+        if CURVE in values:
+            self._curve.append(values[CURVE])
+        if self._bar is not None:
+            self._bars.update(self._bar, completed=done, text=describe(values, self._curve))
+
+    def end(self, summary: str) -> None:
+        self._drop()
+        took = minutes(time.monotonic() - self._started)
+        self._console.print(f"{self._title}: {summary} ({took})", markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._drop()
+        self._bars.stop()
+
+    def _drop(self) -> None:
+        if self._bar is not None:
+            self._bars.remove_task(self._bar)
+            self._bar = None
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration for people: 8 s, 2 min 05 s, 1 h 03 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

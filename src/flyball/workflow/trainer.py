@@ -1,0 +1,123 @@
+"""What a run needs of whoever trains. `local_trainer.py` adapts `flyball.train`; `fake.py` stands in for it in tests.
+
+Every job has a folder of its own. A trainer leaves checkpoints there as it goes and continues from the last one when it
+is given the same job again, so a run that was killed inside a stage resumes inside that stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from flyball.config import RLSettings, SFTSettings, TinySettings
+from flyball.engine.protocol import Engine
+from flyball.models.chat import ChatFormat
+from flyball.release.evidence import TokenSpeed
+from flyball.types import GradedAttempt, Message, Task
+from flyball.workflow.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One conversation to imitate: assistant turns are learned, everything else is given. `tools`: OpenAI schemas."""
+
+    task_id: str
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a trainer reports and learns that it should stop.
+
+    `step(done, total, metrics)` is called after every step that is saved or can be repeated; names of metrics are
+    those of `flyball.metrics`. `keep(phase, step, attempts)` writes graded attempts to the store. When `should_stop()`
+    is true the trainer saves a checkpoint after the step under way and returns with `finished=False`.
+    """
+
+    step: Callable[[int, int, Mapping[str, float]], None]
+    keep: Callable[[str, int, Sequence[GradedAttempt]], None]
+    should_stop: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A policy on disk in Hugging Face format. `finished` is False when it stopped because it was asked to.
+
+    `stopped_early` says why training ended before its last step ('' when it did not); `note` is one line for people.
+    """
+
+    folder: Path
+    num_steps: int
+    finished: bool = True
+    stopped_early: str = ""
+    note: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SFTJob:
+    """Supervised training of `policy` on demonstrations; the checkpoint is picked on `validation`."""
+
+    policy: Path
+    demonstrations: Sequence[Demonstration]
+    validation: Sequence[Demonstration]
+    settings: SFTSettings
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class RLJob:
+    """Group-relative RL of `policy` against its frozen self; the checkpoint is picked on `validation`."""
+
+    policy: Path
+    tasks: Sequence[Task]
+    validation: Sequence[Task]
+    inputs: Inputs
+    settings: RLSettings
+    preset: str
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class RejectionJob:
+    """SFT of `policy` on the best of graded rollouts: the control that sees exactly what RL saw."""
+
+    policy: Path
+    rollouts: Sequence[GradedAttempt]
+    inputs: Inputs
+    settings: SFTSettings
+    seed: int
+    folder: Path
+
+
+class Trainer(Protocol):
+    """Every method raises ModelError or TrainError for what it cannot do; none of them ends with half a folder."""
+
+    def find_policy(self, name: str) -> Path:
+        """Return the folder of a known name, fetched and checked if need be, or of a folder that holds a policy."""
+        ...
+
+    def build_tiny(
+        self, settings: TinySettings, demonstrations: Sequence[Demonstration], seed: int, folder: Path
+    ) -> Path:
+        """Make a tokenizer from the demonstrations and an untrained model, in Hugging Face format, in `folder`."""
+        ...
+
+    async def sft(self, job: SFTJob, watch: Watch) -> Trained: ...
+
+    async def rl(self, job: RLJob, watch: Watch) -> Trained: ...
+
+    async def rejection_sft(self, job: RejectionJob, watch: Watch) -> Trained: ...
+
+    def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
+        """Load a policy for generation. The caller closes the engine."""
+        ...
+
+    async def token_speed(self, engine: Engine, chat: ChatFormat) -> TokenSpeed:
+        """Calibrate the seconds per token of this machine."""
+        ...
