@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -85,6 +86,53 @@ def test_worlds_do_not_share_state() -> None:
         return [await one.export_state(), await two.export_state()]
 
     assert asyncio.run(main()) == [{"1": [300]}, {"1": [500]}]
+
+
+def test_sync_tools_of_one_world_take_turns_in_the_order_they_were_called() -> None:
+    class Ledger:
+        def reset(self) -> str:
+            self.lines: list[str] = []
+            return ""
+
+        def write(self, text: str) -> str:
+            for part in ("begin", "end"):
+                self.lines.append(f"{part} {text}")
+                time.sleep(0.001)  # another thread would step in here
+            return text
+
+        def export_state(self) -> list[str]:
+            return self.lines
+
+    async def main() -> Any:
+        world = await opened(Ledger, Task("t", {}))
+        calls = [ToolCall(str(i), "write", f'{{"text": "{i}"}}') for i in range(8)]
+        await asyncio.gather(*(call_tool(world.tools, call) for call in calls))
+        return await world.export_state()
+
+    assert asyncio.run(main()) == [f"{part} {i}" for i in range(8) for part in ("begin", "end")]
+
+
+def test_a_hung_tool_gives_up_its_turn() -> None:
+    release = threading.Event()
+
+    class Stuck:
+        def reset(self) -> str:
+            return ""
+
+        def hang(self) -> None:
+            release.wait()
+
+        def answer(self) -> str:
+            return "here"
+
+    async def main() -> list[str | None]:
+        world = await opened(Stuck, Task("t", {}))
+        calls = [ToolCall("1", "hang", "{}"), ToolCall("2", "answer", "{}")]
+        results = await asyncio.gather(*(call_tool(world.tools, call, timeout_seconds=0.1) for call in calls))
+        return [result.problem for result in results]
+
+    assert asyncio.run(main()) == ["timeout", None]
+    release.set()
 
 
 def test_factories_and_async_worlds() -> None:

@@ -7,10 +7,12 @@ task and line: infrastructure's fault, never the policy's.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from flyball.errors import ConfigError, DatasetError, WorldError, nearest
@@ -86,7 +88,7 @@ class World:
         self.system = system
         self.observation = ""
         self.has_user = hasattr(instance, "user_reply")
-        self.tools: dict[str, Tool] = _shown_tools(find_tools(instance), task)
+        self.tools: dict[str, Tool] = _in_turn(_shown_tools(find_tools(instance), task))
         self.schemas: list[dict[str, Any]] = [tool.schema() for tool in self.tools.values()]
 
     async def start(self, fields: Mapping[str, Any]) -> None:
@@ -156,6 +158,16 @@ def _shown_tools(tools: Mapping[str, Tool], task: Task) -> dict[str, Tool]:
     if task.tools is None:
         return shown
     return {name: tool for name, tool in shown.items() if not tool.origin or tool.origin in task.tools}
+
+
+def _in_turn(tools: Mapping[str, Tool]) -> dict[str, Tool]:
+    """Let sync tools of one world run one at a time, in the order they were called.
+
+    Calls of one turn are made together; in threads they would race for the world's state, and end it differently
+    each time (invariant 12). Async tools run together: they share the loop, and yield where their author chose to.
+    """
+    turn = asyncio.Lock()
+    return {n: tool if inspect.iscoroutinefunction(tool.fn) else replace(tool, turn=turn) for n, tool in tools.items()}
 
 
 def _example(make: Callable[[], Any]) -> Any:

@@ -5,6 +5,7 @@ The text of a problem is written for the model: short, and saying what to do ins
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ async def call_tool(
 
     Text is shown as it is, other values as JSON. `approve` answers for tools with `approval="human"`; without one
     they are denied. A sync tool runs in a thread; one that does not return within `timeout_seconds` is abandoned.
+    Calls of tools that share a `turn` follow one another.
     """
     tool = tools.get(call.name)
     if tool is None:
@@ -45,11 +47,13 @@ async def call_tool(
         return _refused(call, "bad_arguments", str(error), output_chars)
     if tool.approval == "human" and (approve is None or approve(call) != "approve"):
         return _refused(call, "denied", f"{call.name} was not approved", output_chars)
-    started = time.perf_counter()
-    finished = await run_user_code(_shown(tool.fn), arguments, timeout_seconds)
+    async with tool.turn or contextlib.nullcontext():
+        started = time.perf_counter()  # waiting for one's turn is not the tool's time
+        finished = await run_user_code(_shown(tool.fn), arguments, timeout_seconds)
+        seconds = time.perf_counter() - started
     problem, text = _read(tool, finished, timeout_seconds)
     content, truncated = _cut(text, output_chars)
-    return ToolResult(call.call_id, call.name, content, problem, time.perf_counter() - started, truncated)
+    return ToolResult(call.call_id, call.name, content, problem, seconds, truncated)
 
 
 def hallucinated_parameter(result: ToolResult) -> bool:

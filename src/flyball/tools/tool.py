@@ -6,6 +6,7 @@ a Google-style `Args:` section describes parameters). `fb.tool` marks what the s
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import re
@@ -31,6 +32,7 @@ class Tool:
     """Something a policy may call. `arguments` reads the model's JSON into keyword arguments of `fn` (sync or async).
 
     `origin` is the name its author gave it, kept when a task shows the tool under another; "" = a distractor.
+    `turn` is shared by tools that must not run at the same time: calls wait for it in the order they were made.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Tool:
     version: str = ""
     origin: str | None = None
     arguments: Arguments = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # set below
+    turn: asyncio.Lock | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
