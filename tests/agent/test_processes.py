@@ -82,6 +82,14 @@ def test_a_command_is_trained_on_exactly_what_the_engine_sampled() -> None:
     assert door.calls[0].tool_results[0].call_id == door.calls[0].tool_calls[0].call_id
 
 
+def test_the_openai_client_finds_the_door_by_its_environment() -> None:
+    pytest.importorskip("openai")
+    engine = FakeEngine(["Grüße aus dem Lager"])
+    end, door, _ = drive(script(SDK_AGENT), engine)
+    assert (end.detail, end.messages[-1]["content"]) == ("", "Grüße aus dem Lager")
+    assert_exact(door.calls, engine)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
