@@ -76,7 +76,7 @@ def process(a: Attempt, hidden: Mapping[str, Any]) -> float:
     habits = [
         looked and bool(calls),
         not hidden["calculate"] or any(name == "calculator" for name, _ in calls),
-        asked == hidden["ask"],
+        asked is bool(hidden["ask"]),
         a.num_tool_errors == 0,
         len(distinct) == len(calls),
     ]
@@ -121,11 +121,11 @@ def _normal(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _calls(a: Attempt) -> Iterator[tuple[str, dict[str, Any]]]:
     """Tool calls under the world's own names, whatever the task's surface called them."""
-    renamed = a.task.surface.get("rename", {})
-    tools = {new.get("name") or old: old for old, new in renamed.items()}
+    renamed: dict[str, dict[str, Any]] = a.task.surface.get("rename", {})
+    tools = {str(new.get("name", old)): old for old, new in renamed.items()}
     for call in a.tool_calls:
         name = tools.get(call.name, call.name)
-        parameters = {new: old for old, new in renamed.get(name, {}).get("parameters", {}).items()}
+        parameters: dict[str, str] = {new: old for old, new in renamed.get(name, {}).get("parameters", {}).items()}
         try:
             arguments = json.loads(call.arguments)
         except json.JSONDecodeError:
