@@ -53,6 +53,21 @@ while True:
 """
 
 
+SDK_AGENT = """
+import json, os
+import openai
+
+task = json.loads(os.environ["FLYBALL_TASK"])
+text = ""
+with openai.OpenAI() as client:
+    for chunk in client.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": task["observation"]}], stream=True
+    ):
+        text += chunk.choices[0].delta.content or ""
+print(text)
+"""
+
+
 def drive(runner: AgentRunner, engine: FakeEngine, limits: Limits | None = None) -> tuple[AgentEnd, Door, list[str]]:
     limits = limits or Limits()
     door = open_door(engine, limits)
