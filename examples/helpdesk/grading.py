@@ -131,4 +131,4 @@ def _calls(a: Attempt) -> Iterator[tuple[str, dict[str, Any]]]:
         except json.JSONDecodeError:
             arguments = {}
         if isinstance(arguments, dict):
-            yield name, {parameters.get(key, key): value for key, value in arguments.items()}
+            yield name, {parameters.get(str(key), str(key)): value for key, value in arguments.items()}

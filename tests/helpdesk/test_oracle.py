@@ -22,7 +22,7 @@ from flyball.types import ToolCall
 
 @pytest.fixture(scope="module")
 def rows():
-    return tasks.generate(seed=11, train=400)
+    return tasks.generate(seed=11, train=300)
 
 
 def test_the_oracle_succeeds_on_every_task_of_every_split(rows):
