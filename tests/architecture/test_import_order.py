@@ -24,12 +24,10 @@ FRONT = ("__init__.py", "__main__.py")
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 TORCH_ROOMS = ("models/load.py", "models/lora.py", "models/heads.py", "engine/local*", "train/*")
-# What the extra `train` adds and that works without torch: readers of model files and tokenizers.
-MODEL_FILES = ("models/*", *TORCH_ROOMS)
-PACKAGES = {
-    **dict.fromkeys(("torch", "transformers", "peft", "accelerate"), TORCH_ROOMS),
-    **dict.fromkeys(("tokenizers", "safetensors", "gguf", "huggingface_hub"), MODEL_FILES),
-}
+# The rest of the extra `train` reads and writes model files and tokenizers, and does so without torch.
+MODEL_ROOMS = ("models/*", "engine/local*", "train/*")
+OTHERS = ("transformers", "tokenizers", "safetensors", "gguf", "peft", "accelerate", "huggingface_hub")
+PACKAGES = {"torch": TORCH_ROOMS, **dict.fromkeys(OTHERS, MODEL_ROOMS)}
 
 
 def imported(tree: ast.AST, typing_too: bool = True) -> Iterator[tuple[int, str]]:

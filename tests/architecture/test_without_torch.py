@@ -93,6 +93,19 @@ def test_statistics_need_no_torch(tmp_path: Path) -> None:
     assert python(code, tmp_path) == "0.49\n"
 
 
+REPORT = """
+from flyball.reports.run_page import Highlight, RunPage, run_page_html
+from flyball.stats.binomial import wilson
+page = RunPage("Help desk", "run-1", "2026-01-01", highlights=(Highlight("success", wilson(8, 10)),))
+print(run_page_html(page))
+"""
+
+
+def test_reports_need_no_torch(tmp_path: Path) -> None:
+    printed = python(WITHOUT_TRAIN + REPORT, tmp_path)
+    assert printed.startswith("<!doctype html>") and "Help desk" in printed
+
+
 @pytest.mark.slow
 def test_base_install_in_a_new_environment(root: Path, tmp_path: Path) -> None:
     """A wheel with base dependencies only, in an environment of its own: no torch, help works, examples are there."""
