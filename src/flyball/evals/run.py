@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from flyball.agent.runner import AgentRunner
 from flyball.engine.protocol import Engine, SamplingParams
@@ -25,8 +26,39 @@ from flyball.tasks.world import WorldSpec
 from flyball.tools.call import hallucinated_parameter
 from flyball.types import Attempt, EvalRun, GradedAttempt, Missing, Task, TaskResult
 
+T = TypeVar("T")
 NUM_GRADINGS = 3
 _NOT_OFFERED = ("unknown_tool", "not_allowed")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Who attempts: an agent with a policy behind its door, in a world, judged by graders."""
+
+    world: WorldSpec
+    runner: AgentRunner
+    engine: Engine
+    chat: ChatFormat
+    sampling: SamplingParams
+    graders: GraderSet
+    prices: Prices | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    async def attempt(self, task: Task, trial: int, seed: int) -> GradedAttempt:
+        """Attempt and grade once. The seed of the draw depends on `seed`, task and trial, on nothing else."""
+        attempt = await run_attempt(
+            task,
+            world=self.world,
+            runner=self.runner,
+            engine=self.engine,
+            chat=self.chat,
+            sampling=self.sampling,
+            seed=derive(seed, task.task_id, trial),
+            group_index=trial,
+            versions={"graders": self.graders.version, **self.versions},
+            prices=self.prices,
+        )
+        return await grade_again_if_missing(self.graders, attempt)
 
 
 async def evaluate(
@@ -51,43 +83,47 @@ async def evaluate(
     Results are in the order of the suite, trials of a task together. Raises EvalError for settings that cannot be
     honoured; what goes wrong inside an attempt is recorded in its result.
     """
-    if num_trials < 1 or concurrency < 1:
-        raise EvalError(f"num_trials {num_trials} and concurrency {concurrency} must both be at least 1")
-    results: dict[tuple[str, int], TaskResult] = {}
-    jobs = iter([(task, trial) for task in suite.tasks for trial in range(num_trials)])
-    stamps = {"policy": version_id, "graders": graders.version, "suite": suite.digest, **(versions or {})}
+    stamps = {"policy": version_id, "suite": suite.digest, **(versions or {})}
+    arm = Arm(world, runner, engine, chat, sampling, graders, prices, stamps)
 
-    async def attempt_one(task: Task, trial: int) -> None:
-        attempt = await run_attempt(
-            task,
-            world=world,
-            runner=runner,
-            engine=engine,
-            chat=chat,
-            sampling=sampling,
-            seed=derive(seed, task.task_id, trial),
-            group_index=trial,
-            versions=stamps,
-            prices=prices,
-        )
-        graded = await grade_again_if_missing(graders, attempt)
+    def reduce(graded: GradedAttempt) -> TaskResult:
         if on_attempt is not None:
             on_attempt(graded)
-        results[task.task_id, trial] = task_result(graded)
+        return task_result(graded)
+
+    results = await attempt_all(
+        arm, suite.tasks, num_trials=num_trials, seed=seed, concurrency=concurrency, reduce=reduce
+    )
+    run_id = _run_id(version_id, suite.digest, graders.version, num_trials, seed, sampling)
+    return EvalRun(run_id, version_id, suite.name, suite.digest, graders.version, num_trials, tuple(results))
+
+
+async def attempt_all(
+    arm: Arm,
+    tasks: Sequence[Task],
+    *,
+    num_trials: int,
+    seed: int,
+    concurrency: int,
+    reduce: Callable[[GradedAttempt], T],
+) -> list[T]:
+    """Attempt each task `num_trials` times, `concurrency` at a time; what `reduce` keeps of each, in task order."""
+    if num_trials < 1 or concurrency < 1:
+        raise EvalError(f"num_trials {num_trials} and concurrency {concurrency} must both be at least 1")
+    keys = [(i, trial) for i in range(len(tasks)) for trial in range(num_trials)]
+    jobs, kept = iter(keys), dict[tuple[int, int], T]()
 
     async def work() -> None:
-        for task, trial in jobs:  # shared: each worker takes the next one
-            await attempt_one(task, trial)
+        for i, trial in jobs:  # shared: each worker takes the next one
+            kept[i, trial] = reduce(await arm.attempt(tasks[i], trial, seed))
 
     try:
         async with asyncio.TaskGroup() as workers:
-            for _ in range(min(concurrency, len(suite.tasks) * num_trials)):
+            for _ in range(min(concurrency, len(keys))):
                 workers.create_task(work())
     except ExceptionGroup as failures:  # the first failure stopped the others: it is the one to tell
         raise failures.exceptions[0] from None
-    ordered = tuple(results[task.task_id, trial] for task in suite.tasks for trial in range(num_trials))
-    run_id = _run_id(version_id, suite.digest, graders.version, num_trials, seed, sampling)
-    return EvalRun(run_id, version_id, suite.name, suite.digest, graders.version, num_trials, ordered)
+    return [kept[key] for key in keys]
 
 
 async def grade_again_if_missing(graders: GraderSet, attempt: Attempt) -> GradedAttempt:
@@ -103,8 +139,9 @@ async def grade_again_if_missing(graders: GraderSet, attempt: Attempt) -> Graded
 def task_result(graded: GradedAttempt) -> TaskResult:
     """Reduce a graded attempt, fresh or from the store, to what summaries and comparisons need.
 
-    A hallucinated tool is a call to a name the task does not offer; a hallucinated parameter is a call refused for an
-    argument that the tool's schema does not have. Both are read from the typed results of the calls.
+    `tool_calls` counts every call that was tried, the unreadable ones (errors without a name) included. A hallucinated
+    tool is a call to a name the task does not offer, a hallucinated parameter is a call refused for an argument that
+    the tool's schema does not have. Both are read from the typed results of the calls.
     """
     attempt, outcome = graded.attempt, graded.outcome
     task, usage, tool_results = attempt.task, attempt.usage, attempt.tool_results
@@ -118,7 +155,7 @@ def task_result(graded: GradedAttempt) -> TaskResult:
         attempt_id=attempt.attempt_id,
         success=outcome.success,
         safe=outcome.safe,
-        tool_calls=attempt.num_tool_calls,
+        tool_calls=sum(max(len(call.tool_calls), len(call.tool_results)) for call in attempt.trajectory.calls),
         tool_errors=attempt.num_tool_errors,
         hallucinated_tools=sum(result.problem in _NOT_OFFERED for result in tool_results),
         hallucinated_parameters=sum(hallucinated_parameter(result) for result in tool_results),

@@ -17,8 +17,13 @@ from typing import Any
 from flyball.agent.loop import Approver, ToolLoop, approve_all
 from flyball.agent.runner import AgentEnd
 from flyball.capture.door import Door
+from flyball.engine.fake import FakeEngine
+from flyball.engine.protocol import SamplingParams
 from flyball.errors import AgentError
-from flyball.tasks.world import World
+from flyball.evals.run import Arm
+from flyball.graders.grade import GraderSet
+from flyball.models.fake import FakeChat
+from flyball.tasks.world import World, WorldSpec
 from flyball.types import Limits, Message, StopReason, Task
 
 Turns = Iterable[Message] | Generator[Message, list[Message], None]
@@ -39,6 +44,11 @@ def use(name: str, **arguments: Any) -> Message:
 def do_nothing(task: Task) -> list[Message]:
     """The script of an agent that says nothing and calls nothing: what it earns, a grader gives away."""
     return [say("")]
+
+
+def scripted_arm(script: Script, world: WorldSpec, graders: GraderSet) -> Arm:
+    """An arm that follows a script, for `attempt_all`. It has an engine only in name: no script reaches it."""
+    return Arm(world, ScriptedAgent(script), FakeEngine([""]), FakeChat(), SamplingParams(temperature=0.0), graders)
 
 
 class ScriptedAgent:

@@ -117,8 +117,7 @@ def _numbers(
 ) -> dict[str, Estimate]:
     columns = _Columns(results, level)
     calls, success = columns.of(lambda r: r.tool_calls), columns.of(_succeeded)
-    # an unreadable call is an error without a call; at most every call went wrong
-    errors = np.minimum(columns.of(lambda r: r.tool_errors), calls)
+    errors = columns.of(lambda r: r.tool_errors)
     numbers = {"success": columns.share_with_missing(lambda r: r.success)}
     if all(result.safe is not None for result in results):
         numbers["safe"] = columns.share_with_missing(lambda r: r.safe)
