@@ -10,21 +10,9 @@ from pathlib import Path
 
 import pytest
 
-# Rooms of which every module is imported in a fresh process that could import torch, and must not.
-LIGHT_ROOMS = (
-    "stats",
-    "store",
-    "rl",
-    "capture",
-    "tools",
-    "tasks",
-    "graders",
-    "agent",
-    "rollout",
-    "evals",
-    "release",
-    "reports",
-)
+# Rooms of which every module is imported in a process that could import torch, and must not: those that somebody runs
+# alone in a process of their own, and the rest together.
+LIGHT_ROOMS = ("capture", "agent", "graders", "evals", "release", "reports", "stats store rl tools tasks rollout")
 
 ABSENT = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "peft", "accelerate", "huggingface_hub")
 
@@ -60,16 +48,16 @@ def test_the_blocker_blocks(tmp_path: Path) -> None:
     assert python(code, tmp_path) == "absent\n"
 
 
-@pytest.mark.parametrize("room", LIGHT_ROOMS)
-def test_a_light_room_loads_no_torch(room: str, tmp_path: Path) -> None:
-    code = (
-        IMPORT_ALL + f"import_all({room!r})\nimport sys\nprint(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
-    )
+@pytest.mark.parametrize("rooms", LIGHT_ROOMS)
+def test_light_rooms_load_no_torch(rooms: str, tmp_path: Path) -> None:
+    loaded = "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    code = IMPORT_ALL + f"import sys\nfor room in {rooms.split()}:\n    import_all(room)\n{loaded}"
     assert python(code, tmp_path) == "[]\n"
 
 
 def test_light_rooms_import_without_the_train_extra(tmp_path: Path) -> None:
-    code = WITHOUT_TRAIN + IMPORT_ALL + f"for room in {LIGHT_ROOMS}:\n    import_all(room)\nprint('fine')"
+    rooms = " ".join(LIGHT_ROOMS).split()
+    code = WITHOUT_TRAIN + IMPORT_ALL + f"for room in {rooms}:\n    import_all(room)\nprint('fine')"
     assert python(code, tmp_path) == "fine\n"
 
 
@@ -103,7 +91,7 @@ print(run_page_html(page))
 
 def test_reports_need_no_torch(tmp_path: Path) -> None:
     printed = python(WITHOUT_TRAIN + REPORT, tmp_path)
-    assert printed.startswith("<!doctype html>") and "Help desk" in printed
+    assert printed.lower().startswith("<!doctype html>") and "Help desk" in printed
 
 
 @pytest.mark.slow
