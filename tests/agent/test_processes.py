@@ -22,6 +22,7 @@ from flyball.agent.http import Http
 from flyball.agent.runner import AgentEnd, AgentRunner
 from flyball.capture.door import Door
 from flyball.engine.fake import FakeEngine
+from flyball.engine.protocol import SamplingParams
 from flyball.errors import ConfigError
 from flyball.models.fake import tool_call_text
 from flyball.tasks.world import WorldSpec
@@ -95,6 +96,24 @@ def test_a_command_is_trained_on_exactly_what_the_engine_sampled() -> None:
     assert_exact(door.calls, engine)
     assert [call.drift for call in door.calls] == ["clean", "clean"]
     assert door.calls[0].tool_results[0].call_id == door.calls[0].tool_calls[0].call_id
+
+
+def test_commands_at_the_same_time_share_a_server_and_not_their_doors() -> None:
+    command = script(AGENT)
+    engines = [FakeEngine([f"answer {i}"]) for i in range(3)]
+    doors = [
+        Door(engine, engine.chat, SamplingParams(), limits=Limits(), seed=i, session=f"session-{i}")
+        for i, engine in enumerate(engines)
+    ]
+
+    async def go() -> list[AgentEnd]:
+        worlds = [await WorldSpec(Desk).open(task()) for _ in doors]
+        ends = [command.run(world, door, Limits()) for world, door in zip(worlds, doors, strict=True)]
+        return await asyncio.gather(*ends)
+
+    assert [end.messages[-1]["content"] for end in asyncio.run(go())] == ["answer 0", "answer 1", "answer 2"]
+    for door, engine in zip(doors, engines, strict=True):
+        assert_exact(door.calls, engine)
 
 
 def test_the_openai_client_finds_the_door_by_its_environment() -> None:

@@ -104,6 +104,12 @@ def test_edited_assistant_text_forks_and_is_never_trained_as_if_sampled() -> Non
     assert first.loss_mask.sum() + second.loss_mask.sum() == sum(len(c.token_ids) for c in engine.completions)
 
 
+def test_examples_in_the_first_prompt_are_no_drift() -> None:
+    door = open_door(FakeEngine(["one"]))
+    say(door, user("like this"), {"role": "assistant", "content": "an example"}, user("now you"))
+    assert door.calls[0].drift == "clean"
+
+
 def test_a_message_edited_in_place_is_noticed() -> None:
     engine = FakeEngine(["one", "two"])
     door = open_door(engine)
