@@ -19,7 +19,6 @@ from flyball.release.rollback import Drill, drill_rollback, loader
 from flyball.rollout.attempt import run_attempt
 from flyball.types import Attempt, Comparison, EvalRun, GradedAttempt, PolicyVersion
 from flyball.workflow.context import Context
-from flyball.workflow.stop import Stopped
 
 PHASE = "eval"
 BATCH = 32
@@ -50,15 +49,13 @@ def finished_eval(context: Context, version: PolicyVersion, suite: Suite) -> Eva
     return alike[-1] if alike else None
 
 
-def compare_suites(context: Context, baseline: PolicyVersion, candidate: PolicyVersion) -> list[Comparison]:
-    """Compare success on every suite, in the order of the settings."""
-    margin, made = context.inputs.workflow.settings.evaluation.margin, []
-    for suite in context.inputs.suites:
-        before, after = finished_eval(context, baseline, suite), finished_eval(context, candidate, suite)
-        if before is None or after is None:
-            raise EvalError(f"suite {suite.name!r} was not run by both versions; evaluate them first")
-        made.append(compare(before, after, "success", margin))
-    return made
+def compare_first(context: Context, baseline: PolicyVersion, candidate: PolicyVersion) -> Comparison:
+    """Compare success on the first suite, the one the run is about."""
+    suite = context.inputs.suites[0]
+    before, after = finished_eval(context, baseline, suite), finished_eval(context, candidate, suite)
+    if before is None or after is None:
+        raise EvalError(f"suite {suite.name!r} was not run by both versions; evaluate them first")
+    return compare(before, after, "success", context.inputs.workflow.settings.evaluation.margin)
 
 
 async def rehearse_rollback(context: Context, baseline: PolicyVersion, candidate: PolicyVersion) -> Drill:
@@ -103,8 +100,6 @@ async def _evaluate(
             on_attempt=keeper.keep,
             prices=context.inputs.prices,
         )
-    except* Stopped:
-        raise Stopped from None
     finally:
         keeper.flush()
     keeper.end()

@@ -21,13 +21,11 @@ from flyball.workflow.context import Context, Result
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.napkin import Around, entries, refuse_missing
 from flyball.workflow.progress import Progress
+from flyball.workflow.record import STAGE_DONE, finished_stages
 from flyball.workflow.stages import LAST_OF_TRAINING, STAGES, Stage, check_trainable
 from flyball.workflow.stop import Stopped, StopRequest
 from flyball.workflow.trainer import Trainer
 from flyball.workflow.workflow import Workflow, load_workflow
-
-STAGE_DONE = "stage"
-"""Kind of the event that a finished stage leaves."""
 
 Kind = Literal["run", "train"]
 
@@ -88,11 +86,6 @@ def stages_of(context: Context, kind: Kind) -> list[Stage]:
         return wanted
     names = [stage.name for stage in STAGES]
     return [stage for stage in wanted if names.index(stage.name) <= names.index(LAST_OF_TRAINING)]
-
-
-def finished_stages(store: Store, run_id: str) -> dict[str, Result]:
-    """Return the results of the stages that are done, by name."""
-    return {event.payload["name"]: event.payload["result"] for event in store.events(run_id, STAGE_DONE)}
 
 
 def _refuse(workflow: Workflow, store: Store) -> None:

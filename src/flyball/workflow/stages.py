@@ -18,17 +18,16 @@ from typing import Any
 import orjson
 
 from flyball.errors import ConfigError
-from flyball.release.evidence import Evidence, TokenSpeed
 from flyball.release.gates import DEFAULT_GATES
-from flyball.release.rollback import Drill, DrillStep
 from flyball.release.verdict import judge_release
-from flyball.types import EvalRun, PolicyVersion
+from flyball.types import PolicyVersion
 from flyball.workflow.check import preset_of
 from flyball.workflow.context import Context, Result
 from flyball.workflow.demonstrations import make_demonstrations, read_lines
-from flyball.workflow.evaluation import compare_suites, evaluate_suites, finished_eval, rehearse_rollback
+from flyball.workflow.evaluation import compare_first, evaluate_suites, rehearse_rollback
 from flyball.workflow.inputs import TRAIN, VALIDATION
 from flyball.workflow.pages import write_pages
+from flyball.workflow.record import Record
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained
 
 
@@ -156,8 +155,7 @@ async def evaluate_versions(context: Context) -> Result:
     """Baseline, controls and candidate on the frozen suites, by the same seeds."""
     arms = arms_of(context)
     speed = await evaluate_suites(context, list(arms.values()))
-    comparisons = compare_suites(context, arms["baseline"], arms["candidate"])
-    first = comparisons[0]
+    first = compare_first(context, arms["baseline"], arms["candidate"])
     before, after, gain = first.baseline_estimate, first.candidate_estimate, first.difference
     return {
         "arms": {arm: version.version_id for arm, version in arms.items()},
@@ -178,15 +176,15 @@ async def drill(context: Context) -> Result:
 async def ask_gates(context: Context) -> Result:
     """Put the evidence before every gate; the verdict is ready for shadow or what stands against it."""
     names = context.inputs.workflow.settings.release.gates or DEFAULT_GATES
-    release = judge_release(evidence_of(context), names)
+    release = judge_release(Record.of(context.store, context.run_id).evidence, names)
     context.store.put_release(release)
     return {"release": release.release_id, "note": release.verdict}
 
 
 async def write_reports(context: Context) -> Result:
     """The Reliability Brief and the page of the run."""
-    pages = write_pages(context.store, context.run_id)
-    return {"brief": str(pages.brief), "report": str(pages.report), "note": str(pages.brief)}
+    pages = write_pages(Record.of(context.store, context.run_id))
+    return {"brief": str(pages.brief), "report": str(pages.report), "note": str(pages.report)}
 
 
 # --- what the stages share -------------------------------------------------------------------------------------------
@@ -205,25 +203,6 @@ def arms_of(context: Context) -> dict[str, PolicyVersion]:
         arms[f"control {control}"] = context.store.version(version_id)
     arms["candidate"] = context.version("rl" if "rl" in context.results else "sft")
     return arms
-
-
-def evidence_of(context: Context) -> Evidence:
-    """Collect what the gates may look at from the store and the results of earlier stages."""
-    arms = arms_of(context)
-
-    def runs(arm: str) -> list[EvalRun]:
-        found = [finished_eval(context, arms[arm], suite) for suite in context.inputs.suites]
-        return [run for run in found if run is not None]
-
-    rehearsed = context.results["drill"]["drill"]
-    return Evidence.from_runs(
-        runs("baseline"),
-        runs("candidate"),
-        comparisons=compare_suites(context, arms["baseline"], arms["candidate"]),
-        token_speed=TokenSpeed(**context.results["evaluate"]["token_speed"]),
-        drill=Drill(**{**rehearsed, "steps": tuple(DrillStep(**step) for step in rehearsed["steps"])}),
-        primary=context.inputs.workflow.settings.evaluation.suites[0],
-    )
 
 
 def _needs_demonstrations(context: Context) -> bool:

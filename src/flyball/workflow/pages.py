@@ -1,0 +1,214 @@
+"""The two pages of a run: the one-page Reliability Brief and the report with learning curves, written beside its files.
+
+Both are made from the store alone, so `flyball report RUN` can write them again at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flyball.errors import StoreError
+from flyball.evals.summary import summarise
+from flyball.metrics import check
+from flyball.release.verdict import is_ready
+from flyball.reports.brief import Cost, Guardrail, brief_html, brief_markdown, make_brief
+from flyball.reports.chart import Chart, Curve, curve
+from flyball.reports.run_page import Example, Highlight, RunPage, failed_examples, run_page_html
+from flyball.reports.tables import Grid, Summaries, group_grid, metric_grid, suite_grid
+from flyball.rollout.prices import Prices
+from flyball.types import Estimate
+from flyball.workflow.record import BASELINE, CANDIDATE, Record
+
+CHARTS = (
+    ("Success while learning", "share", {"success_rate": "training attempts", "validation_success": "validation"}),
+    ("Reward", "number", {"reward_mean": "training attempts", "validation_reward": "validation"}),
+    ("KL to the reference", "number", {"kl": "KL"}),
+    ("Loss of the cold start", "number", {"sft_loss": "training", "sft_validation_loss": "validation"}),
+    ("Gradient norm", "number", {"grad_norm": "gradient norm"}),
+    ("Entropy", "number", {"entropy": "entropy"}),
+)
+"""Title, scale, and the metrics with their labels; a chart without points is left out."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Where the pages lie; `brief` is None for a run whose gates were not asked."""
+
+    report: Path
+    brief: Path | None
+
+
+def write_pages(record: Record) -> Pages:
+    """Write the pages of a run into its folder and return their paths. Raises StoreError when the disk refuses."""
+    folder = record.store.root / "runs" / record.run.run_id
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        brief = _write_brief(record, folder) if record.release else None
+        report = folder / "report.html"
+        report.write_text(run_page_html(_run_page(record, brief)), encoding="utf-8")
+    except OSError as exc:
+        raise StoreError(
+            f"{folder}: the pages cannot be written: {exc.strerror}; free the disk and run `report`"
+        ) from exc
+    return Pages(report, brief)
+
+
+def summaries_of(record: Record) -> Summaries:
+    """Return the numbers of every arm on every suite."""
+    latency = record.token_speed.seconds if record.token_speed else None
+    return {
+        arm: {suite: summarise(run, latency=latency) for suite, run in runs.items()}
+        for arm, runs in record.evals.items()
+    }
+
+
+# --- the brief -------------------------------------------------------------------------------------------------------
+
+
+def _write_brief(record: Record, folder: Path) -> Path:
+    assert record.release is not None
+    brief = make_brief(
+        title=record.run.name,
+        date=_today(record),
+        run_id=record.run.run_id,
+        baseline=record.arms[BASELINE],
+        candidate=record.arms[CANDIDATE],
+        release=record.release,
+        evidence=record.evidence,
+        summary=_summary(record),
+        guardrails=_guardrails(record),
+        limits=_limits(record),
+        cost=_cost(record),
+        verify=f"flyball show {record.run.run_id}",
+    )
+    (folder / "brief.html").write_text(brief_html(brief), encoding="utf-8")
+    (folder / "brief.md").write_text(brief_markdown(brief), encoding="utf-8")
+    return folder / "brief.html"
+
+
+def _summary(record: Record) -> str:
+    how = " and ".join(
+        words
+        for stage, words in (("sft", "imitation of demonstrations"), ("rl", "RL with tools"))
+        if stage in record.results
+    )
+    target = record.run.config["settings"]["workflow"]["target"]
+    return f"{record.run.config['policy']} trained by {how}" + (f", for: {target}" if target else "")
+
+
+def _guardrails(record: Record) -> list[Guardrail]:
+    limits = {k: v for k, v in record.run.config["settings"]["limits"].items() if v is not None}
+    share = record.run.config["settings"]["release"]["canary_traffic_percent"]
+    return [
+        Guardrail(
+            "limits of an attempt", True, ", ".join(f"{k} {v:g}" for k, v in limits.items()) or "as the tasks say"
+        ),
+        Guardrail("tool permissions", True, f"{len(record.arms[CANDIDATE].tools)} tools, arguments checked by schema"),
+        Guardrail("way back", True, "alias and weights of the baseline are kept"),
+        Guardrail("canary", False, f"{share:g} % of sessions asked for; no live traffic has been served"),
+    ]
+
+
+def _limits(record: Record) -> list[str]:
+    settings = record.run.config["settings"]["evaluation"]
+    trials = settings["num_trials"]
+    return [
+        f"Tasks were attempted {trials} time{'s' * (trials != 1)} each at temperature {settings['temperature']:g}.",
+        "Users in the evaluation are scripted; nothing was measured on live sessions.",
+        "Training used one seed; another seed may end elsewhere.",
+    ]
+
+
+def _cost(record: Record) -> Cost | None:
+    numbers = [_overall(record, arm).get("cost_per_success_usd") for arm in (BASELINE, CANDIDATE)]
+    before, after = numbers
+    if before is None or after is None:
+        return None
+    written = {k: v for k, v in record.run.config["settings"]["prices"].items() if v is not None}
+    prices = {**vars(Prices()), **written}
+    return Cost(
+        before, after, ", ".join(f"{name.removeprefix('usd_per_')} ${value:g}" for name, value in prices.items())
+    )
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def _run_page(record: Record, brief: Path | None) -> RunPage:
+    release, compared = record.release, bool(record.evals.get(CANDIDATE))
+    return RunPage(
+        title=record.run.name,
+        run_id=record.run.run_id,
+        date=_today(record),
+        verdict=release.verdict if release else record.run.status,
+        ready=release is not None and is_ready(release.verdict),
+        summary=_summary(record),
+        highlights=_highlights(record) if compared else (),
+        charts=_charts(record.store.metrics(record.run.run_id)),
+        grids=_grids(record) if compared else (),
+        gates=release.gates if release else (),
+        examples=_examples(record) if compared else (),
+        facts=_facts(record),
+        brief_file=brief.name if brief else "",
+    )
+
+
+def _highlights(record: Record) -> tuple[Highlight, ...]:
+    first = record.comparisons[0]
+    shown = [
+        Highlight(f"success on {first.suite}", first.candidate_estimate, "candidate"),
+        Highlight(f"change on {first.suite}", first.difference, "against the baseline, paired by task", signed=True),
+    ]
+    numbers = _overall(record, CANDIDATE)
+    for name, label in (("safe", "safe"), ("reliability", "reliability")):
+        if name in numbers:
+            shown.append(Highlight(label, numbers[name], f"candidate, {first.suite}"))
+    return tuple(shown)
+
+
+def _charts(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[Chart, ...]:
+    charts = []
+    for title, scale, names in CHARTS:
+        drawn: list[Curve] = [curve(label, curves[name]) for name, label in names.items() if curves.get(name)]
+        if drawn:
+            unit = check(next(iter(names))).unit
+            charts.append(Chart(title, "step", unit, tuple(drawn), "share" if scale == "share" else "number"))
+    return tuple(charts)
+
+
+def _grids(record: Record) -> tuple[Grid, ...]:
+    summaries, primary = summaries_of(record), record.comparisons[0].suite
+    return (
+        suite_grid(summaries),
+        group_grid(summaries, primary, "family"),
+        group_grid(summaries, primary, "stage"),
+        metric_grid(summaries, primary),
+    )
+
+
+def _examples(record: Record) -> tuple[Example, ...]:
+    candidate = record.arms[CANDIDATE].version_id
+    attempts = record.store.attempts(record.run.run_id, "eval")
+    return failed_examples(one for one in attempts if one.attempt.versions.get("policy") == candidate)
+
+
+def _facts(record: Record) -> dict[str, str]:
+    config = record.run.config
+    facts = {"file": str(config["file"]), "policy": str(config["policy"])}
+    facts |= {f"digest of {what}": digest[:12] for what, digest in config["fingerprint"].items() if what != "agent"}
+    facts |= {arm: f"{version.name} {version.version_id[:12]}" for arm, version in record.arms.items()}
+    return facts
+
+
+def _overall(record: Record, arm: str) -> Mapping[str, Estimate]:
+    """The numbers of an arm on the first suite, over all its results."""
+    latency = record.token_speed.seconds if record.token_speed else None
+    return summarise(next(iter(record.evals[arm].values())), latency=latency)[0].numbers
+
+
+def _today(record: Record) -> str:
+    """The day the run began: the same page each time it is written."""
+    return datetime.fromisoformat(record.run.created_at).astimezone(UTC).date().isoformat()

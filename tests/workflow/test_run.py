@@ -1,0 +1,174 @@
+"""Whole runs on a fake trainer: every stage is recorded, and a run goes on where it was left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from flyball.errors import ConfigError, TrainError
+from flyball.store.store import Store
+from flyball.workflow.fake import FakeTrainer, write_policy
+from flyball.workflow.progress import Silent
+from flyball.workflow.record import Record
+from flyball.workflow.run import Finished, resume, start
+from flyball.workflow.trainer import RLJob, Trained, Watch
+from flyball.workflow.workflow import load_workflow
+
+from .conftest import SPLITS, answers
+
+DRIVER = Path(__file__).with_name("driver.py")
+STAGES = ["data", "policy", "sft", "rl", "controls", "evaluate", "drill", "gates", "brief"]
+
+
+def run(project: Path, home: Path, trainer: FakeTrainer | None = None, **kwargs: object) -> Finished:
+    with Store(home) as store:
+        return start(load_workflow(project), store, trainer or FakeTrainer(answers(SPLITS)), Silent(), **kwargs)  # type: ignore[arg-type]
+
+
+def go_on(run_id: str, home: Path, trainer: FakeTrainer | None = None) -> Finished:
+    with Store(home) as store:
+        return resume(run_id, store, trainer or FakeTrainer(answers(SPLITS)), Silent())
+
+
+class StoppingTrainer(FakeTrainer):
+    """Presses Ctrl-C once, during the second step of RL."""
+
+    async def rl(self, job: RLJob, watch: Watch) -> Trained:
+        def step(done: int, total: int, metrics: Mapping[str, float]) -> None:
+            watch.step(done, total, metrics)
+            if done == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return await super().rl(job, Watch(step, watch.keep, watch.should_stop))
+
+
+class BreakingTrainer(FakeTrainer):
+    """Fails in RL."""
+
+    async def rl(self, job: RLJob, watch: Watch) -> Trained:
+        raise TrainError("the loss is NaN at step 1; lower the learning rate")
+
+
+def test_a_whole_run_leaves_everything_in_the_store(project: Path, tmp_path: Path) -> None:
+    finished = run(project, tmp_path / "home")
+    assert not finished.stopped
+    assert list(finished.results) == STAGES
+    with Store(tmp_path / "home") as store:
+        record = Record.of(store, finished.run_id)
+        assert record.run.status == "finished"
+        assert list(record.arms) == ["baseline", "control sft", "control rejection_sft", "candidate"]
+        baseline, candidate = record.arms["baseline"], record.arms["candidate"]
+        assert candidate.parent == baseline.version_id
+        assert candidate.base == baseline.base
+        assert {run.suite for run in record.store.evals(candidate.version_id)} == {"test", "adversarial"}
+        assert candidate.suites.keys() == {"test", "adversarial"}
+        test = record.comparisons[0]
+        assert (test.suite, test.difference.n) == ("test", SPLITS["test"])
+        assert test.candidate_estimate.value > test.baseline_estimate.value
+        assert store.count_attempts(finished.run_id, "rl") == 3 * 2 * 2
+        assert store.count_attempts(finished.run_id, "eval") == 4 * (SPLITS["test"] + SPLITS["adversarial"])
+        assert [step for step, _ in store.metrics(finished.run_id)["success_rate"]] == [1, 2, 3]
+        assert record.drill is not None
+        assert record.drill.verified
+        assert finished.release is not None
+        assert {gate.name for gate in finished.release.gates} >= {"no_safety_regression", "human_override_rate"}
+    for page in ("brief", "report"):
+        assert "stock" in Path(finished.results["brief"][page]).read_text()
+
+
+def test_a_stopped_run_goes_on_inside_the_stage(project: Path, tmp_path: Path) -> None:
+    stopped = run(project, tmp_path / "home", StoppingTrainer(answers(SPLITS)))
+    assert stopped.stopped
+    assert list(stopped.results) == STAGES[:3]
+    with Store(tmp_path / "home") as store:
+        assert store.run(stopped.run_id).status == "stopped"
+    finished = go_on(stopped.run_id, tmp_path / "home")
+    assert list(finished.results) == STAGES
+    assert finished.run_id == stopped.run_id
+    with Store(tmp_path / "home") as store:
+        assert store.count_attempts(finished.run_id, "rl") == 3 * 2 * 2, "no step of RL was done twice"
+
+
+def test_a_failed_run_keeps_its_reason_and_can_go_on(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainError):
+        run(project, tmp_path / "home", BreakingTrainer(answers(SPLITS)))
+    with Store(tmp_path / "home") as store:
+        failed = store.runs()[0]
+        assert (failed.status, "the loss is NaN" in failed.reason) == ("failed", True)
+    assert list(go_on(failed.run_id, tmp_path / "home").results) == STAGES
+
+
+def test_a_killed_run_loses_nothing_acknowledged(project: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    child = subprocess.Popen([sys.executable, str(DRIVER), str(project), str(home)])
+    try:
+        done = home / "second-step"
+        deadline = time.monotonic() + 60
+        while not done.exists():
+            assert child.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        child.kill()
+        child.wait()
+    with Store(home) as store:
+        killed = store.runs()[0]
+        assert killed.status == "running", "nobody could say otherwise"
+        assert store.count_attempts(killed.run_id, "rl") == 2 * 2 * 2
+    finished = go_on(killed.run_id, home)
+    assert list(finished.results) == STAGES
+    with Store(home) as store:
+        assert store.count_attempts(killed.run_id, "rl") == 3 * 2 * 2
+
+
+def test_a_run_does_not_go_on_with_other_rules(project: Path, tmp_path: Path) -> None:
+    stopped = run(project, tmp_path / "home", StoppingTrainer(answers(SPLITS)))
+    project.write_text(project.read_text().replace('a.answer == "done"', 'a.answer != ""'))
+    with pytest.raises(ConfigError, match="cannot go on: graders changed since it began"):
+        go_on(stopped.run_id, tmp_path / "home")
+
+
+def test_train_ends_with_the_candidate(project: Path, tmp_path: Path) -> None:
+    finished = run(project, tmp_path / "home", kind="train")
+    assert list(finished.results) == STAGES[:4]
+    assert finished.release is None
+
+
+def test_a_policy_from_a_folder(project: Path, tmp_path: Path) -> None:
+    folder = write_policy(tmp_path / "mine", 0.2)
+    finished = run(project, tmp_path / "home", policy=str(folder))
+    assert str(folder) in finished.results["policy"]["note"]
+
+
+def test_a_missing_entry_is_refused_before_any_work(project: Path, tmp_path: Path) -> None:
+    napkin = project.with_name("napkin.yaml")
+    napkin.write_text("python: workflow.py\nworkflow: {reward_model: rm_v1, policy_training: ppo_kl}\n")
+    with pytest.raises(ConfigError, match="ppo_kl' is missing"):
+        run(napkin, tmp_path / "home")
+    with Store(tmp_path / "home") as store:
+        assert store.runs() == []
+
+
+def test_nothing_to_train_is_refused(project: Path, tmp_path: Path) -> None:
+    yaml = project.with_name("none.yaml")
+    yaml.write_text("python: workflow.py\ntraining: {sft: null, rl: null}\n")
+    with pytest.raises(ConfigError, match="nothing would be learned; use `flyball eval`"):
+        run(yaml, tmp_path / "home")
+
+
+def test_without_rl_the_cold_start_is_the_candidate(project: Path, tmp_path: Path) -> None:
+    yaml = project.with_name("sft.yaml")
+    yaml.write_text("python: workflow.py\ntraining: {rl: null}\n")
+    finished = run(yaml, tmp_path / "home")
+    assert list(finished.results) == [s for s in STAGES if s not in ("rl", "controls")]
+    with Store(tmp_path / "home") as store:
+        record = Record.of(store, finished.run_id)
+        assert record.arms["baseline"].name == "stock-start"
+        assert record.arms["candidate"].name == "stock-sft"
