@@ -114,7 +114,7 @@ def test_floor_and_ceiling() -> None:
     assert policy_checks.check_ceiling(groups_of([8] * 100)).level == "fail"
 
 
-@pytest.mark.parametrize(("varied", "level"), [(8, "ok"), (3, "warn"), (1, "fail")])
+@pytest.mark.parametrize(("varied", "level"), [(8, "ok"), (3, "warn"), (1, "fail"), (0, "warn")])
 def test_variance_counts_groups_whose_rewards_differ(varied: int, level: str) -> None:
     finding = policy_checks.check_variance(groups_of([4] * varied + [0] * (20 - varied)))
     assert (finding.level, finding.evidence["varied"].value) == (level, varied / 20)
@@ -182,6 +182,13 @@ def test_a_sound_desk_goes() -> None:
         *("oracle", "do_nothing", "determinism", "leakage", "suite_size"),
         *("missing", "floor", "ceiling", "variance", "headroom", "forecast"),
     }
+
+
+def test_a_policy_that_knows_nothing_yet_waits_for_its_cold_start() -> None:
+    knows_nothing = arm(["hello"])
+    assert examined(policy=knows_nothing, cold_start=True).verdict == "go"
+    without = examined(policy=knows_nothing)
+    assert without.verdict == "fix first" and without.reasons[0].startswith("floor")
 
 
 def test_a_perfect_policy_needs_no_rl() -> None:

@@ -75,7 +75,10 @@ def check_variance(groups: Groups) -> Finding:
     varied = proportion_interval([float(_differs(group)) for group in groups], clusters=_clusters(groups))
     level: Level = "ok" if varied.value >= VARIED_OK else "warn" if varied.value >= VARIED_FAIL else "fail"
     text = f"rewards differ inside {percent(varied)} of groups"
-    if level != "ok":
+    if level == "fail" and not any(map(_successes, groups)):
+        level = "warn"  # `check_floor` judges this; a cold start changes both
+        text += ", none of which has a success yet"
+    elif level != "ok":
         text += "; raise the temperature or the group size, or choose tasks of middling difficulty"
     return Finding("variance", level, text, {"varied": varied, "group_size": max(map(len, groups))})
 
@@ -90,7 +93,7 @@ def check_headroom(groups: Groups) -> Finding:
     n = max(map(len, groups))
     text = f"best of {n} would add {percent(gain)} to success"
     evidence = {"gain": gain, "group_size": n}
-    if not any(_successes(group) for group in groups):
+    if not any(map(_successes, groups)):
         return Finding("headroom", "warn", f"no success in {n} tries at any task: headroom cannot be seen", evidence)
     level: Level = "fail" if gain.high < HEADROOM else "warn" if gain.value < HEADROOM else "ok"
     if level != "ok":

@@ -70,6 +70,7 @@ def succeeded(graded: GradedAttempt) -> bool:
 
 
 def percent(estimate: Estimate) -> str:
+    """A share with its interval and n, for a line of text."""
     return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}; n={estimate.n}]"
 
 
