@@ -91,3 +91,9 @@ def test_cost_per_success_pays_for_failures_too() -> None:
 def test_no_results_are_refused() -> None:
     with pytest.raises(EvalError, match="no results"):
         summarise(run([]))
+
+
+def test_amounts_do_not_fall_below_zero_and_name_their_unit() -> None:
+    rare = whole([result(f"t{i}", hallucinated_tools=int(i == 0)) for i in range(30)])["hallucinated_tools"]
+    assert (rare.value, rare.low, rare.unit) == (pytest.approx(1 / 30), 0.0, "calls/attempt")
+    assert whole([result("only")])["tool_calls_p95"].low == 0.0

@@ -94,9 +94,9 @@ class _Columns:
         return replace(low, high=high.high, method=f"{low.method}, {missing} missing counted both ways")
 
     def mean(self, read: Callable[[TaskResult], float], unit: str) -> Estimate:
-        return mean_interval(
-            self.of(read), clusters=self.clusters, strata=self.strata, level=self.level, unit=f"{unit}/attempt"
-        )
+        """Mean of an amount, which is never below 0."""
+        mean = mean_interval(self.of(read), clusters=self.clusters, strata=self.strata, level=self.level, unit=unit)
+        return replace(mean, low=max(0.0, mean.low))
 
     def rate(self, events: Floats, trials: Floats) -> Estimate:
         return rate_interval(events, trials, clusters=self.clusters, strata=self.strata, level=self.level)
@@ -107,9 +107,9 @@ class _Columns:
         )
 
     def quantile(self, values: Floats, q: float, unit: str) -> Estimate:
-        return quantile_interval(
-            values, q, clusters=self.clusters, strata=self.strata, level=self.level, unit=f"{unit}/attempt"
-        )
+        """Quantile of an amount, which is never below 0."""
+        found = quantile_interval(values, q, clusters=self.clusters, strata=self.strata, level=self.level, unit=unit)
+        return replace(found, low=max(0.0, found.low))
 
 
 def _numbers(
@@ -125,12 +125,12 @@ def _numbers(
     numbers |= _pass_hat(results, level)
     if calls.any():
         numbers["tool_error_rate"] = columns.rate(errors, calls)
-    numbers["hallucinated_tools"] = columns.mean(lambda r: r.hallucinated_tools, "calls")
-    numbers["hallucinated_parameters"] = columns.mean(lambda r: r.hallucinated_parameters, "calls")
-    numbers["tool_calls"] = columns.mean(lambda r: r.tool_calls, "calls")
-    numbers["tool_calls_p95"] = columns.quantile(calls, 0.95, "calls")
-    numbers["tokens_in"] = columns.mean(lambda r: r.tokens_in, "tokens")
-    numbers["tokens_out"] = columns.mean(lambda r: r.tokens_out, "tokens")
+    numbers["hallucinated_tools"] = columns.mean(lambda r: r.hallucinated_tools, "calls/attempt")
+    numbers["hallucinated_parameters"] = columns.mean(lambda r: r.hallucinated_parameters, "calls/attempt")
+    numbers["tool_calls"] = columns.mean(lambda r: r.tool_calls, "calls/attempt")
+    numbers["tool_calls_p95"] = columns.quantile(calls, 0.95, "calls/attempt")
+    numbers["tokens_in"] = columns.mean(lambda r: r.tokens_in, "tokens/attempt")
+    numbers["tokens_out"] = columns.mean(lambda r: r.tokens_out, "tokens/attempt")
     if latency is not None:
         numbers["latency_seconds"] = columns.mean(latency, "s")
     numbers["cost_per_success_usd"] = columns.ratio(columns.of(lambda r: r.cost_usd), success, "USD")

@@ -104,5 +104,5 @@ def check_suite_size(split: str, num_tasks: int, base_rate: float = 0.5) -> Find
     share = min(max(base_rate, 0.1), 0.9)
     smallest = detectable_difference(num_tasks, between=2.0 * share * (1.0 - share))
     level: Level = "ok" if smallest <= DETECTABLE else "warn"
-    text = f"{num_tasks} {split} tasks show a difference from {smallest:.0%} on"
+    text = f"{num_tasks} {split} tasks show a difference from {100 * smallest:.0f} points on"
     return Finding("suite_size", level, text, {"num_tasks": num_tasks, "detectable": smallest})
