@@ -14,6 +14,7 @@ from flyball.capture.door import Door
 from flyball.engine.fake import FakeEngine
 from flyball.models.fake import tool_call_text
 from flyball.tasks.world import WorldSpec
+from flyball.tools.tool import tool
 from flyball.types import Limits, StopReason
 
 FIND = tool_call_text("find_order", order_id="A1")
@@ -76,8 +77,33 @@ def test_reading_tools_of_one_turn_run_at_the_same_time() -> None:
 
 
 def test_a_turn_that_writes_runs_in_the_order_it_was_written() -> None:
-    turn = "".join([tool_call_text("slow", seconds=0.02), tool_call_text("cancel", order_id="A1"), FIND])
-    assert converse(turn, "done")[2] == ["slow", "cancel A1", "find A1"]
+    class Ledger:
+        def reset(self, ticket: str) -> str:
+            self.log: list[str] = []
+            return ticket
+
+        async def read(self) -> str:
+            """Take a while."""
+            await asyncio.sleep(0.01)
+            self.log.append("read")
+            return "read"
+
+        @tool(writes=True)
+        async def write(self) -> str:
+            """Be done at once."""
+            self.log.append("written")
+            return "written"
+
+        def export_state(self) -> list[str]:
+            return self.log
+
+    async def go() -> list[str]:
+        world = await WorldSpec(Ledger).open(task())
+        turn = tool_call_text("read") + tool_call_text("write")
+        await ToolLoop().run(world, open_door(FakeEngine([turn, "done"]), Limits()), Limits())
+        return await world.export_state()
+
+    assert asyncio.run(go()) == ["read", "written"]
 
 
 def test_what_tools_refuse_is_shown_to_the_policy_and_recorded() -> None:

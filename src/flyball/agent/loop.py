@@ -1,8 +1,9 @@
 """The built-in agent: ask the policy, run the tools it calls, show it the results, until it answers.
 
 A policy cannot break the loop: a call it garbles is shown back to it as an observation, a tool that fails is a result
-with a problem, and past a limit the attempt ends with the reason. Tool calls of one turn run at the same time unless
-one of them writes; then they run in the order the policy wrote them, so that the same turn leaves the same world.
+with a problem, and past a limit the attempt ends with the reason. Tool calls of one turn run at the same time (sync
+tools of one world take turns, see `tasks/world.py`) unless one of them writes; then they run in the order the policy
+wrote them, so that the same turn leaves the same world.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ class FakeChat:
         return [*end, *_render(messages[num_seen:]), ROLES["assistant"]]
 
     def parse(self, token_ids: Sequence[int]) -> Parsed:
+        """Read the Hermes tool calls of a turn; one that cannot be read makes the whole turn malformed."""
         text = self.decode(token_ids)
         if "<tool_call>" not in text:
             return Parsed(text)
