@@ -37,9 +37,9 @@ def _judge_change(change: Estimate, limit: float) -> Finding:
     if change.high < limit:
         return Finding("pass", said, facts)
     if change.low > limit:
-        return Finding("fail", f"{said}: more than {100 * limit:+g} % is shown", facts)
+        return Finding("fail", said, facts)
     more = more_needed(change, limit) if change.value < limit else None
-    return Finding("inconclusive", f"{said}: {100 * limit:+g} % is not excluded", facts, more)
+    return Finding("inconclusive", said, facts, more)
 
 
 # --- latency ---------------------------------------------------------------------------------------------------------
@@ -56,8 +56,7 @@ def latency_gate(percent: float, name: str) -> Gate:
     return Gate(
         name=name,
         metric="seconds per task, candidate against baseline, paired by task",
-        rule=f"one-sided 95 % upper bound of the change below +{percent:g} % on the primary suite; seconds = tokens at "
-        "one calibrated speed + critical path of tools",
+        rule=f"below +{percent:g} % (one-sided 95 %) on the primary suite; tokens at one speed + tool time",
         owner="Platform",
         judge=_on_primary(judge),
     )
@@ -126,7 +125,7 @@ def _unusable(usd: Values) -> str | None:
 COST_PER_SUCCESS_NOT_WORSE = Gate(
     name="cost_per_success_not_worse",
     metric="US dollars per success, candidate against baseline, paired by task",
-    rule=f"one-sided 95 % upper bound of the change below +{100 * COST_MARGIN:g} % on the primary suite",
+    rule=f"below +{100 * COST_MARGIN:g} % (one-sided 95 %) on the primary suite",
     owner="Product",
     judge=_on_primary(_judge_cost),
 )

@@ -37,9 +37,9 @@ def _judge_difference(comparison: Comparison, threshold: float) -> Finding:
     if slack > 0:
         return Finding("pass", said, facts, slack=slack)
     if difference.high < threshold:
-        return Finding("fail", f"{said}: below {100 * threshold:+g} points is shown", facts, slack=slack)
+        return Finding("fail", said, facts, slack=slack)
     more = more_needed(difference, threshold) if difference.value > threshold else None
-    return Finding("inconclusive", f"{said}: {100 * threshold:+g} points is not excluded", facts, more, slack)
+    return Finding("inconclusive", said, facts, more, slack)
 
 
 def _judge_improves(evidence: Evidence) -> Finding:
@@ -80,29 +80,29 @@ def _judge_arm(runs: list[EvalRun]) -> Finding:
     if slack > 0:
         return Finding("pass", said, facts, slack=slack)
     if rate.low > MISSING_LIMIT:
-        return Finding("fail", f"{said}: more than {100 * MISSING_LIMIT:g} % is shown", facts, slack=slack)
+        return Finding("fail", said, facts, slack=slack)
     more = more_needed(rate, MISSING_LIMIT) if rate.value < MISSING_LIMIT else None
-    return Finding("inconclusive", f"{said}: {100 * MISSING_LIMIT:g} % is not excluded", facts, more, slack)
+    return Finding("inconclusive", said, facts, more, slack)
 
 
 SUCCESS_IMPROVES = Gate(
     name="success_improves",
     metric="success, candidate minus baseline, paired by task",
-    rule="95 % interval of the difference above 0 on the primary suite",
+    rule="above 0 points (95 % interval) on the primary suite",
     owner="Product",
     judge=_judge_improves,
 )
 SUCCESS_NOT_WORSE = Gate(
     name="success_not_worse",
     metric="success, candidate minus baseline, paired by task",
-    rule=f"95 % interval of the difference above -{100 * SUCCESS_MARGIN:g} points on every suite",
+    rule=f"above -{100 * SUCCESS_MARGIN:g} points (95 % interval) on every suite",
     owner="ML",
     judge=_judge_not_worse,
 )
 MISSING_RATE = Gate(
     name="missing_rate",
     metric="share of trials without an outcome or safety verdict, per arm",
-    rule=f"one-sided 95 % upper bound below {100 * MISSING_LIMIT:g} % in each arm",
+    rule=f"below {100 * MISSING_LIMIT:g} % (one-sided 95 %) in each arm",
     owner="Platform",
     judge=_judge_missing,
 )

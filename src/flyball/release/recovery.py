@@ -13,8 +13,7 @@ def rollback_gate(minutes: float, name: str) -> Gate:
     return Gate(
         name=name,
         metric="seconds from the decision to go back until the old version has answered",
-        rule=f"below {60 * minutes:g} s in a timed drill: alias back, old weights checked and loaded, a probe task "
-        "answered by the old version",
+        rule=f"below {60 * minutes:g} s in a timed drill that ends with an answer of the old version",
         owner="Platform",
         judge=judge,
     )

@@ -18,12 +18,12 @@ from flyball.release.verdict import is_ready
 from flyball.reports.render import render
 from flyball.types import Comparison, Estimate, EvalRun, GateResult, GateState, Missing, PolicyVersion, Release
 
-MAX_CHANGES = 8
-MAX_SUITES = 6
-MAX_FAILURES = 6
-MAX_GUARDRAILS = 7
-MAX_LIMITS = 5
-MAX_REASON = 150
+MAX_CHANGES = 5
+MAX_SUITES = 5
+MAX_FAILURES = 5
+MAX_GUARDRAILS = 6
+MAX_LIMITS = 3
+MAX_REASON = 112
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,16 @@ class Claim:
     @property
     def made(self) -> bool:
         return self.result.state == "pass"
+
+    @property
+    def words(self) -> str:
+        return self.text if self.made else f"Not claimed: {self.text[0].lower()}{self.text[1:]}"
+
+    @property
+    def found(self) -> str:
+        """The gate's reason, and how many more tasks would settle an open one, led by what is short."""
+        more = self.result.more_needed
+        return f"about {more} more tasks would settle it; {self.result.reason}" if more else self.result.reason
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Literal
 from flyball.errors import ConfigError
 from flyball.reports.tables import significant, with_minus
 
-WIDTH, HEIGHT = 640, 264
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 44
+WIDTH, HEIGHT = 480, 236
+LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 42
 MAX_CURVES = 6
 
 Scale = Literal["number", "share"]

@@ -51,7 +51,7 @@ def _styles(*names: str) -> Markup:
 
 
 def _clip(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+    return text if len(text) <= most else text[: most - 1].rstrip(" .,;:") + "…"
 
 
 def _cell(text: str) -> str:

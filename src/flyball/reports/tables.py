@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flyball.evals.summary import By, Row
 from flyball.types import Estimate
 
 MINUS = "−"
 NO_VALUE = "—"
+SHARES = frozenset({"share", "score", "relative"})
+WRITTEN_UNITS = SHARES | {"USD"}
 
 Summaries = Mapping[str, Mapping[str, Sequence[Row]]]
 """Policy label -> suite -> the rows of `evals.summary.summarise`; the baseline comes first."""
@@ -37,7 +39,7 @@ class Shown:
 def shown(estimate: Estimate, *, signed: bool = False) -> Shown:
     """Round and name the unit. `signed`: it is a difference, so shares become points and a plus is written."""
     unit = estimate.unit
-    if unit in ("share", "score", "relative"):
+    if unit in SHARES:
         word = " points" if signed and unit != "relative" else " %"
         sign = "+" if signed or unit == "relative" else ""
         return _parts(estimate, lambda x: _number(f"{100 * x:{sign}.1f}", x), "", word)
@@ -101,7 +103,8 @@ def suite_grid(summaries: Summaries, metric: str = "success", title: str = "Succ
         (suite, tuple(_find(by_suite.get(suite, ()), "all", "all", metric) for by_suite in summaries.values()))
         for suite in suites
     )
-    return Grid(title, tuple(summaries), rows)
+    note = "Value: a missing result counts as failure. Interval: 95 %, with missing results counted both ways."
+    return Grid(title, tuple(summaries), rows, note)
 
 
 def group_grid(summaries: Summaries, suite: str, by: By, metric: str = "success", title: str = "") -> Grid:
@@ -116,8 +119,17 @@ def metric_grid(summaries: Summaries, suite: str, title: str = "") -> Grid:
     """All metrics of one suite down, policies across."""
     tables = [by_suite.get(suite, ()) for by_suite in summaries.values()]
     metrics = list(dict.fromkeys(name for rows in tables for row in rows if row.by == "all" for name in row.numbers))
-    rows = tuple((name, tuple(_find(found, "all", "all", name) for found in tables)) for name in metrics)
+    rows = tuple(_metric_row(name, [_find(found, "all", "all", name) for found in tables]) for name in metrics)
     return Grid(title or f"All metrics, suite {suite}", tuple(summaries), rows)
+
+
+def _metric_row(name: str, cells: Sequence[Estimate | None]) -> tuple[str, tuple[Estimate | None, ...]]:
+    """The unit moves from the cells to the label, unless it is part of how the number is written."""
+    units = {cell.unit for cell in cells if cell is not None}
+    if units & WRITTEN_UNITS or units <= {""}:
+        return name, tuple(cells)
+    bare = tuple(None if cell is None else replace(cell, unit="") for cell in cells)
+    return f"{name}, {' or '.join(sorted(units))}", bare
 
 
 def _find(rows: Sequence[Row], by: By, group: str, metric: str) -> Estimate | None:

@@ -1,0 +1,175 @@
+"""One page, one record, two renderings, and no claim without its gate."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from flyball.release.evidence import Evidence
+from flyball.release.registry import new_version
+from flyball.release.verdict import READY, judge_release
+from flyball.reports.brief import (
+    Brief,
+    Change,
+    Failure,
+    Guardrail,
+    brief_html,
+    brief_markdown,
+    changes_between,
+    make_brief,
+)
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WORDS = "long words that fill the space they are given and then go on for some more of it, as real ones do. "
+
+
+def crowded(brief: Brief) -> Brief:
+    """More of everything than a page holds, with every text as long as the page allows."""
+    gates = tuple(replace(result, state="inconclusive", reason=WORDS * 3, more_needed=99999)
+                  if result.state == "pass" else result for result in brief.release.gates)  # fmt: skip
+    release = replace(brief.release, gates=gates, verdict="not ready: " + ", ".join(f"{g.name} fails" for g in gates))
+    return replace(
+        brief,
+        title=WORDS,
+        release=release,
+        summary=WORDS * 5,
+        changes=tuple(Change(f"tools {WORDS}", "a" * 12, "b" * 12) for _ in range(30)),
+        tested=brief.tested * 3,
+        failures=tuple(Failure("adversarial-suite", WORDS, 100, 240) for _ in range(30)),
+        claims=tuple(replace(claim, result=gate) for claim, gate in zip(brief.claims, gates, strict=False)),
+        guardrails=tuple(Guardrail("Some guardrail", True, WORDS * 2) for _ in range(20)),
+        limits=tuple(WORDS * 3 for _ in range(20)),
+        drill=replace(brief.drill, verified=False, problem=WORDS * 4),
+        verify=WORDS * 3,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the printed page is not measured")
+@pytest.mark.parametrize("full", [False, True])
+def test_it_prints_on_one_page(brief, tmp_path, full):
+    source, target = tmp_path / "brief.html", tmp_path / "brief.pdf"
+    source.write_text(brief_html(crowded(brief) if full else brief), encoding="utf-8")
+    subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         f"--user-data-dir={tmp_path / 'profile'}", "--no-pdf-header-footer", f"--print-to-pdf={target}",
+         source.as_uri()],
+        check=True, capture_output=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert len(re.findall(rb"/Type */Page\b", target.read_bytes())) == 1
+
+
+def test_lists_are_cut_to_the_page_and_say_so(brief):
+    html, markdown = brief_html(crowded(brief)), brief_markdown(crowded(brief))
+    for text in (html, markdown):
+        assert "and 25 more changes in the run report" in text
+        assert "and 25 more families in the run report" in text
+        assert "and 7 more suites in the run report" in text
+        assert "and 14 more guardrails in the run report" in text
+        assert "and 17 more limits in the run report" in text
+
+
+def test_both_renderings_say_the_same_numbers(brief):
+    """Every number with its interval in the Markdown is in the page, and the other way round."""
+    numbers = re.compile(r"[+−$]?\d[\d.]*(?: %)? \[[^\]]+\]")
+    page = re.sub(r"\s+", " ", text_of(brief_html(brief)))
+    markdown = brief_markdown(brief).replace(" points [", " [")
+    found = numbers.findall(markdown)
+    assert len(found) > 12
+    for number in found:
+        assert number in page.replace(" points [", " [")
+
+
+def text_of(html: str) -> str:
+    """The visible text."""
+
+    class Text(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts: list[str] = []
+            self.hidden = 0
+
+        def handle_starttag(self, tag, attributes):
+            self.hidden += tag == "style"
+
+        def handle_endtag(self, tag):
+            self.hidden -= tag == "style"
+
+        def handle_data(self, data):
+            if not self.hidden:
+                self.parts.append(data)
+
+    parser = Text()
+    parser.feed(html)
+    return "".join(parser.parts)
+
+
+def test_ready_says_so_and_what_is_still_unknown(brief):
+    assert brief.release.verdict == READY
+    for text in (brief_html(brief), brief_markdown(brief)):
+        assert "Ready for shadow" in text and "Not ready" not in text
+        assert "policy_kl_drift" in text and "nobody has met this candidate" in text
+        assert "released" not in text.lower()
+
+
+def test_the_seven_things_a_brief_owes(brief):
+    for text in (brief_html(brief), brief_markdown(brief)):
+        for heading in ("What changed", "What was tested", "What failed", "Claims, how sure they are",
+                        "Guardrails in force", "Cost per success", "Rollback guarantee"):  # fmt: skip
+            assert heading in text
+        assert "0.34 s" in text and "OFF" in text and "n=240" in text and "95 %" in text
+
+
+def test_a_claim_is_made_only_where_its_gate_passes(brief):
+    assert all(claim.made for claim in brief.claims) and len(brief.claims) == 7
+    assert "Not claimed" not in brief_html(brief)
+    failed = tuple(replace(c, result=replace(c.result, state="fail")) for c in brief.claims)
+    page = brief_html(replace(brief, claims=failed))
+    assert page.count("Not claimed: ") == 7 and ">It harms no more" not in page
+
+
+def test_without_evidence_nothing_is_claimed_and_nothing_breaks(brief):
+    release = judge_release(Evidence())
+    empty = make_brief(
+        title="t", date="2026-01-01", run_id="r", baseline=brief.baseline, candidate=brief.candidate, release=release,
+        evidence=Evidence(), summary="s", guardrails=[],
+    )  # fmt: skip
+    for text in (brief_html(empty), brief_markdown(empty)):
+        assert "Not ready" in text and "No drill, no guarantee" in text and "Not measured" in text
+        assert "None were declared" in text and not any(claim.made for claim in empty.claims)
+
+
+def test_default_gates_that_nobody_asked_are_named(brief):
+    release = judge_release(Evidence(), ["no_safety_regression", "latency_delta_lt_20_percent"])
+    made = make_brief(
+        title="t", date="2026-01-01", run_id="r", baseline=brief.baseline, candidate=brief.candidate, release=release,
+        evidence=Evidence(), summary="s", guardrails=[], limits=["mine"],
+    )  # fmt: skip
+    assert made.limits[1] == "mine"
+    assert "missing_rate" in made.limits[0] and "latency_delta" not in made.limits[0]
+
+
+def test_changes_are_what_the_registry_binds():
+    old = new_version(name="a", weights="1" * 64, base="b", graders={"success": "g1", "safety": "s"}, path="/x")
+    new = new_version(name="z", weights="2" * 64, base="b", graders={"success": "g2", "style": "n"}, path="/y")
+    assert changes_between(old, new) == (
+        Change("weights", "1" * 12, "2" * 12),
+        Change("graders safety", "s", "none"),
+        Change("graders style", "none", "n"),
+        Change("graders success", "g1", "g2"),
+    )
+
+
+def test_failures_are_counted_by_family_with_the_most_first(brief):
+    counts = [failure.failed for failure in brief.failures]
+    assert counts == sorted(counts, reverse=True) and all(f.attempts == 24 for f in brief.failures)
+
+
+def test_text_of_others_is_escaped(brief):
+    page = brief_html(replace(brief, title="<script>alert(1)</script>"))
+    assert "<script" not in page and "&lt;script&gt;" in page
