@@ -159,6 +159,16 @@ time.sleep(600)
         assert not _running(int(pid))
 
 
+def test_children_left_behind_do_not_hold_up_the_answer() -> None:
+    text = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("done")
+"""
+    end, _, _ = drive(script(text), FakeEngine(["x"]), Limits(max_seconds=20.0))
+    assert (end.stop, end.messages[-1]["content"]) == (StopReason.ANSWERED, "done")
+
+
 def test_a_refused_command_ends_with_the_limit_and_not_with_its_crash() -> None:
     engine = FakeEngine([tool_call_text("find_order", order_id="A1")])
     end, door, _ = drive(script(AGENT), engine, Limits(max_turns=1))

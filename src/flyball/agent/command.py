@@ -80,28 +80,48 @@ class Command:
         except OSError as error:
             raise AgentError(f"{shlex.join(self._argv)} could not be started: {error}") from error
         try:
-            return await self._output(process)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            stdout, stderr = await _finish(process)
+        except asyncio.CancelledError:
+            _kill(process)
+            await _finish(process)
+            raise
+        return self._answer_in(process.returncode, stdout, stderr)
 
-    async def _output(self, process: asyncio.subprocess.Process) -> str:
-        assert process.stdout is not None and process.stderr is not None
-        stdout, stderr, _ = await asyncio.gather(_read(process.stdout), _read(process.stderr), process.wait())
-        if process.returncode != 0:
+    def _answer_in(self, returncode: int | None, stdout: bytes, stderr: bytes) -> str:
+        if len(stdout) > MAX_OUTPUT_BYTES or len(stderr) > MAX_OUTPUT_BYTES:
+            raise AgentError(f"the agent printed more than {MAX_OUTPUT_BYTES} bytes; print the final answer only")
+        if returncode != 0:
             said = stderr.decode(errors="replace").strip()[-500:]
-            raise AgentError(f"{shlex.join(self._argv)} exited with {process.returncode}; it said: {said!r}")
+            raise AgentError(f"{shlex.join(self._argv)} exited with {returncode}; it said: {said!r}")
         return stdout.decode(errors="replace").strip()
 
 
-async def _read(stream: asyncio.StreamReader) -> bytes:
-    """All that is printed. Raises AgentError past the limit, so that a chatty program cannot fill the memory."""
-    parts: list[bytes] = []
-    size = 0
+async def _finish(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """Wait until the process is gone and its pipes are empty, so that nothing of it is left on the event loop."""
+    assert process.stdout is not None and process.stderr is not None
+
+    async def exit_with_children() -> None:
+        await process.wait()
+        _kill(process)  # what it left running would hold the pipes open
+
+    stdout, stderr, _ = await asyncio.gather(
+        _read(process, process.stdout), _read(process, process.stderr), exit_with_children()
+    )
+    return stdout, stderr
+
+
+async def _read(process: asyncio.subprocess.Process, stream: asyncio.StreamReader) -> bytes:
+    """All that is printed; past the limit the program is killed, so that a chatty one cannot fill the memory."""
+    kept = b""
     while part := await stream.read(65536):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_OUTPUT_BYTES:
-            raise AgentError(f"the agent printed more than {MAX_OUTPUT_BYTES} bytes; print the final answer only")
-    return b"".join(parts)
+        if len(kept) <= MAX_OUTPUT_BYTES:
+            kept += part
+        else:
+            _kill(process)
+    return kept
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the process and its children, which share its process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
