@@ -27,6 +27,7 @@ from flyball.tasks.world import World
 from flyball.types import Limits
 
 MAX_OUTPUT_BYTES = 1_000_000
+POLL_SECONDS = 0.02
 
 
 class Command:
@@ -101,8 +102,10 @@ async def _finish(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
     assert process.stdout is not None and process.stderr is not None
 
     async def exit_with_children() -> None:
-        await process.wait()
-        _kill(process)  # what it left running would hold the pipes open
+        # Process.wait() returns only once the pipes are closed (Python 3.11), and a child left behind holds them open.
+        while process.returncode is None:
+            await asyncio.sleep(POLL_SECONDS)
+        _kill(process)
 
     stdout, stderr, _ = await asyncio.gather(
         _read(process, process.stdout), _read(process, process.stderr), exit_with_children()
