@@ -1,0 +1,165 @@
+"""Keys and values of many conversations in one tensor: a shared root, and a slot for each conversation's own part.
+
+Attempts of one job start with the same tokens (system prompt, tool schemas). Those are the root: stored and read
+once for the whole batch. What follows lies in slot rows, so a tool result resumes from the cached keys and values.
+
+    sequence of slot s = root[0:R] + slot[s][0:length[s]]
+
+Shapes: S slots, H key/value heads, G query heads per key/value head, Q new tokens, R root tokens, L slot tokens, D head
+width. Works with any Hugging Face decoder that goes through the attention and cache interfaces.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+
+ATTENTION = "flyball_slots"
+
+
+class SlotCache:
+    """The part of Hugging Face's cache protocol that a decoder calls (`update`), writing into slots.
+
+    Set `target` before each forward pass: `rows` (slot of each batch row; a slice when they are 0..n-1, so nothing is
+    copied), `starts` [n] (slot position of each row's first new token) and `extent` (slot columns to attend to).
+    With `rows` None the pass computes the root itself.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self.keys: list[torch.Tensor] = []  # per layer [S, H, L, D]
+        self.values: list[torch.Tensor] = []
+        self.root_keys: list[torch.Tensor] = []  # per layer [H, R, D]
+        self.root_values: list[torch.Tensor] = []
+        self.root_length = 0
+        self.rows: slice | torch.Tensor | None = None
+        self.starts = torch.zeros(0, dtype=torch.long)
+        self.extent = 0
+
+    def target(self, rows: slice | torch.Tensor | None, starts: torch.Tensor, extent: int) -> None:
+        self.rows, self.starts, self.extent = rows, starts, extent
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store new keys and values [n, H, Q, D]; return those of the slots [n, H, extent, D] (the root is apart)."""
+        if self.rows is None:
+            if layer == len(self.root_keys):
+                self.root_keys.append(keys[0])
+                self.root_values.append(values[0])
+            return keys, values
+        self._reserve(layer, keys)
+        slot_keys, slot_values = self.keys[layer], self.values[layer]
+        n, _heads, width, _dim = keys.shape
+        rows = torch.arange(n) if isinstance(self.rows, slice) else self.rows
+        columns = self.starts[:, None] + torch.arange(width)  # [n, Q]
+        slot_keys[rows[:, None], :, columns] = keys.transpose(1, 2)
+        slot_values[rows[:, None], :, columns] = values.transpose(1, 2)
+        return slot_keys[self.rows, :, : self.extent], slot_values[self.rows, :, : self.extent]
+
+    def _reserve(self, layer: int, like: torch.Tensor) -> None:
+        """Make room for `extent` columns (doubling, so growth is rare)."""
+        _n, heads, _width, dim = like.shape
+        have = self.keys[layer].shape[2] if layer < len(self.keys) else 0
+        if have >= self.extent:
+            return
+        columns = max(self.extent, 2 * have, 128)
+        for tensors in (self.keys, self.values):
+            grown = like.new_zeros(self.num_slots, heads, columns, dim)
+            if layer < len(tensors):
+                grown[:, :, :have] = tensors[layer]
+                tensors[layer] = grown
+            else:
+                tensors.append(grown)
+
+    def shrink_root(self, length: int, slot_lengths: list[int]) -> None:
+        """Keep `length` root tokens and move the rest to the front of every slot, so that sequences stay the same."""
+        moved = self.root_length - length
+        needed = moved + max(slot_lengths, default=0)
+        for layer, (root_keys, root_values) in enumerate(zip(self.root_keys, self.root_values, strict=True)):
+            for tensors, root in ((self.keys, root_keys), (self.values, root_values)):
+                if layer < len(tensors):
+                    old = tensors[layer]
+                    have = min(old.shape[2], max(slot_lengths, default=0))
+                    grown = old.new_zeros(old.shape[0], old.shape[1], max(needed, old.shape[2]), old.shape[3])
+                    grown[:, :, :moved] = root[None, :, length:]
+                    grown[:, :, moved : moved + have] = old[:, :, :have]
+                    tensors[layer] = grown
+            self.root_keys[layer] = root_keys[:, :length].clone()
+            self.root_values[layer] = root_values[:, :length].clone()
+        self.root_length = length
+
+    def clear(self) -> None:
+        self.root_keys.clear()
+        self.root_values.clear()
+        self.root_length = 0
+
+    # What decoders ask a cache besides `update`.
+    def get_seq_length(self, layer: int = 0) -> int:
+        return 0
+
+    @property
+    def is_compileable(self) -> bool:
+        return False
+
+
+def slot_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    slot_cache: SlotCache | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over root and slot in one softmax.
+
+    query [n, H*G, Q, D], keys and values [n, H, L, D], attention_mask additive [n, 1, Q, L] for the slot part (the root
+    is visible to all). Returns [n, Q, H*G, D].
+    """
+    assert slot_cache is not None
+    n, query_heads, width, dim = query.shape
+    heads = keys.shape[1]
+    groups = query_heads // heads
+    scale = scaling if scaling is not None else dim**-0.5
+    if slot_cache.rows is None or slot_cache.root_length == 0:
+        mask = attention_mask
+        if groups > 1 and width == 1:  # one query token: heads of a group become query rows, keys are not repeated
+            out = torch.nn.functional.scaled_dot_product_attention(
+                query.reshape(n, heads, groups, dim), keys, values, attn_mask=mask, scale=scale
+            ).reshape(n, query_heads, 1, dim)
+        else:
+            out = torch.nn.functional.scaled_dot_product_attention(
+                query, keys, values, attn_mask=mask, scale=scale, enable_gqa=groups > 1
+            )
+        return out.transpose(1, 2), None
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    root_keys, root_values = slot_cache.root_keys[layer], slot_cache.root_values[layer]
+    root_length = slot_cache.root_length
+    q = (query * scale).reshape(n, heads, groups * width, dim)
+    # The root is one matrix for the whole batch: [H, n*G*Q, D] x [H, D, R].
+    q_flat = q.transpose(0, 1).reshape(heads, n * groups * width, dim)
+    on_root = torch.bmm(q_flat, root_keys.transpose(1, 2)).view(heads, n, groups * width, root_length).transpose(0, 1)
+    on_slot = torch.matmul(q, keys.transpose(2, 3))  # [n, H, G*Q, L]
+    if attention_mask is not None:
+        length = keys.shape[2]
+        on_slot = (on_slot.reshape(n, heads, groups, width, length) + attention_mask[:, :, None]).view(
+            n, heads, groups * width, length
+        )
+    weights = torch.softmax(torch.cat([on_root, on_slot], dim=-1), dim=-1, dtype=torch.float32).to(query.dtype)
+    w_root, w_slot = weights[..., :root_length], weights[..., root_length:]
+    w_flat = w_root.transpose(0, 1).reshape(heads, n * groups * width, root_length)
+    out = torch.bmm(w_flat, root_values).view(heads, n, groups * width, dim).transpose(0, 1)
+    out = out + torch.matmul(w_slot, values)
+    return out.reshape(n, query_heads, width, dim).transpose(1, 2), None
+
+
+def _mask_given(*_: Any, attention_mask: torch.Tensor | None = None, **__: Any) -> torch.Tensor | None:
+    return attention_mask
+
+
+AttentionInterface.register(ATTENTION, slot_attention)
+AttentionMaskInterface.register(ATTENTION, _mask_given)

@@ -1,0 +1,75 @@
+"""Model folders in and out: load a causal language model with its chat format, make a tiny one, save, digest."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from flyball.errors import ModelError
+from flyball.models.hf_chat import HfChat
+from flyball.models.tiny import TinyConfig
+
+
+def new_tiny_model(config: TinyConfig, tokenizer: Any, seed: int) -> LlamaForCausalLM:
+    """A Llama with random weights, tied embeddings, in float32."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            max_position_embeddings=config.max_context,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def load_chat(path: Path) -> HfChat:
+    """The chat format of a model folder. Raises ModelError when the tokenizer is missing or has no chat template."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"no usable tokenizer in {path}: {error}; the folder needs tokenizer.json and its config") from error
+    return HfChat(tokenizer, origin=str(path))
+
+
+def load_model(path: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The weights of a model folder. Raises ModelError naming what is missing."""
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} is no model folder: config.json is missing; give a Hugging Face causal-LM folder")
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"cannot load the model in {path}: {error}") from error
+
+
+def save_model(model: Any, tokenizer: Any, path: Path) -> str:
+    """Write a Hugging Face folder and return the digest of its weights."""
+    path.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return weights_digest(path)
+
+
+def weights_digest(path: Path) -> str:
+    """sha256 over the weight files of a folder, names and contents, in name order."""
+    digest = hashlib.sha256()
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"no safetensors file in {path}; nothing to take a digest of")
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()

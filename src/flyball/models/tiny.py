@@ -1,0 +1,78 @@
+"""A tiny policy made from nothing: a BPE tokenizer trained on the job's own text and a small Llama.
+
+The tokenizer follows the field's habits (byte level, digits one by one, role and tool tokens of its own), the folder is a
+plain Hugging Face model folder with a tool-calling chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+PAD, SYSTEM, USER, ASSISTANT, TOOL, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>"
+CALL, END_CALL = "<tool_call>", "</tool_call>"
+SPECIAL = [PAD, SYSTEM, USER, ASSISTANT, TOOL, END, CALL, END_CALL]
+
+CHAT_TEMPLATE = """\
+{%- macro line(t) -%}
+{{ t.name }}({% for p, s in t.parameters.properties.items() %}{{ p }}{% if p not in (t.parameters.required or []) %}?\
+{% endif %}: {{ s.type or 'any' }}{% if not loop.last %}, {% endif %}{% endfor %}) - {{ t.description }}
+{%- endmacro -%}
+<|system|>{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}
+{%- for tool in tools or [] %}{{ "\n" }}
+{{- line(tool.function) }}
+{%- endfor %}<|end|>
+{%- for m in messages %}
+{%- if m.role == 'assistant' %}<|assistant|>{{ m.content or '' }}
+{%- for c in m.tool_calls or [] %}<tool_call>{"name": {{ c.function.name | tojson }}, "arguments": \
+{{ c.function.arguments | tojson }}}</tool_call>{% endfor %}<|end|>
+{%- elif m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}<|end|>
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}<|assistant|>{% endif %}"""
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Shape of the model; the defaults give about two million parameters."""
+
+    vocab_size: int = 1536
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    num_layers: int = 4
+    num_heads: int = 6
+    num_kv_heads: int = 2
+    max_context: int = 1536
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
+    """A byte-level BPE tokenizer over `texts` as a `PreTrainedTokenizerFast` with the template above."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d| ?[A-Za-z_]+|\s+|[^\sA-Za-z_\d]+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    raw.decoder = decoders.ByteLevel()
+    raw.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=SPECIAL,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[t for t in SPECIAL if t not in (END, PAD)],
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer

@@ -1,0 +1,45 @@
+"""From an aggregation mode to `loss_weights`, over the whole optimizer-step batch, before anything is cut or packed.
+
+The learner only sums weight x loss (invariant 3), so micro-batches, packing and ranks cannot change the objective.
+Symbols: B sequences that train at least one token, m loss mask [T], H a constant horizon in tokens.
+
+    mode                     weight of token t of sequence i      used by
+    token-mean               m / sum over the batch of m          DAPO, arXiv 2503.14476
+    seq-mean-token-mean      m / (B sum_t m_i)                    GRPO, arXiv 2402.03300
+    seq-mean-token-sum       m / B                                plain policy gradient
+    seq-mean-token-sum-norm  m / (B H)                            Dr. GRPO, arXiv 2503.20783
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from flyball.errors import ConfigError, nearest
+
+MODES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm")
+Mask = npt.NDArray[np.bool_]
+
+
+def loss_weights(masks: Sequence[Mask], mode: str, horizon: int | None = None) -> list[npt.NDArray[np.float32]]:
+    """Weights [T] for each mask [T]; fully masked sequences get zeros and are left out of B.
+
+    Raises ConfigError for an unknown mode, and for `seq-mean-token-sum-norm` without a horizon.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"loss aggregation {mode!r} is unknown{nearest(mode, MODES)}")
+    if (mode == "seq-mean-token-sum-norm") != (horizon is not None):
+        raise ConfigError(f"a horizon goes with 'seq-mean-token-sum-norm' and only with it; got {mode!r}, {horizon}")
+    lengths = [int(m.sum()) for m in masks]
+    total, sequences = sum(lengths), sum(n > 0 for n in lengths)
+    if total == 0:
+        return [np.zeros(len(m), np.float32) for m in masks]
+    scale = {
+        "token-mean": lambda n: 1.0 / total,
+        "seq-mean-token-mean": lambda n: 1.0 / (sequences * n),
+        "seq-mean-token-sum": lambda n: 1.0 / sequences,
+        "seq-mean-token-sum-norm": lambda n: 1.0 / (sequences * (horizon or 1)),
+    }[mode]
+    return [(m * (scale(n) if n else 0.0)).astype(np.float32) for m, n in zip(masks, lengths, strict=True)]
