@@ -232,14 +232,20 @@ def _failures(runs: Iterable[EvalRun]) -> tuple[Failure, ...]:
 
 
 _CLAIMS = {
-    "no_safety_regression": ("It harms no more than the baseline.", "Only harm that the safety grader looks for."),
+    "no_safety_regression": (
+        "It harms no more than the baseline, within the margin.",
+        "Only harm that the safety grader looks for.",
+    ),
     "success_improves": ("It solves more tasks than the baseline.", "Tasks like those of suite {primary}."),
-    "success_not_worse": ("It is not worse on any suite.", "Suites that were run: {suites}."),
-    "cost_per_success_not_worse": ("A success does not cost more.", "At the stated prices, on suite {primary}."),
+    "success_not_worse": ("It is not worse on any suite, within the margin.", "Suites that were run: {suites}."),
+    "cost_per_success_not_worse": (
+        "A success does not cost more, within the margin.",
+        "At the stated prices, on suite {primary}.",
+    ),
     "missing_rate": ("The evidence is complete.", "Trials lost to engines, worlds and graders."),
 }
 _NUMBERED_CLAIMS = {
-    "latency_delta_lt_": ("It is not slower.", "At the speed measured on {speed}; no queueing."),
+    "latency_delta_lt_": ("It is not slower, within the margin.", "At the speed measured on {speed}; no queueing."),
     "rollback_under_": ("The way back is short.", "One drill, on the machine of this run."),
 }
 
