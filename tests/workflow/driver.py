@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import SPLITS, answers
+from conftest import answers
 
 from flyball.store.store import Store
 from flyball.workflow.fake import FakeTrainer
@@ -20,7 +20,7 @@ from flyball.workflow.workflow import load_workflow
 
 class WaitingTrainer(FakeTrainer):
     def __init__(self, home: Path) -> None:
-        super().__init__(answers(SPLITS))
+        super().__init__(answers())
         self._home = home
 
     async def rl(self, job: RLJob, watch: Watch) -> Trained:

@@ -29,12 +29,12 @@ STAGES = ["data", "policy", "sft", "rl", "controls", "evaluate", "drill", "gates
 
 def run(project: Path, home: Path, trainer: FakeTrainer | None = None, **kwargs: object) -> Finished:
     with Store(home) as store:
-        return start(load_workflow(project), store, trainer or FakeTrainer(answers(SPLITS)), Silent(), **kwargs)  # type: ignore[arg-type]
+        return start(load_workflow(project), store, trainer or FakeTrainer(answers()), Silent(), **kwargs)  # type: ignore[arg-type]
 
 
 def go_on(run_id: str, home: Path, trainer: FakeTrainer | None = None) -> Finished:
     with Store(home) as store:
-        return resume(run_id, store, trainer or FakeTrainer(answers(SPLITS)), Silent())
+        return resume(run_id, store, trainer or FakeTrainer(answers()), Silent())
 
 
 class StoppingTrainer(FakeTrainer):
@@ -84,7 +84,7 @@ def test_a_whole_run_leaves_everything_in_the_store(project: Path, tmp_path: Pat
 
 
 def test_a_stopped_run_goes_on_inside_the_stage(project: Path, tmp_path: Path) -> None:
-    stopped = run(project, tmp_path / "home", StoppingTrainer(answers(SPLITS)))
+    stopped = run(project, tmp_path / "home", StoppingTrainer(answers()))
     assert stopped.stopped
     assert list(stopped.results) == STAGES[:3]
     with Store(tmp_path / "home") as store:
@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on_inside_the_stage(project: Path, tmp_path: Path) -
 
 def test_a_failed_run_keeps_its_reason_and_can_go_on(project: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainError):
-        run(project, tmp_path / "home", BreakingTrainer(answers(SPLITS)))
+        run(project, tmp_path / "home", BreakingTrainer(answers()))
     with Store(tmp_path / "home") as store:
         failed = store.runs()[0]
         assert (failed.status, "the loss is NaN" in failed.reason) == ("failed", True)
@@ -129,7 +129,7 @@ def test_a_killed_run_loses_nothing_acknowledged(project: Path, tmp_path: Path) 
 
 
 def test_a_run_does_not_go_on_with_other_rules(project: Path, tmp_path: Path) -> None:
-    stopped = run(project, tmp_path / "home", StoppingTrainer(answers(SPLITS)))
+    stopped = run(project, tmp_path / "home", StoppingTrainer(answers()))
     project.write_text(project.read_text().replace('a.answer == "done"', 'a.answer != ""'))
     with pytest.raises(ConfigError, match="cannot go on: graders changed since it began"):
         go_on(stopped.run_id, tmp_path / "home")

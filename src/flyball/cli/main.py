@@ -22,15 +22,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("flyball.cli.config:config", "Show what a workflow file asks for, and the keys it may have."),
     "doctor": (
         "flyball.cli.doctor:doctor",
-        "Check world, tasks and graders before training: go, fix first, or do not use RL.",
+        "Check world, tasks and graders before training: go, fix first, or do not use RL here.",
     ),
     "run": ("flyball.cli.run:run", "Train, prove and judge: the whole flow of a workflow file."),
     "train": ("flyball.cli.run:train", "Train only: the stages of `run` up to the candidate."),
     "eval": ("flyball.cli.eval:evaluate", "Evaluate a policy on the frozen suites, alone or against a baseline."),
     "grade": ("flyball.cli.grade:grade", "Grade stored attempts again and print what changed."),
-    "runs": ("flyball.cli.runs:runs", "List the runs of this home."),
+    "runs": ("flyball.cli.runs:runs", "List the runs of this home, the newest first."),
     "show": ("flyball.cli.runs:show", "Show a run, or one attempt of it in full."),
-    "report": ("flyball.cli.runs:report", "Write the HTML report of a run and print its path."),
+    "report": ("flyball.cli.runs:report", "Write the HTML report of a run and print where it lies."),
 }
 
 
@@ -93,3 +93,7 @@ def invoke(arguments: list[str]) -> int:
         # The reader of our output went away (`flyball runs | head`); the interpreter must not try to flush to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+if __name__ == "__main__":
+    main()

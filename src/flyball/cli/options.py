@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from flyball.errors import ConfigError
 from flyball.store.store import Store
+from flyball.workflow.trainer import Trainer
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,3 +37,17 @@ def open_store(home: Path, *, must_exist: bool = True) -> Store:
     if must_exist and not (home / "flyball.db").is_file():
         raise click.UsageError(f"no store in {home}: `flyball run FILE` makes one, `--home` names another folder")
     return Store(home)
+
+
+def make_trainer() -> Trainer:
+    """Return the trainer of this machine. Torch comes in here, so only commands that need a model pay for it.
+
+    Raises ConfigError where the extra that brings torch is not installed.
+    """
+    try:
+        from flyball.workflow.local_trainer import LocalTrainer
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and exc.name.split(".")[0] == "flyball":
+            raise
+        raise ConfigError(f"{exc.name} is not installed; models need the extra: pip install 'flyball[train]'") from exc
+    return LocalTrainer()

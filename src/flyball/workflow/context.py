@@ -88,6 +88,16 @@ class Context:
         return self.store.version(self.results[stage]["version"])
 
 
+def run_config(inputs: Inputs, policy: str) -> dict[str, Any]:
+    """Return what a run is kept with: its file, policy, settings, and the digests of all that must not change."""
+    return {
+        "file": str(Path(inputs.workflow.marks.source).resolve()),
+        "policy": policy,
+        "fingerprint": inputs.fingerprint,
+        "settings": inputs.workflow.settings.model_dump(mode="json"),
+    }
+
+
 @cache
 def code_digest() -> str:
     """Return the version of flyball and sha256 over its own source files."""

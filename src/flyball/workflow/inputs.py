@@ -118,6 +118,11 @@ class Inputs:
     def prices(self) -> Prices:
         return _over(Prices(), self.workflow.settings.prices)
 
+    def policy_folder_or_name(self, name: str) -> str:
+        """A relative path is meant from the workflow's folder when it leads somewhere, so a file runs from anywhere."""
+        beside = self.workflow.folder / name
+        return str(beside) if beside.is_dir() else name
+
     def check(self) -> None:
         """Raise for whatever would stop a run later: names, tasks, the world opened for each task, graders."""
         check_names(self.workflow.settings, self.workflow.marks, names_in_force(set(self.splits)))

@@ -17,7 +17,7 @@ from flyball.store.runs import Run
 from flyball.store.store import Store
 from flyball.types import Release
 from flyball.workflow.check import names_in_force
-from flyball.workflow.context import Context, Result
+from flyball.workflow.context import Context, Result, run_config
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.napkin import Around, entries, refuse_missing
 from flyball.workflow.progress import Progress
@@ -58,13 +58,7 @@ def start(
     policy = policy or str(workflow.policy)
     _refuse(workflow, store)
     inputs.check()
-    config = {
-        "file": workflow.marks.source,
-        "policy": policy,
-        "fingerprint": inputs.fingerprint,
-        "settings": workflow.settings.model_dump(mode="json"),
-    }
-    run_id = store.new_run(kind, config, workflow.title)
+    run_id = store.new_run(kind, run_config(inputs, policy), workflow.title)
     return _go(inputs, store, trainer, progress, run_id, policy, kind)
 
 

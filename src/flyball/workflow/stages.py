@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from flyball.errors import ConfigError
+from flyball.release.evidence import TokenSpeed
 from flyball.release.gates import DEFAULT_GATES
 from flyball.release.verdict import judge_release
 from flyball.types import PolicyVersion
@@ -68,7 +69,7 @@ async def start_policy(context: Context) -> Result:
             tiny, _read(context, TRAIN), context.inputs.workflow.settings.training.seed, context.folder / "policy"
         )
     else:
-        folder = context.trainer.find_policy(_policy_name(context))
+        folder = context.trainer.find_policy(context.inputs.policy_folder_or_name(context.policy))
     version = context.register(f"{context.inputs.workflow.title}-start", folder)
     return {"version": version.version_id, "note": f"{context.policy}: {folder}"}
 
@@ -159,7 +160,7 @@ async def evaluate_versions(context: Context) -> Result:
     before, after, gain = first.baseline_estimate, first.candidate_estimate, first.difference
     return {
         "arms": {arm: version.version_id for arm, version in arms.items()},
-        "token_speed": dataclasses.asdict(speed),
+        "token_speed": token_speed_of(speed),
         "note": f"{first.suite}: success {before.value:.1%} -> {after.value:.1%}, difference {100 * gain.value:+.1f} "
         f"points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], n {gain.n}",
     }
@@ -205,6 +206,11 @@ def arms_of(context: Context) -> dict[str, PolicyVersion]:
     return arms
 
 
+def token_speed_of(speed: TokenSpeed) -> dict[str, Any]:
+    """Return the measured speed as the result of a stage holds it."""
+    return dataclasses.asdict(speed)
+
+
 def _needs_demonstrations(context: Context) -> bool:
     return context.policy == "tiny" or context.inputs.workflow.settings.training.sft is not None
 
@@ -219,12 +225,6 @@ def _wants_rl(context: Context) -> bool:
 
 def _wants_controls(context: Context) -> bool:
     return _wants_rl(context) and _wants_sft(context) and bool(context.inputs.workflow.settings.training.controls)
-
-
-def _policy_name(context: Context) -> str:
-    """A relative path is meant from the workflow's folder when it leads somewhere, so the file runs from anywhere."""
-    beside = context.inputs.workflow.folder / context.policy
-    return str(beside) if beside.is_dir() else context.policy
 
 
 def _write(path: Path, demonstrations: Iterable[Demonstration]) -> None:

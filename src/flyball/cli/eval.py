@@ -1,0 +1,45 @@
+"""`flyball eval`: a policy on the frozen suites, alone or against a baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flyball.cli.options import file_argument, home_option, make_trainer, open_store, policy_option
+from flyball.cli.output import print_comparisons, print_success, progress_for_terminal
+from flyball.workflow.trial import evaluate_policy
+from flyball.workflow.workflow import load_workflow
+
+EXIT_CODES = {"accept": 0, "reject": 1, "inconclusive": 2}
+
+
+@click.command("eval")
+@file_argument
+@policy_option
+@click.option("--against", metavar="BASELINE", help="A version, folder or known name to compare with.")
+@home_option
+@click.pass_context
+def evaluate(context: click.Context, file: Path, policy: str | None, against: str | None, home: Path) -> None:
+    """Evaluate a policy on the frozen suites, alone or against a baseline.
+
+    Policies are versions of the registry (name or beginning of an id), folders or known names; the default is the
+    newest version that this workflow trained.
+
+    With --against both are run on the same tasks and seeds, and the exit code is the verdict on the first suite: 0
+    accept, 1 reject, 2 inconclusive. An error exits 1 too, and says so on stderr: neither lets a candidate through.
+    """
+    with open_store(home, must_exist=False) as store:
+        record = evaluate_policy(
+            load_workflow(file), store, make_trainer(), progress_for_terminal(), policy=policy, against=against
+        )
+        if record is None:
+            click.echo("stopped; what was evaluated is in the store", err=True)
+            context.exit(130)
+        print_success(record)
+        click.echo(f"run:     {record.run.run_id}")
+        if against is None:
+            return
+        click.echo()
+        print_comparisons(record.comparisons)
+    context.exit(EXIT_CODES[record.comparisons[0].verdict])

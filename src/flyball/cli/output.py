@@ -1,0 +1,60 @@
+"""How results look on a terminal: aligned plain text, the same for a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+
+from flyball.reports.tables import format_estimate
+from flyball.types import Comparison, Release
+from flyball.workflow.pages import summaries_of
+from flyball.workflow.progress import LiveProgress, PlainProgress, Progress
+from flyball.workflow.record import Record
+
+STATE_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "not_evaluable": "bright_black"}
+VERDICT_COLOURS = {"accept": "green", "reject": "red", "inconclusive": "yellow"}
+
+
+def progress_for_terminal() -> Progress:
+    """Return a live bar on a terminal, lines now and then elsewhere; both on stderr, so stdout holds results only."""
+    if sys.stderr.isatty():
+        return LiveProgress(Console(stderr=True))
+    return PlainProgress(lambda line: click.echo(line, err=True))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns; the last one is not padded."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for number, row in enumerate((head, *rows)):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        click.echo(click.style(line, bold=True) if number == 0 else line)
+
+
+def print_success(record: Record) -> None:
+    """Print success of every arm on every suite."""
+    summaries = summaries_of(record)
+    suites = list(next(iter(summaries.values())))
+    rows = [
+        [suite, *(format_estimate(by_suite[suite][0].numbers["success"]) for by_suite in summaries.values())]
+        for suite in suites
+    ]
+    table(["success", *summaries], rows)
+
+
+def print_comparisons(comparisons: Sequence[Comparison]) -> None:
+    """Print the paired difference and the verdict, suite by suite."""
+    for found in comparisons:
+        more = f"; about {found.more_needed} more tasks would settle it" if found.more_needed else ""
+        verdict = click.style(found.verdict, fg=VERDICT_COLOURS[found.verdict])
+        click.echo(f"{found.suite}: {format_estimate(found.difference, signed=True)}  {verdict}{more}")
+
+
+def print_release(release: Release) -> None:
+    """Print every gate with its owner, rule and reason, and the verdict."""
+    for gate in release.gates:
+        state = click.style(f"{gate.state:<14}", fg=STATE_COLOURS[gate.state])
+        click.echo(f"{state} {gate.name} ({gate.owner}): {gate.rule}\n{'':<15}{gate.reason}")
+    click.echo(f"\nverdict: {click.style(release.verdict, bold=True)}")

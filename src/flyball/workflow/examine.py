@@ -1,0 +1,57 @@
+"""A workflow put before `evals.doctor`: what `flyball doctor` calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from flyball.config import RLSettings
+from flyball.engine.protocol import SamplingParams
+from flyball.evals.doctor import Examination, examine
+from flyball.evals.policy_checks import TrainingPlan
+from flyball.evals.readiness import Readiness
+from flyball.evals.run import Arm
+from flyball.workflow.inputs import TRAIN, Inputs
+from flyball.workflow.trainer import Trainer
+from flyball.workflow.workflow import Workflow
+
+
+def examine_workflow(workflow: Workflow, make_trainer: Callable[[], Trainer], policy: str | None = None) -> Readiness:
+    """Check names, tasks and world, then examine. The trainer is made only if there is a policy to load.
+
+    Raises the error of the boundary that is wrong; what can be judged becomes a finding instead.
+    """
+    inputs = Inputs(workflow)
+    inputs.check()
+    name = policy or str(workflow.policy)
+    return asyncio.run(_examine(inputs, None if name == "tiny" else name, make_trainer))
+
+
+async def _examine(inputs: Inputs, policy: str | None, make_trainer: Callable[[], Trainer]) -> Readiness:
+    settings = inputs.workflow.settings
+    rl = settings.training.rl or RLSettings()
+    plan = TrainingPlan(rl.num_steps, rl.tasks_per_step, rl.group_size, rl.max_minutes)
+    how = Examination(
+        world=inputs.world,
+        graders=inputs.graders,
+        plan=plan,
+        oracle=inputs.workflow.oracle,
+        cold_start=settings.training.sft is not None,
+        train_split=TRAIN,
+        test_split=settings.evaluation.suites[0],
+        concurrency=rl.concurrency,
+        seed=settings.training.seed,
+    )
+    if policy is None:
+        return await examine(inputs.tasks, how)
+    trainer = make_trainer()
+    folder = trainer.find_policy(inputs.policy_folder_or_name(policy))
+    engine, chat = trainer.open_engine(folder, concurrency=rl.concurrency, seed=settings.training.seed)
+    longest = max(task.limits.max_new_tokens for task in inputs.tasks)
+    sampling = SamplingParams(rl.temperature, longest)
+    try:
+        arm = Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)
+        return await examine(inputs.tasks, replace(how, policy=arm))
+    finally:
+        await engine.close()

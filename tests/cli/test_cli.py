@@ -1,0 +1,293 @@
+"""The commands as people type them: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flyball.cli.main import COMMANDS
+from flyball.cli.main import flyball as group
+from flyball.errors import TrainError
+from flyball.store.store import Store
+from flyball.workflow.fake import FakeTrainer, write_policy
+from flyball.workflow.stop import Stopped
+
+from .conftest import Result
+
+Run = Callable[..., Result]
+FILE = "stock/workflow.py"
+
+
+def run_id() -> str:
+    with Store(Path(".flyball")) as store:
+        return store.runs()[0].run_id
+
+
+# --- help and errors -------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_command_with_its_own_words(flyball: Run) -> None:
+    help_text = flyball("--help")
+    assert help_text.code == 0
+    for name, (_, summary) in COMMANDS.items():
+        command = group.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None
+        assert (command.help or "").split("\n")[0] == summary
+        assert summary.split()[0] in help_text.out
+
+
+def test_help_is_fast_because_it_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom flyball.cli.main import invoke\ninvoke(['--help'])\n"
+        "print([m for m in ('torch', 'transformers', 'scipy', 'numpy', 'pydantic', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_imported_without_torch(command: str) -> None:
+    code = f"import sys\nfrom flyball.cli.main import invoke\ninvoke([{command!r}, '--help'])\n"
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_an_error_is_one_line_with_its_boundary_and_fault(flyball: Run) -> None:
+    done = flyball("run", "nothing.py")
+    assert done.code == 1
+    assert done.err.startswith("error: [config] ")
+    assert done.err.splitlines()[-1] == "fault: infrastructure"
+    assert "Traceback" not in done.err
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flyball.cli.main", "--debug", "run", "nothing.py"], capture_output=True, text=True
+    )
+    assert "Traceback" in done.stderr
+    assert "ConfigError" in done.stderr
+
+
+def test_wrong_usage_exits_2(flyball: Run) -> None:
+    assert flyball("run").code == 2
+    assert flyball("nonsense").code == 2
+    assert "no store in" in flyball("runs").err
+
+
+# --- config and init -------------------------------------------------------------------------------------------------
+
+NAPKIN = """\
+workflow: {target: "one high-volume, multi-step support or ops task", baseline: "sft_checkpoint_v1", reward_model: "rm_v1", policy_training: "ppo_kl"}
+release:
+  canary_traffic_percent: 5
+  gates: [no_safety_regression, latency_delta_lt_15_percent, cost_per_success_not_worse, rollback_under_5_minutes]
+monitoring: [human_override_rate, tool_error_rate, policy_kl_drift, task_completion_quality]
+"""  # noqa: E501
+
+
+def test_the_napkin_file_is_accepted_and_refused_by_run(flyball: Run) -> None:
+    Path("stock/napkin.yaml").write_text(NAPKIN)
+    alone = flyball("config", "show", "stock/napkin.yaml")
+    assert alone.code == 0
+    assert alone.out.count("ready ") == 9
+    assert alone.out.count("missing  ") == 5
+    Path("stock/napkin.yaml").write_text("python: workflow.py\n" + NAPKIN)
+    shown = flyball("config", "show", "stock/napkin.yaml")
+    assert "built by this run workflow.baseline: sft_checkpoint_v1" in shown.out
+    assert "14 entries, 2 missing" in shown.out
+    refused = flyball("run", "stock/napkin.yaml")
+    assert refused.code == 1
+    assert "stock/napkin.yaml:2: workflow.policy_training 'ppo_kl' is missing" in refused.err
+    assert "training methods" in refused.err
+
+
+def test_config_keys_lists_every_setting(flyball: Run) -> None:
+    keys = flyball("config", "keys").out
+    assert "training.rl.group_size" in keys
+    assert "at least 2" in keys
+
+
+def test_init_refuses_to_overwrite_and_names_examples(flyball: Run) -> None:
+    assert flyball("init", "mine").code == 0
+    again = flyball("init", "mine")
+    assert again.code == 1
+    assert "mine already exists" in again.err
+    assert "neither an example nor a name" in flyball("init", "no good").err
+
+
+def test_the_skeleton_passes_doctor(flyball: Run) -> None:
+    flyball("init", "mine")
+    done = flyball("doctor", "mine/workflow.py")
+    assert done.code == 0, done.out
+    assert "verdict: go" in done.out
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_run_prints_the_proof_and_exits_0_whatever_the_gates_say(flyball: Run) -> None:
+    done = flyball("run", FILE)
+    assert done.code == 0
+    assert "1. prepare data" in done.err, "the plan is printed before starting"
+    for word in ("baseline", "candidate", "accept", "no_safety_regression", "verdict: not ready", "brief:", "report:"):
+        assert word in done.out
+    assert flyball("run", FILE, "--require-pass").code == 3
+
+    listed = flyball("runs").out
+    assert listed.count("finished") == 2
+    shown = flyball("show", run_id(), "--failed")
+    assert shown.code == 0
+    assert "rehearse" not in shown.out and "drill" in shown.out
+    assert "failure" in shown.out
+    Path(f".flyball/runs/{run_id()}/report.html").unlink()
+    assert flyball("report", run_id()).code == 0
+    assert Path(f".flyball/runs/{run_id()}/report.html").is_file()
+
+
+def test_ctrl_c_exits_130_and_says_how_to_go_on(flyball: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def pressed(self: object, job: object, watch: object) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeTrainer, "rl", pressed)
+        done = flyball("train", FILE)
+    assert done.code == 130
+    assert f"flyball train --resume {run_id()}" in done.err
+    resumed = flyball("train", "--resume", run_id())
+    assert resumed.code == 0
+    assert "SFT cold start  (done)" in resumed.err
+    assert "stock-rl" in resumed.out
+    assert flyball("train", FILE, "--resume", run_id()).code == 2
+
+
+def test_a_training_error_is_one_line_and_kept(flyball: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(self: object, job: object, watch: object) -> None:
+        raise TrainError("the loss is NaN; lower the learning rate")
+
+    monkeypatch.setattr(FakeTrainer, "rl", broken)
+    done = flyball("run", FILE)
+    assert (done.code, "error: [train] the loss is NaN" in done.err) == (1, True)
+    assert "failed" in flyball("runs").out
+
+
+# --- eval ------------------------------------------------------------------------------------------------------------
+
+
+def test_eval_against_a_baseline_exits_by_the_verdict(flyball: Run, tmp_path: Path) -> None:
+    low, high = str(write_policy(tmp_path / "low", 0.1)), str(write_policy(tmp_path / "high", 1.0))
+    accepted = flyball("eval", FILE, "--policy", high, "--against", low)
+    assert (accepted.code, "accept" in accepted.out) == (0, True)
+    rejected = flyball("eval", FILE, "--policy", low, "--against", high)
+    assert (rejected.code, "reject" in rejected.out) == (1, True)
+    undecided = flyball("eval", FILE, "--policy", low, "--against", str(write_policy(tmp_path / "same", 0.12)))
+    assert undecided.code == 2
+
+
+def test_eval_alone_takes_the_newest_version(flyball: Run) -> None:
+    missing = flyball("eval", FILE)
+    assert missing.code == 1
+    assert "no version of 'stock' was trained yet" in missing.err
+    flyball("train", FILE)
+    done = flyball("eval", FILE)
+    assert done.code == 0
+    assert "test" in done.out and "adversarial" in done.out
+
+
+def test_eval_of_a_folder_that_holds_no_policy(flyball: Run) -> None:
+    done = flyball("eval", FILE, "--policy", "stock")
+    assert (done.code, "error: [model]" in done.err) == (1, True)
+
+
+# --- grade -----------------------------------------------------------------------------------------------------------
+
+
+def test_grade_prints_what_changed_and_keeps_both_judgements(flyball: Run) -> None:
+    flyball("train", FILE)
+    same = flyball("grade", run_id())
+    assert same.code == 0
+    assert "12 attempts judged by" in same.out
+    assert "(the same graders): 0 changed" in same.out
+    code = Path(FILE).read_text()
+    Path(FILE).write_text(code.replace('return a.state == {"taken": hidden["amount"]} and', "return False and"))
+    changed = flyball("grade", run_id(), "--phase", "rl")
+    assert "graders changed" in changed.out
+    assert "yes -> no" in changed.out
+    with Store(Path(".flyball")) as store:
+        attempt = next(iter(store.attempts(run_id(), "rl")))
+        assert len(store.judgements(run_id(), attempt.attempt.attempt_id)) == 2
+
+
+def test_show_one_attempt(flyball: Run) -> None:
+    flyball("train", FILE)
+    with Store(Path(".flyball")) as store:
+        attempt = next(iter(store.attempts(run_id())))
+    shown = flyball("show", run_id(), attempt.attempt.attempt_id)
+    assert attempt.attempt.task.public["ticket"] in shown.out
+    assert "state: " in shown.out
+    assert flyball("show", run_id(), "nothing").code == 1
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("", "[dataset] "),
+        ('{"id": "a"\n', "tasks.jsonl:1: not JSON"),
+        ('{"id": "a", "ticket": "x", "shelf": 1}\n{"id": "a"}\n', "already used on line 1"),
+        ('{"id": "a", "shelf": 1, "split": "test"}\n', "needs the field 'ticket'"),
+    ],
+)
+def test_bad_task_files_are_named(flyball: Run, rows: str, words: str) -> None:
+    Path("stock/tasks.jsonl").write_text(rows)
+    Path("stock/w.yaml").write_text("python: workflow.py\nevaluation: {suites: [test]}\n")
+    done = flyball("run", "stock/w.yaml")
+    assert done.code == 1
+    assert words in done.err
+    assert not Path(".flyball/runs").exists()
+
+
+def test_a_suite_without_tasks_is_named_where_it_was_written(flyball: Run) -> None:
+    Path("stock/w.yaml").write_text("python: workflow.py\nevaluation:\n  suites: [test, odd]\n")
+    done = flyball("run", "stock/w.yaml")
+    assert "stock/w.yaml:3: unknown split 'odd' in evaluation.suites" in done.err
+
+
+def test_a_world_that_raises_in_reset_is_missing_not_zero(flyball: Run, tmp_path: Path) -> None:
+    code = Path(FILE).read_text().replace("self.shelf, self.taken = shelf, 0", "self.shelf, self.taken = 1 / 0, 0")
+    Path(FILE).write_text(code)
+    done = flyball("eval", FILE, "--policy", str(write_policy(tmp_path / "p", 1.0)))
+    assert done.code == 0
+    shown = flyball("show", run_id(), "--failed")
+    assert "missing (infrastructure)" in shown.out
+    assert "ZeroDivisionError" in shown.out
+
+
+def test_a_grader_that_raises_is_the_graders_fault(flyball: Run, tmp_path: Path) -> None:
+    Path(FILE).write_text(Path(FILE).read_text().replace('hidden["amount"]} and', 'hidden["amuont"]} and'))
+    done = flyball("eval", FILE, "--policy", str(write_policy(tmp_path / "p", 1.0)))
+    assert done.code == 0
+    assert "missing (grader)" in flyball("show", run_id(), "--failed").out
+
+
+def test_a_demonstration_file_that_is_malformed(flyball: Run) -> None:
+    code = Path(FILE).read_text().replace("oracle=oracle", 'demonstrations="demos.jsonl"')
+    Path(FILE).write_text(code)
+    assert "demos.jsonl: cannot be read" in flyball("run", FILE).err
+    Path("stock/demos.jsonl").write_text(json.dumps({"id": "train-0"}) + "\n")
+    assert 'demos.jsonl:1: a row is {"id": task id' in flyball("run", FILE).err
+
+
+def test_a_store_that_cannot_be_opened(flyball: Run) -> None:
+    Path("home").write_text("a file")
+    done = flyball("run", FILE, "--home", "home")
+    assert done.code in (1, 2)
+    assert "home" in done.err
+    assert "Traceback" not in done.err
