@@ -35,6 +35,8 @@ def sources() -> list[Source]:
     package = ROOT / "src" / "flyball"
     found = []
     for path in sorted(package.rglob("*.py")):
+        if "skeleton" in path.parts:  # what `flyball init` writes: the user's code, not ours
+            continue
         text = path.read_text(encoding="utf-8")
         found.append(Source(path, path.relative_to(package).as_posix(), text, ast.parse(text)))
     return found

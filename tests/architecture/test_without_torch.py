@@ -108,7 +108,7 @@ def test_base_install_in_a_new_environment(root: Path, tmp_path: Path) -> None:
             shutil.copy(source, checkout / name)
     environment = {**os.environ, "PIP_CONSTRAINT": (root / "constraints.txt").as_uri()}
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    subprocess.run([venv / "bin/pip", "install", "-q", checkout], check=True, env=environment, timeout=600)
+    subprocess.run([venv / "bin/pip", "install", "-qq", checkout], check=True, env=environment, timeout=600)
     absent = subprocess.run([venv / "bin/python", "-c", "import torch"], capture_output=True, text=True)
     assert "No module named 'torch'" in absent.stderr
     helped = subprocess.run([venv / "bin/flyball", "--help"], cwd=tmp_path, capture_output=True, text=True)
