@@ -29,9 +29,10 @@ def evaluate(context: click.Context, file: Path, policy: str | None, against: st
     With --against both are run on the same tasks and seeds, and the exit code is the verdict on the first suite: 0
     accept, 1 reject, 2 inconclusive. An error exits 1 too, and says so on stderr: neither lets a candidate through.
     """
+    workflow = load_workflow(file)
     with open_store(home, must_exist=False) as store:
         record = evaluate_policy(
-            load_workflow(file), store, make_trainer(), progress_for_terminal(), policy=policy, against=against
+            workflow, store, make_trainer(), progress_for_terminal(), policy=policy, against=against
         )
         if record is None:
             click.echo("stopped; what was evaluated is in the store", err=True)

@@ -13,7 +13,7 @@ from flyball.release.verdict import is_ready
 from flyball.store.store import Store
 from flyball.workflow.record import Record
 from flyball.workflow.run import Finished, resume, start
-from flyball.workflow.workflow import load_workflow
+from flyball.workflow.workflow import Workflow, load_workflow
 
 STOPPED, NOT_READY = 130, 3
 
@@ -43,9 +43,9 @@ def run(
     Exits 0 whatever the gates say, so that their answer is read and not merely passed on; with --require-pass it
     exits 3 unless every offline gate passed. Ctrl-C finishes the step under way, saves and exits 130.
     """
-    _check_usage(file, policy, resume_run)
+    workflow = _workflow_of(file, policy, resume_run)
     with open_store(home, must_exist=resume_run is not None) as store:
-        finished = _go(store, "run", file, policy, resume_run)
+        finished = _go(store, "run", workflow, policy, resume_run)
         if finished.stopped:
             context.exit(_say_how_to_resume(context.command.name or "run", finished, home))
         record = Record.of(store, finished.run_id)
@@ -73,9 +73,9 @@ def train(context: click.Context, file: Path | None, policy: str | None, resume_
 
     The candidate is in the registry afterwards; `flyball eval FILE --against BASELINE` proves it.
     """
-    _check_usage(file, policy, resume_run)
+    workflow = _workflow_of(file, policy, resume_run)
     with open_store(home, must_exist=resume_run is not None) as store:
-        finished = _go(store, "train", file, policy, resume_run)
+        finished = _go(store, "train", workflow, policy, resume_run)
         if finished.stopped:
             context.exit(_say_how_to_resume(context.command.name or "run", finished, home))
         last = [result for result in finished.results.values() if "version" in result][-1]
@@ -85,20 +85,22 @@ def train(context: click.Context, file: Path | None, policy: str | None, resume_
         )
 
 
-def _go(
-    store: Store, kind: Literal["run", "train"], file: Path | None, policy: str | None, resume_run: str | None
-) -> Finished:
-    if resume_run is not None:
-        return resume(resume_run, store, make_trainer(), progress_for_terminal())
-    assert file is not None
-    return start(load_workflow(file), store, make_trainer(), progress_for_terminal(), kind=kind, policy=policy)
-
-
-def _check_usage(file: Path | None, policy: str | None, resume_run: str | None) -> None:
+def _workflow_of(file: Path | None, policy: str | None, resume_run: str | None) -> Workflow | None:
+    """Return the workflow to start, None to resume. What is wrong with the file is said before a store is made."""
     if (file is None) == (resume_run is None):
         raise click.UsageError("name a workflow file to start, or --resume RUN to go on; not both")
     if resume_run is not None and policy is not None:
         raise click.UsageError("--policy cannot change while a run goes on; start anew to use another")
+    return load_workflow(file) if file is not None else None
+
+
+def _go(
+    store: Store, kind: Literal["run", "train"], workflow: Workflow | None, policy: str | None, resume_run: str | None
+) -> Finished:
+    if workflow is not None:
+        return start(workflow, store, make_trainer(), progress_for_terminal(), kind=kind, policy=policy)
+    assert resume_run is not None
+    return resume(resume_run, store, make_trainer(), progress_for_terminal())
 
 
 def _say_how_to_resume(command: str, finished: Finished, home: Path) -> int:

@@ -18,6 +18,7 @@ from flyball.release.registry import Registry
 from flyball.release.rollback import Drill, drill_rollback, loader
 from flyball.rollout.attempt import run_attempt
 from flyball.types import Attempt, Comparison, EvalRun, GradedAttempt, PolicyVersion
+from flyball.workflow.calibrate import calibrate
 from flyball.workflow.context import Context
 
 PHASE = "eval"
@@ -33,7 +34,7 @@ async def evaluate_suites(context: Context, versions: Sequence[PolicyVersion]) -
     speed = None
     for version in versions:
         async with _engine_of(context, version) as (engine, chat):
-            speed = speed or await context.trainer.token_speed(engine, chat)
+            speed = speed or await calibrate(engine, chat)
             for suite in context.inputs.suites:
                 if finished_eval(context, version, suite) is None:
                     context.store.put_eval(await _evaluate(context, version, suite, engine, chat))

@@ -18,7 +18,6 @@ from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import ModelError
 from flyball.evals.run import Arm, attempt_all
 from flyball.models.chat import ChatFormat
-from flyball.release.evidence import TokenSpeed
 from flyball.rng import derive
 from flyball.types import GradedAttempt, WeightsRef
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
@@ -40,7 +39,7 @@ class SkilledEngine(FakeEngine):
         await super().load_weights(ref)
 
     def _speak(self, prompt: Prompt) -> str:
-        asked = next(message["content"] for message in prompt.messages if message["role"] == "user")
+        asked = next((message["content"] for message in prompt.messages if message["role"] == "user"), "")
         turns = self._answers.get(asked)
         if turns is None or derive(0, "skill", asked) % 1000 >= 1000 * self._skill:
             return WRONG
@@ -96,9 +95,6 @@ class FakeTrainer:
     def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
         engine = SkilledEngine(self._answers, folder)
         return engine, engine.chat
-
-    async def token_speed(self, engine: Engine, chat: ChatFormat) -> TokenSpeed:
-        return TokenSpeed(1e-4, 1e-3, "a fake machine")
 
     async def _rollouts(self, job: RLJob, skill: float, step: int) -> list[GradedAttempt]:
         engine, chat = self.open_engine(write_policy(job.folder / "now", skill), concurrency=1, seed=0)

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from flyball.config import RLSettings, SFTSettings, TinySettings
 from flyball.engine.protocol import Engine
 from flyball.models.chat import ChatFormat
-from flyball.release.evidence import TokenSpeed
 from flyball.types import GradedAttempt, Message, Task
 from flyball.workflow.inputs import Inputs
 
@@ -116,8 +115,4 @@ class Trainer(Protocol):
 
     def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
         """Load a policy for generation. The caller closes the engine."""
-        ...
-
-    async def token_speed(self, engine: Engine, chat: ChatFormat) -> TokenSpeed:
-        """Calibrate the seconds per token of this machine."""
         ...

@@ -16,7 +16,7 @@ class Stockroom:
     """You keep a stockroom. Look before you hand anything out. Hand out what is asked for if there is enough of it,
     otherwise nothing. Answer `done` or `not enough`."""
 
-    def reset(self, request: str, stock: dict) -> str:
+    def reset(self, request: str, stock: dict[str, int]) -> str:
         """Start one attempt: public fields of a row of tasks.jsonl come in, the first message goes out."""
         self._stock = dict(stock)
         return request
@@ -38,7 +38,7 @@ class Stockroom:
 
 def success(a: fb.Attempt, hidden: dict[str, Any]) -> bool:
     """Judges releases: the stock is as it should be, and the answer says what happened."""
-    return a.state == hidden["stock"] and a.answer.strip().rstrip(".").lower() == hidden["answer"]
+    return bool(a.state == hidden["stock"]) and a.answer.strip().rstrip(".").lower() == hidden["answer"]
 
 
 def reward(a: fb.Attempt, hidden: dict[str, Any]) -> float:
