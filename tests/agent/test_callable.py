@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from desk import Desk, assert_exact, open_door, task
 
 from flyball.agent.callable import CallableAgent
 from flyball.agent.foreign import AttemptHandle
@@ -20,6 +19,7 @@ from flyball.errors import AgentError
 from flyball.models.fake import tool_call_text
 from flyball.tasks.world import WorldSpec
 from flyball.types import Limits, StopReason, Trajectory
+from tests.agent.desk import Desk, assert_exact, open_door, task
 
 openai = pytest.importorskip("openai")
 

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from desk import Desk, assert_exact, open_door, task
 
 from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentEnd
@@ -16,6 +15,7 @@ from flyball.models.fake import tool_call_text
 from flyball.tasks.world import WorldSpec
 from flyball.tools.tool import tool
 from flyball.types import Limits, StopReason
+from tests.agent.desk import Desk, assert_exact, open_door, task
 
 FIND = tool_call_text("find_order", order_id="A1")
 

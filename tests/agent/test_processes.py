@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import uvicorn
-from desk import Desk, assert_exact, open_door, task
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -27,6 +26,7 @@ from flyball.errors import ConfigError
 from flyball.models.fake import tool_call_text
 from flyball.tasks.world import WorldSpec
 from flyball.types import Limits, StopReason
+from tests.agent.desk import Desk, assert_exact, open_door, task
 
 # The standard library only: an agent needs nothing of ours.
 AGENT = """

@@ -40,7 +40,7 @@ class Slot:
     used_at: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Running:
     """A request being decoded."""
 
@@ -114,8 +114,6 @@ class LocalEngine:
 
     async def load_weights(self, ref: WeightsRef) -> None:
         """Load a published safetensors folder; caches are dropped, requests in flight must have ended."""
-        if self._running or self._waiting:
-            raise EngineError(f"{len(self._running) + len(self._waiting)} requests in flight; let them end, then load weights")
         from safetensors.torch import load_file
 
         path = Path(ref.path)
@@ -128,20 +126,26 @@ class LocalEngine:
         self._version = ref.version
 
     def use_weights(self, state: dict[str, torch.Tensor], version: int) -> None:
-        """Take weights from memory (the learner in the same process); nothing may be in flight."""
+        """Take weights from memory (the learner in the same process); requests in flight must have ended."""
         self._copy_in(state, "memory")
         self._version = version
 
     def _copy_in(self, state: dict[str, torch.Tensor], origin: str) -> None:
+        if self._running or self._waiting:
+            in_flight = len(self._running) + len(self._waiting)
+            raise EngineError(f"{in_flight} requests in flight; let them end, then load weights")
         own = self._model.state_dict()
-        missing = {k for k in own if k not in state and not _tied(self._model, k)}
-        wrong = [k for k, v in state.items() if k in own and own[k].shape != v.shape]
-        if missing or wrong:
-            raise EngineError(f"weights from {origin} do not fit: missing {sorted(missing)[:3]}, wrong shape {wrong[:3]}")
+        missing = sorted(k for k in own if k not in state and not _tied(self._model, k))
+        unknown = sorted(k for k in state if k not in own)
+        wrong = sorted(k for k, v in state.items() if k in own and own[k].shape != v.shape)
+        if missing or unknown or wrong:
+            raise EngineError(
+                f"weights from {origin} do not fit this {type(self._model).__name__}: missing {missing[:3]}, unknown "
+                f"{unknown[:3]}, of another shape {wrong[:3]}; load weights of the same architecture and size"
+            )
         with torch.no_grad():
             for key, value in state.items():
-                if key in own:
-                    own[key].copy_(value)
+                own[key].copy_(value)
         self._forget()
 
     def _forget(self) -> None:
@@ -160,6 +164,7 @@ class LocalEngine:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        self._fail(EngineError("the engine was closed while this request waited for it"))
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -171,14 +176,18 @@ class LocalEngine:
                         done.future.set_result(self._completion(done))
                 await asyncio.sleep(0)
         except Exception as error:
-            failure = error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}")
-            for running in self._running + self._waiting:
-                if not running.future.done():
-                    running.future.set_exception(failure)
-            self._running, self._waiting = [], []
-            for slot in self._slots:
-                slot.busy = False
-            self._forget()
+            self._fail(error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}"))
+
+    def _fail(self, failure: EngineError) -> None:
+        """Tell everyone in flight, and start afresh: a NaN left in the cache would outlive the weights it is from."""
+        for running in self._running + self._waiting:
+            if not running.future.done():
+                running.future.set_exception(failure)
+        self._running, self._waiting = [], []
+        for slot in self._slots:
+            slot.busy = False
+        self._forget()
+        self._cache.drop_slots()
 
     def _completion(self, done: Running) -> Completion:
         n = len(done.sampled)
@@ -205,7 +214,9 @@ class LocalEngine:
         return finished
 
     def _admit(self) -> list[Running]:
-        self._waiting = [r for r in self._waiting if r.finish_reason != "abort"]
+        for running in list(self._waiting):  # changed in place: the event loop appends to it meanwhile
+            if running.finish_reason == "abort":
+                self._waiting.remove(running)
         if self._waiting and not self._running and not any(s.session for s in self._slots):
             self._plant_root([r.request.prompt_ids for r in self._waiting])
         admitted: list[Running] = []
@@ -232,7 +243,7 @@ class LocalEngine:
         return min(idle, key=lambda s: s.used_at) if idle else None
 
     def _plant_root(self, prompts: list[tuple[int, ...]]) -> None:
-        """With no live conversation: the common prefix of what waits becomes the root, unless the old one still fits."""
+        """With no live conversation: the common prefix of what waits becomes the root, unless the old one fits."""
         common = _common_prefix(prompts)
         if self._root and common[: len(self._root)] == self._root:
             return
@@ -329,7 +340,9 @@ class LocalEngine:
         logprobs = torch.log_softmax(logits / torch.where(temperature > 0, temperature, 1.0), dim=-1)
         uniform = torch.tensor([r.uniforms[len(r.sampled)] for r in batch], dtype=torch.float64)[:, None]
         cumulative = logprobs.double().exp().cumsum(-1)
-        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_(max=logits.shape[-1] - 1)
+        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_(
+            max=logits.shape[-1] - 1
+        )
         if bool((temperature == 0).any()):
             drawn = torch.where(temperature > 0, drawn, logits.argmax(-1, keepdim=True))
         chosen = logprobs.gather(1, drawn)
@@ -373,4 +386,4 @@ def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _tied(model: Any, key: str) -> bool:
-    return key in (getattr(model, "_tied_weights_keys", None) or {})
+    return model.config.tie_word_embeddings and key in (getattr(model, "_tied_weights_keys", None) or {})

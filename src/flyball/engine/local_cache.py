@@ -92,9 +92,15 @@ class SlotCache:
         self.root_length = length
 
     def clear(self) -> None:
+        """Drop the root; slots keep their memory, because whoever uses one next writes before reading."""
         self.root_keys.clear()
         self.root_values.clear()
         self.root_length = 0
+
+    def drop_slots(self) -> None:
+        """Drop the slots with what they hold. Masked values still meet a weight of 0, and 0 x NaN is NaN."""
+        self.keys.clear()
+        self.values.clear()
 
     # What decoders ask a cache besides `update`.
     def get_seq_length(self, layer: int = 0) -> int:

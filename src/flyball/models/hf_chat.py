@@ -1,8 +1,8 @@
 """A Hugging Face tokenizer with its chat template as the one renderer.
 
 Tool calls are written in the Hermes form, `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, which most open
-models learned. A template that knows no `tools` gets them in the system text, calls in the assistant's text and results as
-`<tool_response>` in a user turn. Needs `transformers`, not torch.
+models learned. A template that knows no `tools` gets them in the system text, calls in the assistant's text and results
+as `<tool_response>` in a user turn. Needs `transformers`, not torch.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class HfChat:
         return more if ended else [*self._stop, *more]
 
     def parse(self, token_ids: Sequence[int]) -> Parsed:
+        """The turn that `token_ids` are. One unreadable tool call makes all of it malformed: none is carried out."""
         ids = [t for t in token_ids if t not in self._stop]
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         bodies = CALL.findall(text)
@@ -68,11 +69,14 @@ class HfChat:
             calls.append(call)
         return Parsed(CALL.sub("", text).strip(), tuple(calls))
 
-    def conversation(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> tuple[list[int], list[bool]]:
+    def conversation(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]
+    ) -> tuple[list[int], list[bool]]:
         """Token ids of a finished conversation and a mask, True on what the assistant would have sampled.
 
         The assistant's turns are encoded apart from what surrounds them, exactly as sampling and `render_more` put them
-        together, so that supervised tokens are the ones the policy will meet. Raises ModelError for an unstable template.
+        together, so that supervised tokens are the ones the policy will meet. Raises ModelError for an unstable
+        template.
         """
         ids: list[int] = []
         mask: list[bool] = []
@@ -84,8 +88,8 @@ class HfChat:
             through = self._text(messages[: i + 1], tools, speak=False)
             if not through.startswith(before):
                 raise ModelError(
-                    f"the chat template is not prefix-stable at message {i} ({message['role']}): the conversation so far is "
-                    "written differently once more is said; training on it would not be what is sampled"
+                    f"the chat template is not prefix-stable at message {i} ({message['role']}): the conversation so "
+                    "far is written differently once more is said; training on it would not be what is sampled"
                 )
             if not ids:
                 given = self._encode(before)
@@ -120,7 +124,8 @@ def _read_call(body: str, index: int) -> ToolCall | str:
     """The call, or what is wrong with it in words for the model."""
     try:
         call = json.loads(body)
-    except ValueError as error:
+        json.dumps(call, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
+    except (ValueError, RecursionError) as error:
         return f"the tool call is not JSON: {error}"
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         return 'a tool call needs a "name"'

@@ -59,6 +59,7 @@ class Gate:
 
 
 def not_evaluable(reason: str) -> Finding:
+    """The evidence for a judgement is not there; `reason` says what is missing. Never counts as passed."""
     return Finding("not_evaluable", reason)
 
 

@@ -7,6 +7,8 @@ from flyball.release.gate import Finding, Gate, not_evaluable
 
 
 def rollback_gate(minutes: float, name: str) -> Gate:
+    """The gate that asks for a drill from these two versions, ended within `minutes` by an answer of the old one."""
+
     def judge(evidence: Evidence) -> Finding:
         return _judge(evidence, 60 * minutes)
 

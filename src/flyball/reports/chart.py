@@ -68,6 +68,8 @@ def curve(label: str, points: Iterable[tuple[float, float]]) -> Curve:
 
 @dataclass(frozen=True)
 class Tick:
+    """A mark on an axis: where it is, in pixels, and what is written there."""
+
     at: float
     label: str
 

@@ -1,8 +1,8 @@
 """Advantage estimators of group-relative RL: rewards of the G attempts at one task -> one advantage each.
 
-Symbols: R_i reward of attempt i, G group size. `rewards` is [G] of finite floats; attempts without a reward (Missing) are
-left out before the call, so G is what could be graded. A group of one carries no comparison: its advantage is 0, except
-where a paper says otherwise (listed at the function).
+Symbols: R_i reward of attempt i, G group size. `rewards` is [G] of finite floats; attempts without a reward (Missing)
+are left out before the call, so G is what could be graded. A group of one carries no comparison: its advantage is 0,
+except where a paper says otherwise (listed at the function).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ def rloo_advantages(rewards: Rewards) -> Rewards:
     g = len(rewards)
     if g < 2:
         return np.zeros(g)
-    return (rewards - rewards.mean()) * g / (g - 1)
+    advantages: Rewards = (rewards - rewards.mean()) * g / (g - 1)
+    return advantages
 
 
 def grpo_advantages(rewards: Rewards, eps: float = 1e-6) -> Rewards:
@@ -26,7 +27,8 @@ def grpo_advantages(rewards: Rewards, eps: float = 1e-6) -> Rewards:
     g = len(rewards)
     if g < 2:
         return np.zeros(g)
-    return (rewards - rewards.mean()) / (rewards.std(ddof=1) + eps)
+    advantages: Rewards = (rewards - rewards.mean()) / (rewards.std(ddof=1) + eps)
+    return advantages
 
 
 def dr_grpo_advantages(rewards: Rewards) -> Rewards:

@@ -12,7 +12,7 @@ Symbols: B sequences that train at least one token, m loss mask [T], H a constan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +36,11 @@ def loss_weights(masks: Sequence[Mask], mode: str, horizon: int | None = None) -
     total, sequences = sum(lengths), sum(n > 0 for n in lengths)
     if total == 0:
         return [np.zeros(len(m), np.float32) for m in masks]
-    scale = {
-        "token-mean": lambda n: 1.0 / total,
-        "seq-mean-token-mean": lambda n: 1.0 / (sequences * n),
-        "seq-mean-token-sum": lambda n: 1.0 / sequences,
-        "seq-mean-token-sum-norm": lambda n: 1.0 / (sequences * (horizon or 1)),
-    }[mode]
-    return [(m * (scale(n) if n else 0.0)).astype(np.float32) for m, n in zip(masks, lengths, strict=True)]
+    divisors: dict[str, Callable[[int], int]] = {
+        "token-mean": lambda n: total,
+        "seq-mean-token-mean": lambda n: sequences * n,
+        "seq-mean-token-sum": lambda n: sequences,
+        "seq-mean-token-sum-norm": lambda n: sequences * (horizon or 1),
+    }
+    divisor = divisors[mode]
+    return [(m / max(divisor(n), 1)).astype(np.float32) for m, n in zip(masks, lengths, strict=True)]

@@ -1,7 +1,7 @@
 """Estimators of KL(sampler || other) from tokens that the sampler drew (J. Schulman, "Approximating KL divergence").
 
-With r = other/sampler at the drawn token:  k1 = -log r,  k2 = (log r)^2 / 2,  k3 = r - 1 - log r. All are [T]; k1 and k3
-are unbiased values, k3 is never negative.
+With r = other/sampler at the drawn token:  k1 = -log r,  k2 = (log r)^2 / 2,  k3 = r - 1 - log r. All are [T]; k1 and
+k3 are unbiased values, k3 is never negative.
 """
 
 from __future__ import annotations

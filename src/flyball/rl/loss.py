@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def ppo_clip_loss(rho: torch.Tensor, advantages: torch.Tensor, eps_low: float, eps_high: float) -> torch.Tensor:
-    """-min(rho A, clip(rho, 1-eps_low, 1+eps_high) A).  PPO, arXiv 1707.06347 eq. 7; two bounds: DAPO, 2503.14476 eq. 10."""
+    """-min(rho A, clip(rho, 1-eps_low, 1+eps_high) A).  PPO, arXiv 1707.06347 eq. 7; two bounds: DAPO, 2503.14476."""
     clipped = rho.clamp(1 - eps_low, 1 + eps_high)
     return -(rho * advantages).minimum(clipped * advantages)
 
@@ -36,7 +36,7 @@ def policy_loss(
     kl_coef: float = 0.0,
     ref_logprobs: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """w * ppo_clip + beta * k3, with pi_old = pi before the update (one update per batch). Returns loss and token metrics.
+    """w * ppo_clip + beta * k3, pi_old = pi before the update (one update per batch). Returns loss and metrics [T].
 
     With one update per batch pi_old equals pi in value, so rho is 1 with the gradient of pi, and what differs from the
     engine is carried by w alone: the decoupled form of AReaL (arXiv 2505.24298) with TIS (cap) for w.
@@ -47,7 +47,13 @@ def policy_loss(
     loss = weight * ppo_clip_loss(rho, advantages, clip_ratio_low, clip_ratio_high)
     if kl_coef:
         if ref_logprobs is None:
-            raise ValueError(f"kl_coef is {kl_coef} but the samples carry no ref_logprobs; compute them before the update")
+            raise ValueError(
+                f"kl_coef is {kl_coef} but the samples carry no ref_logprobs; compute them before the update"
+            )
         loss = loss + kl_coef * kl_k3(logprobs, ref_logprobs)
     gap = importance_ratio(old, sampling_logprobs)
-    return loss, {"ratio": gap, "clip_fraction": (gap > tis_cap).float(), "logprob_gap": (old - sampling_logprobs).abs()}
+    return loss, {
+        "ratio": gap,
+        "clip_fraction": (gap > tis_cap).float(),
+        "logprob_gap": (old - sampling_logprobs).abs(),
+    }

@@ -25,8 +25,8 @@ class MicroBatch:
 def micro_batches(samples: Sequence[TrainingSample], max_tokens: int) -> list[MicroBatch]:
     """Group rows by their longest shared beginning, then fill batches of at most `max_tokens` padded own tokens.
 
-    A shared beginning stops two tokens before the first trained one, because that token is predicted from the one before.
-    Rows that share with fewer than `MIN_SHARING` others go without.
+    A shared beginning stops one token before the first trained one, which is predicted from the token before it. Rows
+    that share with fewer than `MIN_SHARING` others go without.
     """
     batches: list[MicroBatch] = []
     for prefix, rows in _by_prefix(samples):

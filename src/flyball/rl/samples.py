@@ -1,7 +1,8 @@
 """From graded attempts to training samples.
 
 A group's attempts are compared with each other; each attempt's advantage goes to every token the policy sampled in it.
-Attempts whose reward is Missing are not compared and not trained (they are counted); a zero-variance group trains nothing.
+Attempts whose reward is Missing are not compared and not trained (they are counted); a zero-variance group trains
+nothing.
 """
 
 from __future__ import annotations
@@ -43,9 +44,7 @@ def samples_from_groups(
             continue
         for (member, _reward), advantage in zip(graded, advantages, strict=True):
             samples += attempt_samples(member, float(advantage))
-    return GroupSignal(
-        tuple(weighted(samples, algorithm.loss_agg_mode, horizon)), len(groups), zero_variance, missing
-    )
+    return GroupSignal(tuple(weighted(samples, algorithm.loss_agg_mode, horizon)), len(groups), zero_variance, missing)
 
 
 def attempt_samples(graded: GradedAttempt, advantage: float) -> list[TrainingSample]:

@@ -1,1 +1,1 @@
-"""Training: the learner that owns a network, supervised fine-tuning, and reinforcement learning with tools in the loop."""
+"""Training: the learner that owns a network, supervised fine-tuning, reinforcement learning with tools in the loop."""

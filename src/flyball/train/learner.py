@@ -3,8 +3,8 @@
     forward(samples) -> logprobs        forward_backward(samples, LossSpec) -> metrics        optim_step() -> metrics
     save(path) / load(path)             publish(path) -> WeightsRef
 
-It knows no algorithm: it sums `loss_weights * token_loss` over what it is given (invariant 3). A beginning that rows share
-is computed once and its gradient is exact, because the cached keys and values stay part of the graph.
+It knows no algorithm: it sums `loss_weights * token_loss` over what it is given (invariant 3). A beginning that rows
+share is computed once and its gradient is exact, because the cached keys and values stay part of the graph.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class OptimizerConfig:
 
 
 class LocalLearner:
-    """A learner in this process. `max_tokens` bounds the padded tokens of one forward pass (memory, not mathematics)."""
+    """A learner in this process. `max_tokens` bounds padded tokens of one forward pass (memory, not mathematics)."""
 
     def __init__(
         self,
@@ -97,13 +97,15 @@ class LocalLearner:
             if not torch.isfinite(total):
                 self._optimizer.zero_grad(set_to_none=True)
                 raise TrainError(f"the {spec.name} loss is {float(total)}; the step was dropped, weights are unchanged")
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += float(total)
             sums["entropy"] += float(entropy.sum())
             for name, values in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(values.sum())
             tokens += len(row)
-        return {k: v if k == "loss" else v / max(tokens, 1) for k, v in sums.items()} | {"trained_tokens": float(tokens)}
+        return {k: v if k == "loss" else v / max(tokens, 1) for k, v in sums.items()} | {
+            "trained_tokens": float(tokens)
+        }
 
     def optim_step(self, lr_scale: float = 1.0) -> dict[str, float]:
         """Clip the gradient, step, clear. Raises TrainError for a gradient that is not finite; weights then stay."""

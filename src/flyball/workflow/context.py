@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import flyball
 from flyball.release.registry import Registry, new_version, weights_digest
 from flyball.store.store import Store
 from flyball.tasks.dataset import dataset_digest
@@ -101,7 +101,7 @@ def run_config(inputs: Inputs, policy: str) -> dict[str, Any]:
 @cache
 def code_digest() -> str:
     """Return the version of flyball and sha256 over its own source files."""
-    root = Path(flyball.__file__).parent
+    root = Path(str(files("flyball")))
     total = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())

@@ -71,6 +71,7 @@ class FakeTrainer:
         return Trained(write_policy(job.folder / "policy", skill), SFT_STEPS)
 
     async def rl(self, job: RLJob, watch: Watch) -> Trained:
+        """Every step raises the skill by RL_GAIN; its scripted rollouts are really attempted, graded and kept."""
         checkpoint = job.folder / "checkpoint.json"
         start = json.loads(checkpoint.read_text())["step"] if checkpoint.is_file() else 0
         for step in range(start + 1, job.settings.num_steps + 1):
