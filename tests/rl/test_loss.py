@@ -1,0 +1,93 @@
+"""Token losses, ratios and KL estimators against their formulae."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from flyball.rl.kl import kl_k1, kl_k2, kl_k3
+from flyball.rl.loss import policy_loss, ppo_clip_loss, sft_loss
+from flyball.rl.ratio import importance_ratio, truncated_weight
+
+CLIP = {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "tis_cap": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("rho", "advantage", "loss"),
+    [(1.5, 1, -1.28), (1.25, 1, -1.25), (0.5, 1, -0.5), (0.5, -1, 0.8), (1.5, -1, 1.5)],
+)
+def test_clipping_by_hand(rho: float, advantage: float, loss: float) -> None:
+    found = ppo_clip_loss(torch.tensor([rho]), torch.tensor([float(advantage)]), 0.2, 0.28)
+    assert found.item() == pytest.approx(loss, abs=1e-6)
+
+
+def test_a_clipped_token_gets_no_gradient() -> None:
+    rho = torch.tensor([1.5, 0.5, 1.5, 0.5], requires_grad=True)
+    ppo_clip_loss(rho, torch.tensor([1.0, -1, -1, 1]), 0.2, 0.28).sum().backward()
+    assert rho.grad is not None and rho.grad.tolist() == [0, 0, 1, -1]
+
+
+def test_kl_estimators_by_hand() -> None:
+    """pi = 1/2, other = 1/4 at the drawn token: log r = -log 2."""
+    pi, other = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
+    assert kl_k1(pi, other).item() == pytest.approx(math.log(2), abs=1e-6)
+    assert kl_k2(pi, other).item() == pytest.approx(math.log(2) ** 2 / 2, abs=1e-6)
+    assert kl_k3(pi, other).item() == pytest.approx(0.5 - 1 + math.log(2), abs=1e-6)
+
+
+def test_k1_and_k3_have_the_divergence_as_their_mean() -> None:
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
+    exact = float((p * (p / q).log()).sum())
+    for estimator in (kl_k1, kl_k3):
+        assert float((p * estimator(p.log(), q.log())).sum()) == pytest.approx(exact, abs=1e-6)
+    assert bool((kl_k3(p.log(), q.log()) >= 0).all())
+
+
+def test_engine_gap_is_capped_from_above_only() -> None:
+    learner, engine = torch.tensor([0.0, 0.0, -3.0]), torch.tensor([-2.0, -0.5, 0.0])
+    assert truncated_weight(learner, engine, 2.0).tolist() == pytest.approx([2.0, math.exp(0.5), math.exp(-3)])
+    assert not truncated_weight(learner.requires_grad_(), engine, 2.0).requires_grad
+
+
+def test_ratios_stay_finite() -> None:
+    assert bool(torch.isfinite(importance_ratio(torch.tensor([0.0, -500.0]), torch.tensor([-500.0, 0.0]))).all())
+
+
+def test_gradient_at_ratio_one_is_that_of_reinforce() -> None:
+    """With mu = pi: d/dtheta of the loss is -A d/dtheta log pi, exactly."""
+    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    tokens = torch.tensor([0, 3, 6, 2, 2])
+    advantages = torch.tensor([1.0, -0.5, 2.0, 0.0, -3.0], dtype=torch.float64)
+    logprobs = logits.log_softmax(-1)[torch.arange(5), tokens]
+    loss, metrics = policy_loss(logprobs, logprobs.detach(), advantages, **CLIP)
+    (found,) = torch.autograd.grad(loss.sum(), logits, retain_graph=True)
+    (expected,) = torch.autograd.grad(-(advantages * logprobs).sum(), logits)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert metrics["ratio"].tolist() == [1.0] * 5 and metrics["logprob_gap"].tolist() == [0.0] * 5
+
+
+def test_the_engine_gap_weighs_the_gradient() -> None:
+    logprobs = torch.tensor([-1.0, -1.0], requires_grad=True)
+    engine = torch.tensor([-1.4, -9.0])  # ratios e^0.4 and e^8, the second over the cap
+    loss, metrics = policy_loss(logprobs, engine, torch.tensor([1.0, 1.0]), **CLIP)
+    loss.sum().backward()
+    assert logprobs.grad is not None and logprobs.grad.tolist() == pytest.approx([-math.exp(0.4), -2.0])
+    assert metrics["clip_fraction"].tolist() == [0, 1]
+
+
+def test_kl_to_the_reference_adds_beta_times_k3() -> None:
+    pi, ref = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
+    plain, _ = policy_loss(pi, pi, torch.zeros(1), **CLIP)
+    with_kl, _ = policy_loss(pi, pi, torch.zeros(1), **CLIP, kl_coef=0.1, ref_logprobs=ref)
+    assert (with_kl - plain).item() == pytest.approx(0.1 * (math.log(2) - 0.5), abs=1e-6)
+
+
+def test_kl_without_a_reference_is_refused() -> None:
+    with pytest.raises(ValueError, match="carry no ref_logprobs"):
+        policy_loss(torch.zeros(1), torch.zeros(1), torch.zeros(1), **CLIP, kl_coef=0.1)
+
+
+def test_supervised_loss_is_negative_log_likelihood() -> None:
+    assert sft_loss(torch.tensor([-0.5, -2.0])).tolist() == [0.5, 2.0]
