@@ -98,7 +98,7 @@ class LocalLearner:
                 self._optimizer.zero_grad(set_to_none=True)
                 raise TrainError(f"the {spec.name} loss is {float(total)}; the step was dropped, weights are unchanged")
             total.backward()  # type: ignore[no-untyped-call]
-            sums["loss"] += float(total)
+            sums["loss"] += total.item()
             sums["entropy"] += float(entropy.sum())
             for name, values in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(values.sum())

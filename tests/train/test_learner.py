@@ -1,0 +1,258 @@
+"""The learner's gradient against plain autograd on whole sequences, and its promises about steps and checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from flyball.engine.local import LocalEngine
+from flyball.engine.protocol import Completion, Request, SamplingParams
+from flyball.errors import ConfigError, TrainError
+from flyball.models.load import load_model
+from flyball.models.tiny import train_tokenizer
+from flyball.rl.pack import micro_batches
+from flyball.rl.samples import weighted
+from flyball.train.learner import LocalLearner, LossSpec, OptimizerConfig
+from flyball.types import TrainingSample
+
+VOCAB = 61
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 160,
+    "initializer_range": 0.1,
+}
+ROOT = [7 + i % 40 for i in range(37)]
+POLICY = LossSpec("policy", {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "tis_cap": 2.0, "kl_coef": 0.1})
+SFT = LossSpec("sft")
+
+
+def llama() -> Any:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True))
+
+
+def qwen2() -> Any:
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=False))
+
+
+def learner(model: Any, **settings: Any) -> LocalLearner:
+    return LocalLearner(model, None, OptimizerConfig(lr=1e-2), **settings)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def batch(*, shared: bool) -> list[TrainingSample]:
+    """Nine ragged rows; two stretches of each are trained, as of an attempt with a tool call between them."""
+    rng = np.random.default_rng(4)
+    samples = []
+    for i in range(9):
+        beginning = ROOT if shared else rng.integers(0, VOCAB, 3 + 4 * i).tolist()
+        tokens = np.array([*beginning, *rng.integers(0, VOCAB, 8 + 3 * i)], np.int64)
+        mask = np.zeros(len(tokens), np.bool_)
+        mask[len(beginning) : len(beginning) + 3] = mask[-3:] = True
+        noise = [rng.normal(-4, 0.5, len(tokens)).astype(np.float32) for _ in range(3)]
+        samples.append(TrainingSample(tokens, mask, noise[0], noise[1] + 4, noise[2], ref_logprobs=noise[2]))
+    return weighted(samples, "token-mean")
+
+
+def plain_logprobs(model: Any, sample: TrainingSample, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logprobs of the trained tokens from a pass over the whole sequence, and where those tokens are."""
+    where = torch.from_numpy(np.flatnonzero(sample.loss_mask))
+    tokens = torch.from_numpy(sample.token_ids)
+    predicted = (model(tokens[None]).logits[0].float() / temperature).log_softmax(-1)
+    return predicted[where - 1, tokens[where]], where
+
+
+def plain_gradient(model: Any, samples: list[TrainingSample], spec: LossSpec) -> dict[str, torch.Tensor]:
+    """The objective written out once more: at ratio 1 the clipped loss has the gradient of -w A log pi."""
+    total = torch.zeros(())
+    for sample in samples:
+        logprobs, where = plain_logprobs(model, sample)
+        mu, advantages, weights, ref = (
+            torch.from_numpy(a)[where]
+            for a in (sample.sampling_logprobs, sample.advantages, sample.loss_weights, sample.ref_logprobs)
+        )
+        if spec.name == "sft":
+            loss = -logprobs
+        else:
+            gap = (logprobs.detach() - mu).exp().clamp(max=2.0)
+            log_r = ref - logprobs
+            loss = -gap * advantages * logprobs + 0.1 * (log_r.exp() - 1 - log_r)
+        total = total + (loss * weights).sum()
+    names, values = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(total, values), strict=True))
+
+
+@pytest.mark.parametrize("make", [llama, qwen2])
+@pytest.mark.parametrize("max_tokens", [1, 150, 100_000])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared beginning", "nothing shared"])
+@pytest.mark.parametrize("spec", [POLICY, SFT], ids=["policy", "sft"])
+def test_the_gradient_is_exact_however_the_batch_is_cut(
+    make: Callable[[], Any], max_tokens: int, shared: bool, spec: LossSpec
+) -> None:
+    model, samples = make(), batch(shared=shared)
+    assert any(b.prefix for b in micro_batches(samples, max_tokens)) == shared
+    expected = plain_gradient(model, samples, spec)
+    learner(model, max_tokens=max_tokens).forward_backward(samples, spec)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, expected[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_logprobs_are_those_of_whole_sequences_at_the_temperature(shared: bool) -> None:
+    model, samples = llama(), batch(shared=shared)
+    for sample, found in zip(samples, learner(model, temperature=0.7).forward(samples), strict=True):
+        with torch.no_grad():
+            expected, where = plain_logprobs(model, sample, 0.7)
+        assert found[where.numpy()] == pytest.approx(expected.numpy(), abs=1e-5)
+        assert not found[~sample.loss_mask].any()
+
+
+def test_learner_and_engine_agree_on_what_was_sampled() -> None:
+    """Logprobs of an attempt with a tool result in it: as sampled with caches, as read back by the learner."""
+    model = llama()
+    acting = llama()  # the same weights
+    engine = LocalEngine(acting, num_slots=4)
+
+    async def attempt(i: int) -> TrainingSample:
+        tokens, mask, logprobs = list(ROOT), [False] * len(ROOT), [0.0] * len(ROOT)
+        for turn in range(2):
+            request = Request(tuple(tokens), SamplingParams(0.9, 8, 10 * i + turn), (), f"s{i}")
+            done: Completion = await engine.generate(request)
+            given = [(5 * i + j) % VOCAB for j in range(4)]
+            tokens += [*done.token_ids, *given]
+            mask += [True] * len(done.token_ids) + [False] * len(given)
+            logprobs += [*done.logprobs, *([0.0] * len(given))]
+        zeros = np.zeros(len(tokens), np.float32)
+        return TrainingSample(np.array(tokens), np.array(mask), np.array(logprobs, np.float32), zeros, zeros)
+
+    async def attempts() -> list[TrainingSample]:
+        return await asyncio.gather(*map(attempt, range(6)))
+
+    samples = asyncio.run(attempts())
+    found = learner(model, temperature=0.9).forward(samples)
+    gaps = [np.abs(f - s.sampling_logprobs)[s.loss_mask] for f, s in zip(found, samples, strict=True)]
+    assert np.concatenate(gaps).mean() < 1e-5
+
+
+def test_metrics_are_means_over_trained_tokens() -> None:
+    model, samples = llama(), batch(shared=True)
+    metrics = learner(model).forward_backward(samples, SFT)
+    with torch.no_grad():
+        logprobs = torch.cat([plain_logprobs(model, s)[0] for s in samples])
+    assert metrics["trained_tokens"] == len(logprobs) == 9 * 6
+    assert metrics["loss"] == pytest.approx(-float(logprobs.mean()), abs=1e-5)
+    assert 0 < metrics["entropy"] < np.log(VOCAB)
+
+
+def test_steps_make_the_demonstrated_tokens_likelier() -> None:
+    model, samples = llama(), batch(shared=True)
+    one = learner(model)
+    losses = []
+    for _ in range(8):
+        losses.append(one.forward_backward(samples, SFT)["loss"])
+        one.optim_step()
+    assert losses[-1] < losses[0] - 0.5 and one.version == 8
+
+
+def test_a_long_gradient_is_clipped_to_the_norm() -> None:
+    model, samples = llama(), batch(shared=True)
+    one = LocalLearner(model, None, OptimizerConfig(lr=0.0, max_grad_norm=1e-3))
+    one.forward_backward(samples, SFT)
+    before = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    assert one.optim_step()["grad_norm"] == pytest.approx(float(before), rel=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 100_000])
+def test_a_loss_that_is_not_finite_is_dropped(max_tokens: int) -> None:
+    """Also what rows before it in the batch had already added to the gradient."""
+    model, samples = llama(), batch(shared=False)
+    one = learner(model, max_tokens=max_tokens)
+    before = one.snapshot()
+    longest = max(samples, key=lambda s: len(s.token_ids))
+    bad = [replace(s, advantages=s.advantages * np.nan) if s is longest else s for s in samples]
+    with pytest.raises(TrainError, match="policy loss is nan; the step was dropped"):
+        one.forward_backward(bad, POLICY)
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in one.snapshot().items())
+    one.forward_backward(samples, POLICY)
+    one.optim_step()
+
+
+def test_a_gradient_that_is_not_finite_is_dropped() -> None:
+    model, samples = llama(), batch(shared=True)
+    one = learner(model)
+    before = one.snapshot()
+    one.forward_backward(samples, SFT)
+    next(model.parameters()).grad.fill_(float("inf"))
+    with pytest.raises(TrainError, match="gradient norm is inf"):
+        one.optim_step()
+    assert one.version == 0 and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in one.snapshot().items())
+
+
+def test_saved_and_loaded_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    samples = batch(shared=True)
+
+    def steps(one: LocalLearner, n: int) -> None:
+        for _ in range(n):
+            one.forward_backward(samples, POLICY)
+            one.optim_step()
+
+    unbroken, first, second = learner(llama()), learner(llama()), learner(other_llama())
+    steps(unbroken, 4)
+    steps(first, 2)
+    first.save(tmp_path)
+    second.load(tmp_path)
+    steps(second, 2)
+    assert second.version == unbroken.version == 4
+    assert all(torch.equal(v, unbroken.snapshot()[k]) for k, v in second.snapshot().items())
+
+
+def other_llama() -> Any:
+    """The same shape with other weights: everything must come from the file."""
+    torch.manual_seed(99)
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True))
+
+
+def test_a_snapshot_brings_the_weights_back() -> None:
+    one, samples = learner(llama()), batch(shared=True)
+    before = one.snapshot()
+    one.forward_backward(samples, SFT)
+    one.optim_step()
+    assert any(not torch.equal(v, before[k]) for k, v in one.snapshot().items())
+    one.restore(before)
+    assert all(torch.equal(v, before[k]) for k, v in one.snapshot().items())
+
+
+def test_published_weights_are_those_of_the_learner(tmp_path: Path) -> None:
+    model = llama()
+    one = LocalLearner(model, train_tokenizer(["desk"], 300), OptimizerConfig())
+    ref = one.publish(tmp_path)
+    again = load_model(Path(ref.path))
+    assert ref.version == 0 and len(ref.digest) == 64
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_an_unknown_loss_is_told_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'policy'"):
+        learner(llama()).forward_backward(batch(shared=True), LossSpec("polici"))
