@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from flyball.errors import ModelError
@@ -39,7 +40,9 @@ def load_chat(path: Path) -> HfChat:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"no usable tokenizer in {path}: {error}; the folder needs tokenizer.json and its config") from error
+        raise ModelError(
+            f"no usable tokenizer in {path}: {error}; the folder needs tokenizer.json and its config"
+        ) from error
     return HfChat(tokenizer, origin=str(path))
 
 
@@ -48,9 +51,14 @@ def load_model(path: Path, dtype: torch.dtype = torch.float32) -> Any:
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} is no model folder: config.json is missing; give a Hugging Face causal-LM folder")
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
+        model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the model in {path}: {error}") from error
+    if found["missing_keys"]:  # transformers would go on with random numbers
+        raise ModelError(
+            f"the weights in {path} lack {sorted(found['missing_keys'])[:3]}; take a complete model folder"
+        )
+    return model
 
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> str:
