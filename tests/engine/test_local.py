@@ -124,21 +124,28 @@ def test_logprobs_are_those_of_the_plain_forward_pass(
             assert_plain(model, prompt, done)
 
 
-def test_arrivals_in_the_middle_of_others() -> None:
-    """A root is in use and a stranger comes: the root shrinks under live conversations."""
+def test_a_root_shrinks_under_live_conversations() -> None:
+    """Strangers come while others decode and one waits for its tool: what these have cached moves, and stays right."""
     model = llama()
-    engine = LocalEngine(model, num_slots=4)
+    engine = LocalEngine(model, num_slots=6)
 
-    async def arrive(i: int, prompt: tuple[int, ...]) -> tuple[tuple[int, ...], Completion]:
-        await asyncio.sleep(0.003 * i)
-        return prompt, await engine.generate(request(prompt, seed=i, tokens=40))
+    async def ask(prompt: tuple[int, ...], seed: int, tokens: int = 60, session: str = "") -> Any:
+        return prompt, await engine.generate(request(prompt, seed=seed, tokens=tokens, session=session))
 
     async def main() -> list[tuple[tuple[int, ...], Completion]]:
-        prompts = [(*ROOT, 1), (*ROOT, 2), (*ROOT[:20], 3, 3), own(4, 9), (*ROOT, 5)]
-        return await asyncio.gather(*(arrive(i, p) for i, p in enumerate(prompts)))
+        paused, _ = await asyncio.gather(ask((*ROOT, 1, 2, 3), 1, 5, "paused"), ask((*ROOT, 2), 2, 5, "other"))
+        assert engine.prefilled_tokens == len(ROOT) + 3 + 1
+        before = engine.sampled_tokens
+        live = [asyncio.create_task(ask((*ROOT, 3 + i), 3 + i)) for i in range(2)]
+        while engine.sampled_tokens == before:
+            await asyncio.sleep(0)
+        strangers = [await ask((*ROOT[:20], 50, 51), 7, 3), await ask(own(4, 9), 8, 3)]
+        prompt, done = paused
+        resumed = await ask((*prompt, *done.token_ids, 9), 9, 5, "paused")
+        assert resumed[1].prefilled == 2
+        return [paused, *await asyncio.gather(*live), *strangers, resumed]
 
     for prompt, done in asyncio.run(main()):
-        assert len(done.token_ids) == 40
         assert_plain(model, prompt, done)
 
 
@@ -256,25 +263,24 @@ def test_an_abandoned_request_does_not_disturb_the_others() -> None:
 def test_damaged_weights_are_an_engine_error_and_good_ones_mend_it() -> None:
     model, good = llama(), llama(1).state_dict()
     engine = LocalEngine(model, num_slots=4)
+    short = [(*ROOT, *own(i, 1 + 4 * i)) for i in range(3)]
     damaged = {k: v * float("nan") if "layers.0" in k else v for k, v in good.items()}
 
-    async def three(seed: int) -> list[Any]:
-        prompts = [(*ROOT, *own(i, 1 + 4 * i)) for i in range(3)]
-        return await asyncio.gather(
-            *(engine.generate(request(p, seed=seed, tokens=30)) for p in prompts), return_exceptions=True
-        )
+    async def three(seed: int, prompts: list[tuple[int, ...]]) -> list[Any]:
+        requests = [request(p, seed=seed, tokens=30) for p in prompts]
+        return await asyncio.gather(*map(engine.generate, requests), return_exceptions=True)
 
     async def main() -> list[Completion]:
-        assert all(isinstance(done, Completion) for done in await three(0))
+        assert all(isinstance(done, Completion) for done in await three(0, short))
         engine.use_weights(damaged, version=1)
-        for error in await three(1):
+        for error in await three(1, [own(i, 100) for i in range(3)]):  # leaves NaN far behind what comes next
             assert isinstance(error, EngineError) and "NaN" in str(error)
         engine.use_weights(good, version=2)
-        return await three(2)
+        return await three(2, short)
 
     for i, done in enumerate(asyncio.run(main())):
         assert done.policy_versions == (2,) * 30
-        assert_plain(model, (*ROOT, *own(i, 1 + 4 * i)), done)
+        assert_plain(model, short[i], done)
 
 
 def test_new_weights_are_used_from_the_next_request_on(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ class LocalLearner:
             total = (loss * weights).sum()
             if not torch.isfinite(total):
                 self._optimizer.zero_grad(set_to_none=True)
-                raise TrainError(f"the {spec.name} loss is {float(total)}; the step was dropped, weights are unchanged")
+                raise TrainError(f"the {spec.name} loss is {total.item()}; the step was dropped, weights are unchanged")
             total.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += total.item()
             sums["entropy"] += float(entropy.sum())
