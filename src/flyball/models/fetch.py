@@ -119,6 +119,7 @@ def check_digest(path: Path, expected: str, way_out: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -51,9 +51,10 @@ def load_model(path: Path, dtype: torch.dtype = torch.float32) -> Any:
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} is no model folder: config.json is missing; give a Hugging Face causal-LM folder")
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load the model in {path}: {error}") from error
+    model, found = loaded
     if found["missing_keys"]:  # transformers would go on with random numbers
         raise ModelError(
             f"the weights in {path} lack {sorted(found['missing_keys'])[:3]}; take a complete model folder"
