@@ -15,7 +15,7 @@ from shop import Shop
 
 import flyball as fb
 
-ORDER_NUMBER = re.compile(r"\bA\d{4}\b")
+ORDER_NUMBER = re.compile(r"\bA\d{3}\b")
 ASKS_FOR_NUMBER = re.compile(r"\border\b[^.?!]*\?|\b(number|which one)\b[^.?!]*\?", re.IGNORECASE)
 NOT_YOURS = {"owner": "another customer"}
 OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {

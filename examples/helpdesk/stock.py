@@ -131,7 +131,7 @@ def snapshot(name: str) -> Snapshot:
     unseen = kind == "u"
     count = rng.choice((3, 3, 2)) + 1
     items = rng.sample(UNSEEN_ITEMS if unseen else ITEMS, count)
-    ids = [f"A{n}" for n in rng.sample(range(1000, 10000), count)]
+    ids = [f"A{n}" for n in rng.sample(range(100, 1000), count)]
     people = [f"{who}{rng.randint(1, 99)}@post.io" for who in rng.sample(NAMES, 2)]
     orders = [
         _order(rng, order_id, people[i == count - 1], item, unseen)

@@ -53,21 +53,19 @@ class Plan(Section):
 class TinySettings(Section):
     """Shape of the policy that `policy: tiny` builds from nothing (Llama architecture, own tokenizer)."""
 
-    vocab_size: int = Field(default=1536, ge=300, le=65536, description="entries of the BPE tokenizer, 300 to 65536")
-    hidden_size: int = Field(default=192, ge=16, description="width, at least 16; a multiple of num_heads")
-    intermediate_size: int = Field(default=512, ge=16, description="width inside a block, at least 16")
-    num_layers: int = Field(default=4, ge=1, description="blocks, at least 1")
-    num_heads: int = Field(default=6, ge=1, description="attention heads; a multiple of num_kv_heads")
-    num_kv_heads: int = Field(default=2, ge=1, description="key-value heads, at least 1")
+    vocab_size: int = Field(default=2560, ge=300, le=65536, description="entries of the BPE tokenizer, 300 to 65536")
+    hidden_size: int = Field(default=160, ge=16, description="width, at least 16")
+    intermediate_size: int = Field(default=432, ge=16, description="width inside a block, at least 16")
+    num_layers: int = Field(default=4, ge=2, description="blocks, at least 2")
+    num_heads: int = Field(default=2, ge=2, description="attention heads; a multiple of num_kv_heads")
+    num_kv_heads: int = Field(default=2, ge=2, description="key-value heads, at least 2")
+    head_dim: int = Field(default=64, ge=24, multiple_of=2, description="width of a head, even, at least 24")
     max_context: int = Field(default=1536, ge=128, description="tokens of one sequence, at least 128")
 
     @model_validator(mode="after")
     def _heads_fit(self) -> TinySettings:
-        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size}, num_heads {self.num_heads} and num_kv_heads {self.num_kv_heads} "
-                "must each be a multiple of the next"
-            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
         return self
 
 
@@ -79,6 +77,8 @@ class SFTSettings(Section):
     batch_size: int = Field(default=16, ge=1, description="demonstrations per optimizer step, at least 1")
     max_demonstrations: int | None = Field(default=None, ge=1, description="how many to use; unset = all")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping, above 0")
+    num_validations: int = Field(default=4, ge=1, description="how often the checkpoint is validated, at least 1")
+    validation_tasks: int = Field(default=64, ge=1, description="tasks of one validation, at least 1")
     max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
 
 

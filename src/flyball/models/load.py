@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from flyball.errors import ModelError
 from flyball.models.hf_chat import HfChat
+from flyball.models.planted import plant_copying
 from flyball.models.tiny import TinyConfig
 
 
 def new_tiny_model(config: TinyConfig, tokenizer: Any, seed: int) -> LlamaForCausalLM:
-    """A Llama with random weights, tied embeddings, in float32."""
+    """A Llama with tied embeddings in float32: random weights and the circuit of `models/planted.py`."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=config.hidden_size,
@@ -26,13 +27,17 @@ def new_tiny_model(config: TinyConfig, tokenizer: Any, seed: int) -> LlamaForCau
             num_hidden_layers=config.num_layers,
             num_attention_heads=config.num_heads,
             num_key_value_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
             max_position_embeddings=config.max_context,
+            rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    plant_copying(model, seed)
+    return model
 
 
 def load_chat(path: Path) -> HfChat:

@@ -89,6 +89,7 @@ async def cold_start(context: Context) -> Result:
         Path(parent.path),
         _read(context, TRAIN),
         _read(context, VALIDATION),
+        context.inputs,
         settings.training.sft,
         settings.training.seed,
         context.folder_of("sft"),
@@ -126,7 +127,7 @@ async def train_controls(context: Context) -> Result:
         folder = context.folder_of(f"controls/{control}")
         if control == "sft":
             data = _read(context, TRAIN), _read(context, VALIDATION)
-            job = SFTJob(Path(parent.path), *data, training.sft, training.seed, folder)
+            job = SFTJob(Path(parent.path), *data, context.inputs, training.sft, training.seed, folder)
             trained = await context.trainer.sft(job, context.watch("control"))
         else:
             rollouts = list(context.store.attempts(context.run_id, "rl"))

@@ -63,6 +63,7 @@ class SFTJob:
     policy: Path
     demonstrations: Sequence[Demonstration]
     validation: Sequence[Demonstration]
+    inputs: Inputs
     settings: SFTSettings
     seed: int
     folder: Path

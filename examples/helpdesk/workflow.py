@@ -1,0 +1,57 @@
+"""The help desk as a Flyball workflow: the world, its tickets, and who judges.
+
+flyball run workflow.yaml       train, prove, judge
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from desk import Desk
+from grading import efficiency, process, reward, safe, success
+from oracle import demonstrations, oracle_turns
+from tasks import Row, generate
+
+import flyball as fb
+
+NUM_TRAIN, NUM_DEMONSTRATIONS = 3000, 1500
+
+
+@cache
+def rows() -> list[Row]:
+    """Every ticket of every split; the same seed gives the same tickets."""
+    return generate(seed=0, train=NUM_TRAIN)
+
+
+def tickets() -> list[fb.Task]:
+    """The rows as tasks: ticket and snapshot are public, the rest is for graders."""
+    limits = fb.Limits(max_turns=12, max_new_tokens=96, max_tokens=1500)
+    return [
+        fb.Task(
+            row["id"],
+            {"ticket": row["ticket"], "snapshot": row["snapshot"]},
+            row["hidden"],
+            limits=limits,
+            **{key: row[key] for key in ("split", "family", "stage", "cluster", "surface")},
+        )
+        for row in rows()
+    ]
+
+
+def recorded() -> list[dict[str, Any]]:
+    """Conversations of the desk's clerks: some training tickets, and the validation tickets to watch the loss on."""
+    train = [row for row in rows() if row["split"] == "train"][:NUM_DEMONSTRATIONS]
+    return demonstrations([*train, *(row for row in rows() if row["split"] == "validation")])
+
+
+workflow = fb.Workflow(
+    world=Desk,
+    tasks=tickets,
+    success=success,
+    reward=reward,
+    safety=safe,
+    scores={"process": process, "efficiency": efficiency},
+    oracle=oracle_turns,
+    demonstrations=recorded,
+)

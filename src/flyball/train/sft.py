@@ -1,0 +1,109 @@
+"""Supervised fine-tuning: maximum likelihood of the assistant's tokens in demonstrated conversations.
+
+The checkpoint is picked on validation: by the success of real attempts where a `validate` is given, else by held-out loss.
+Batches come from a seeded permutation of each epoch, so a resumed run sees what an unbroken one would have.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flyball.models.hf_chat import HfChat
+from flyball.rl.samples import weighted
+from flyball.rng import derive
+from flyball.train.learner import LocalLearner, LossSpec
+from flyball.train.progress import Checkpoints, Progress
+from flyball.types import Message, TrainingSample
+
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+Validate = Callable[[], Awaitable[float]]
+
+
+@dataclass(frozen=True)
+class SFTPlan:
+    """How long and how fast. The learning rate warms up over `warmup_steps`, then falls as a cosine to a tenth."""
+
+    num_steps: int
+    batch_size: int
+    seed: int
+    validate_every: int
+    warmup_steps: int = 20
+    max_seconds: float | None = None
+
+    def lr_scale(self, step: int) -> float:
+        """Share of the peak at `step`, counted from 0."""
+        warm = min(1.0, (step + 1) / self.warmup_steps)
+        return warm * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, step / self.num_steps))))
+
+
+def demonstration_sample(
+    chat: HfChat, messages: Sequence[Message], tools: Sequence[Mapping[str, object]]
+) -> TrainingSample:
+    """A demonstrated conversation as a sample; the assistant's turns are trained, everything else is given."""
+    ids, mask = chat.conversation(messages, tools)
+    zeros = np.zeros(len(ids), np.float32)
+    return TrainingSample(np.asarray(ids, np.int64), np.asarray(mask, np.bool_), zeros, zeros, zeros)
+
+
+def batch_at(num_samples: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """Indices of step `step`: consecutive pieces of one seeded permutation per epoch."""
+    picked: list[int] = []
+    position = step * batch_size
+    while len(picked) < batch_size:
+        epoch, offset = divmod(position, num_samples)
+        order = np.random.default_rng(derive(seed, "epoch", epoch)).permutation(num_samples)
+        take = order[offset : offset + batch_size - len(picked)]
+        picked += take.tolist()
+        position += len(take)
+    return picked
+
+
+async def run_sft(
+    learner: LocalLearner,
+    samples: Sequence[TrainingSample],
+    held_out: Sequence[TrainingSample],
+    plan: SFTPlan,
+    checkpoints: Checkpoints,
+    *,
+    on_step: OnStep,
+    should_stop: Callable[[], bool],
+    validate: Validate | None = None,
+) -> Progress:
+    """Train until the plan ends, time is up or it is asked to stop. `checkpoints.best` holds the picked policy."""
+    progress = checkpoints.resume()
+    held_out = weighted(held_out, "token-mean")
+    earlier, started = progress.seconds, time.monotonic()
+    while progress.step < plan.num_steps:
+        rows = batch_at(len(samples), plan.batch_size, plan.seed, progress.step)
+        batch = weighted([samples[i] for i in rows], "token-mean")
+        metrics = learner.forward_backward(batch, LossSpec("sft"))
+        metrics |= learner.optim_step(plan.lr_scale(progress.step))
+        progress.step += 1
+        progress.seconds = earlier + time.monotonic() - started
+        shown = {"sft_loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}
+        out_of_time = plan.max_seconds is not None and progress.seconds > plan.max_seconds
+        last = progress.step == plan.num_steps or out_of_time
+        if last or progress.step % plan.validate_every == 0:
+            loss = held_out_loss(learner, held_out)
+            shown["sft_validation_loss"] = loss
+            value = -loss
+            if validate is not None:
+                value = shown["validation_success"] = await validate()
+            checkpoints.keep_best(progress, value)
+        checkpoints.save(progress, force=last or should_stop())
+        on_step(progress.step, plan.num_steps, shown)
+        if last or should_stop():
+            break
+    return progress
+
+
+def held_out_loss(learner: LocalLearner, held_out: Sequence[TrainingSample]) -> float:
+    """Cross-entropy in nats per demonstrated token."""
+    logprobs = learner.forward(held_out)
+    return -float(sum((lp * s.loss_weights).sum() for lp, s in zip(logprobs, held_out, strict=True)))

@@ -1,0 +1,242 @@
+"""The trainer of one machine: learner and engine in this process, on `flyball.train` and `flyball.engine.local`.
+
+Importing this module brings torch; only commands that need a model do.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flyball.config import RLSettings, TinySettings
+from flyball.engine.local import LocalEngine
+from flyball.engine.protocol import Engine, SamplingParams
+from flyball.errors import TrainError
+from flyball.evals.run import Arm, attempt_all
+from flyball.models import names
+from flyball.models.chat import ChatFormat
+from flyball.models.hf_chat import HfChat, signature
+from flyball.models.load import load_chat, load_model, new_tiny_model, save_model
+from flyball.models.tiny import TinyConfig, train_tokenizer
+from flyball.rl.algorithms import Algorithm, algorithm
+from flyball.rl.samples import attempt_samples
+from flyball.rng import derive
+from flyball.train.learner import LocalLearner, OptimizerConfig
+from flyball.train.progress import Checkpoints
+from flyball.train.rl import RLPlan, run_rl
+from flyball.train.sft import SFTPlan, Validate, demonstration_sample, run_sft
+from flyball.types import GradedAttempt, Task, TrainingSample
+from flyball.workflow.inputs import Inputs
+from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
+
+SMALL_MODEL = 20_000_000
+"""Parameters up to which a model trains and samples in float32; larger ones sample in bfloat16."""
+MICRO_BATCH_TOKENS = 2560
+
+
+class LocalTrainer:
+    """`Trainer` on this machine's CPU."""
+
+    def find_policy(self, name: str) -> Path:
+        """Return the folder of a known name (fetched and checked if need be) or of a model folder."""
+        return names.find(name)
+
+    def build_tiny(
+        self, settings: TinySettings, demonstrations: Sequence[Demonstration], seed: int, folder: Path
+    ) -> Path:
+        """Make tokenizer and untrained model from the demonstrations' text."""
+        if not (folder / "config.json").is_file():
+            config = TinyConfig(**settings.model_dump())
+            tokenizer = train_tokenizer([_text(d) for d in demonstrations], config.vocab_size)
+            save_model(new_tiny_model(config, tokenizer, seed), tokenizer, folder)
+        return folder
+
+    async def sft(self, job: SFTJob, watch: Watch) -> Trained:
+        """Imitate; the checkpoint is picked by success on the validation tasks where the job names them."""
+        chat = load_chat(job.policy)
+        samples = [demonstration_sample(chat, d.messages, d.tools) for d in job.demonstrations]
+        held_out = [demonstration_sample(chat, d.messages, d.tools) for d in job.validation]
+        return await self._imitate(job.policy, chat, samples, held_out, job, watch)
+
+    async def rejection_sft(self, job: RejectionJob, watch: Watch) -> Trained:
+        """SFT on the rollouts that succeeded, token for token as they were sampled."""
+        kept = [g for g in job.rollouts if g.outcome.success is True]
+        samples = [s for g in kept for s in _sampled_turns(g)]
+        note = f"{len(kept)} of {len(job.rollouts)} rollouts kept"
+        if not samples:
+            raise TrainError(f"{note}; nothing to imitate, so this control cannot be trained")
+        held_out, samples = samples[::20], [s for i, s in enumerate(samples) if i % 20]
+        trained = await self._imitate(job.policy, load_chat(job.policy), samples, held_out, job, watch)
+        return replace(trained, note=f"{note}; {trained.note}")
+
+    async def rl(self, job: RLJob, watch: Watch) -> Trained:
+        """Group-relative RL against the frozen start; the checkpoint is picked on validation."""
+        settings, chosen = job.settings, _algorithm(job.settings, job.preset)
+        chat, model = load_chat(job.policy), load_model(job.policy)
+        learner = _learner(model, chat, settings.learning_rate, settings.max_grad_norm, settings.temperature)
+        reference = _learner(copy.deepcopy(model), chat, 0.0, 1.0, settings.temperature)
+        engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=settings.concurrency)
+        arm = _arm(job.inputs, engine, chat, settings.temperature)
+        plan = RLPlan(
+            chosen,
+            settings.num_steps,
+            settings.tasks_per_step,
+            job.seed,
+            settings.validate_every,
+            settings.patience,
+            settings.max_minutes and settings.max_minutes * 60,
+        )
+
+        async def attempt(tasks: Sequence[Task], step: int) -> list[list[GradedAttempt]]:
+            engine.use_weights(learner.model.state_dict(), learner.version)
+            flat = await attempt_all(
+                arm,
+                tasks,
+                num_trials=settings.group_size,
+                seed=derive(job.seed, "rl", step),
+                concurrency=settings.concurrency,
+                reduce=lambda graded: graded,
+            )
+            return [flat[i : i + settings.group_size] for i in range(0, len(flat), settings.group_size)]
+
+        checkpoints = Checkpoints(job.folder, learner)
+        try:
+            end = await run_rl(
+                learner,
+                reference,
+                job.tasks,
+                plan,
+                checkpoints,
+                attempt=attempt,
+                keep=lambda step, graded: watch.keep("rl", step, graded),
+                on_step=watch.step,
+                should_stop=watch.should_stop,
+                validate=_validator(engine, learner, arm, job.validation[: settings.validation_tasks], job.seed),
+            )
+        finally:
+            await engine.close()
+        done = end.progress
+        return Trained(
+            checkpoints.best,
+            done.step,
+            finished=bool(end.stopped_early) or done.step == settings.num_steps,
+            stopped_early=end.stopped_early,
+            note=f"{done.step} steps, best on validation {done.best:.1%} at step {done.best_step}",
+            metrics={"validation_success": done.best},
+        )
+
+    def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
+        """Load a policy for generation. The caller closes the engine."""
+        return LocalEngine(_for_sampling(load_model(folder)), num_slots=concurrency), load_chat(folder)
+
+    async def _imitate(
+        self,
+        policy: Path,
+        chat: HfChat,
+        samples: Sequence[TrainingSample],
+        held_out: Sequence[TrainingSample],
+        job: SFTJob | RejectionJob,
+        watch: Watch,
+    ) -> Trained:
+        settings = job.settings
+        model = load_model(policy)
+        learner = _learner(model, chat, settings.learning_rate, settings.max_grad_norm, 1.0)
+        steps = max(1, math.ceil(settings.num_epochs * len(samples) / settings.batch_size))
+        plan = SFTPlan(
+            steps,
+            settings.batch_size,
+            job.seed,
+            validate_every=max(1, math.ceil(steps / settings.num_validations)),
+            max_seconds=settings.max_minutes and settings.max_minutes * 60,
+        )
+        checkpoints = Checkpoints(job.folder, learner)
+        tasks = job.inputs.splits.get("validation", [])[: settings.validation_tasks]
+        engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=64)
+        arm = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation.temperature)
+        try:
+            done = await run_sft(
+                learner,
+                samples,
+                held_out,
+                plan,
+                checkpoints,
+                on_step=watch.step,
+                should_stop=watch.should_stop,
+                validate=_validator(engine, learner, arm, tasks, job.seed) if tasks else None,
+            )
+        finally:
+            await engine.close()
+        return Trained(
+            checkpoints.best,
+            done.step,
+            finished=done.step == steps or not watch.should_stop(),
+            note=f"{done.step} steps on {len(samples)} conversations, best at step {done.best_step}",
+        )
+
+
+def _learner(model: Any, chat: HfChat, lr: float, max_grad_norm: float, temperature: float) -> LocalLearner:
+    return LocalLearner(
+        model,
+        chat.tokenizer,
+        OptimizerConfig(lr=lr, max_grad_norm=max_grad_norm),
+        temperature=temperature,
+        max_tokens=MICRO_BATCH_TOKENS,
+        bf16=True,
+    )
+
+
+def _for_sampling(model: Any) -> Any:
+    """Large models sample in bfloat16: reading weights is what takes the time."""
+    size = sum(p.numel() for p in model.parameters())
+    return model if size <= SMALL_MODEL else model.to(torch.bfloat16)
+
+
+def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, temperature: float) -> Arm:
+    sampling = SamplingParams(temperature)
+    return Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)
+
+
+def _validator(engine: LocalEngine, learner: LocalLearner, arm: Arm, tasks: Sequence[Task], seed: int) -> Validate:
+    """Success of the learner's current weights on fixed tasks and draws; a missing outcome counts as failure."""
+
+    async def validate() -> float:
+        engine.use_weights(learner.model.state_dict(), learner.version)
+        outcomes = await attempt_all(
+            arm,
+            tasks,
+            num_trials=1,
+            seed=derive(seed, "validation"),
+            concurrency=64,
+            reduce=lambda graded: graded.outcome.success,
+        )
+        return sum(o is True for o in outcomes) / len(outcomes)
+
+    return validate
+
+
+def _algorithm(settings: RLSettings, preset: str) -> Algorithm:
+    """The preset's row with the numbers that the file sets in place of the row's."""
+    names_set = ("kl_coef", "clip_ratio_low", "clip_ratio_high", "tis_cap")
+    own = {name: value for name in names_set if (value := getattr(settings, name)) is not None}
+    return replace(algorithm(preset), **own)
+
+
+def _sampled_turns(graded: GradedAttempt) -> list[TrainingSample]:
+    """A rollout as demonstrations: the tokens that were sampled are the ones imitated."""
+    return attempt_samples(graded, 0.0)
+
+
+def _text(demonstration: Demonstration) -> str:
+    """What the tokenizer learns from: everything said, called and offered in one conversation."""
+    parts = [m.get("content") or "" for m in demonstration.messages]
+    for message in demonstration.messages:
+        for call in message.get("tool_calls") or ():
+            function = call["function"]
+            parts.append(f'{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}')
+    return " ".join([*parts, *map(signature, demonstration.tools)])
