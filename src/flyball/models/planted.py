@@ -1,15 +1,16 @@
 """Start a tiny Llama with the circuit that large models find first: copying by induction.
 
-A model this small needs millions of tokens before it can repeat a number it was told, so its weights do not start at random
-alone: layer 0 gets heads that look one token back, layer 1 heads that look for an earlier place where the token before was
-the one now being read, and copy what followed it. Olsson et al. 2022, "In-context Learning and Induction Heads", describe
-the circuit. Everything stays trainable and of the plain Llama architecture.
+A model this small needs millions of tokens before it can repeat a number it was told, so its weights do not start at
+random alone: layer 0 gets heads that look one token back, layer 1 heads that look for an earlier place where the
+token before was the one now being read, and copy what followed it. Olsson et al. 2022, "In-context Learning and
+Induction Heads", describe the circuit. Everything stays trainable and of the plain Llama architecture.
 
 The residual stream of width C is split: T (token identity), P (identity of the token before), one constant dimension.
 
     embedding      T = random unit code, P = 0, constant = 1
     layer 0        query and key from the constant, turned by RoPE to peak one position back; value T -> P
     layer 1        query from T, key from P, on RoPE's slow dimensions where distance hardly turns; value T -> T
+
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A tiny policy made from nothing: a BPE tokenizer trained on the job's own text and a small Llama.
 
-The tokenizer follows the field's habits: byte level, numbers in pieces of up to three digits, a letter before a number apart
-from it, role and tool tokens of its own. The folder is a plain Hugging Face model folder with a tool-calling chat template.
+The tokenizer follows the field's habits: byte level, numbers in pieces of up to three digits, a letter before a
+number apart from it, role and tool tokens of its own. The folder is a plain Hugging Face model folder with a tool-
+calling chat template.
 """
 
 from __future__ import annotations

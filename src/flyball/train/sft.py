@@ -1,7 +1,7 @@
 """Supervised fine-tuning: maximum likelihood of the assistant's tokens in demonstrated conversations.
 
-The checkpoint is picked on validation: by the success of real attempts where a `validate` is given, else by held-out loss.
-Batches come from a seeded permutation of each epoch, so a resumed run sees what an unbroken one would have.
+The checkpoint is picked on validation: by the success of real attempts where a `validate` is given, else by held-out
+loss. Batches come from a seeded permutation of each epoch, so a resumed run sees what an unbroken one would have.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class SFTPlan:
         return warm * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, step / self.num_steps))))
 
 
-def demonstration_sample(
-    chat: HfChat, messages: Sequence[Message], tools: Sequence[Mapping[str, object]]
-) -> TrainingSample:
+def demonstration_sample(chat: HfChat, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> TrainingSample:
     """A demonstrated conversation as a sample; the assistant's turns are trained, everything else is given."""
     ids, mask = chat.conversation(messages, tools)
     zeros = np.zeros(len(ids), np.float32)
