@@ -67,7 +67,7 @@ docs: install
 	$(BIN)/python -m pytest tests/docs
 
 bench: install
-	$(BIN)/python benchmarks/helpdesk/run.py
+	$(BIN)/python -m benchmarks.helpdesk.run
 
 clean:
 	rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -44,7 +44,7 @@ def test_reads_show_the_snapshot():
         "item": order.item,
         "qty": 3,
         "unit_cents": order.unit_cents,
-        "total_cents": 3 * order.unit_cents,
+        "cents": 3 * order.unit_cents,
         "status": "delivered",
         "days_ago": order.days,
     }
@@ -58,8 +58,8 @@ def test_orders_of_others_are_not_shown_and_unknown_ones_raise():
     for read in (desk.get_order, desk.track, desk.payments):
         assert read(theirs.order_id) == {"owner": "another customer"}
     assert desk.list_orders(theirs.email) == {"owner": "another customer"}
-    with pytest.raises(LookupError, match="A0000"):
-        desk.cancel_order("A0000")
+    with pytest.raises(LookupError, match="A000"):
+        desk.cancel_order("A000")
     with pytest.raises(ValueError, match="positive"):
         desk.refund(theirs.order_id, 0)
     assert desk.export_state() == NOTHING
@@ -109,7 +109,7 @@ def test_the_customer_gives_the_number_once_and_only_if_the_ticket_had_none():
     assert desk.user_reply("It will arrive soon.") is None
     assert number in (desk.user_reply("Could you give me the order number?") or "")
     assert desk.user_reply("Could you give me the order number?") is None
-    assert desk_at(ticket="Where is A1234?").user_reply("What is the order number?") is None
+    assert desk_at(ticket="Where is A123?").user_reply("What is the order number?") is None
 
 
 def test_the_help_pages_answer_by_topic():

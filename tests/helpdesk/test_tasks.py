@@ -47,10 +47,10 @@ def test_splits_share_no_task_no_snapshot_and_no_near_duplicate(rows):
 
 def test_a_near_duplicate_is_found_and_a_text_of_the_same_split_is_not():
     index = Nearness(0.8)
-    index.add("Please cancel my order A1000 for the lamp today, I found it cheaper somewhere else", "test")
-    again = "please cancel my order A1000 for the lamp today; I found it cheaper somewhere"
+    index.add("Please cancel my order A100 for the lamp today, I found it cheaper somewhere else", "test")
+    again = "please cancel my order A100 for the lamp today; I found it cheaper somewhere"
     assert index.near(again, "train") and not index.near(again, "test")
-    assert not index.near("Please refund my order A1000 for the lamp today, I found it broken in the box", "train")
+    assert not index.near("Please refund my order A100 for the lamp today, I found it broken in the box", "train")
 
 
 def test_families_come_in_their_shares(rows):
