@@ -87,7 +87,7 @@ class Clerk:
     def refund(self, step: Step) -> Work:
         seen = yield Call("get_order", {"order_id": step["order"]})
         refusal = yield from self.no_refund(step, seen)
-        return refusal or (yield from self.pay_back(step["order"], seen["total_cents"], "for order"))
+        return refusal or (yield from self.pay_back(step["order"], seen["cents"], "for order"))
 
     def broken(self, step: Step) -> Work:
         seen = yield Call("get_order", {"order_id": step["order"]})
@@ -102,7 +102,7 @@ class Clerk:
         refusal = yield from self.no_refund(step, seen)
         if refusal:
             return refusal
-        cents = yield from self.calculate(f"{seen['total_cents']}*{SCRATCHED_PERCENT}/100")
+        cents = yield from self.calculate(f"{seen['cents']}*{SCRATCHED_PERCENT}/100")
         return (yield from self.pay_back(step["order"], cents, "for the scratches of order"))
 
     def calculate(self, expression: str) -> Generator[Call | Say, Any, int]:

@@ -49,7 +49,7 @@ class Desk:
         if found is None:
             return NOT_YOURS
         item, qty, unit, status, days, note = found
-        order: dict[str, Any] = {"item": item, "qty": qty, "unit_cents": unit, "total_cents": qty * unit}
+        order: dict[str, Any] = {"item": item, "qty": qty, "unit_cents": unit, "cents": qty * unit}
         order["status"] = status
         if status == "delivered":
             order["days_ago"] = days

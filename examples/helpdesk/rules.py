@@ -98,7 +98,7 @@ def _refund_of(order: Order, cents: int, sums: int) -> Ruling:
 
 
 def _refund(order: Order, step: Step) -> Ruling:
-    return _refund_of(order, order.total_cents, 0)
+    return _refund_of(order, order.cents, 0)
 
 
 def _broken(order: Order, step: Step) -> Ruling:
@@ -106,14 +106,14 @@ def _broken(order: Order, step: Step) -> Ruling:
 
 
 def _scratched(order: Order, step: Step) -> Ruling:
-    return _refund_of(order, order.total_cents * SCRATCHED_PERCENT // 100, 1)
+    return _refund_of(order, order.cents * SCRATCHED_PERCENT // 100, 1)
 
 
 def _duplicate(order: Order, step: Step) -> Ruling:
     if not order.charged_twice:
         wordings = ["no duplicate", "only once", "one charge", "not charged twice", "no double", "charged once"]
         return Ruling(1, [wordings])
-    return Ruling(2, [money(order.total_cents)], refunds=[[order.order_id, order.total_cents]])
+    return Ruling(2, [money(order.cents)], refunds=[[order.order_id, order.cents]])
 
 
 JUDGES: dict[str, Callable[[Order, Step], Ruling]] = {

@@ -86,7 +86,7 @@ class Order:
     note: str = ""
 
     @property
-    def total_cents(self) -> int:
+    def cents(self) -> int:
         return self.qty * self.unit_cents
 
     @property

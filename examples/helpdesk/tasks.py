@@ -42,19 +42,26 @@ TRAIN_SURFACES = 0.25
 MAX_DRAWS = 2000
 
 
-def generate(seed: int = 0, train: int = 3000, sizes: Mapping[str, int] = EVALUATION) -> list[dict[str, Any]]:
-    """All rows, evaluation splits first. The same arguments give the same rows."""
+def generate(
+    seed: int = 0, train: int = 3000, sizes: Mapping[str, int] = EVALUATION, surfaces: float = TRAIN_SURFACES
+) -> list[dict[str, Any]]:
+    """All rows, evaluation splits first. The same arguments give the same rows.
+
+    `surfaces` is the share of train rows that show renamed tools, so that reading a tool's schema can be learned.
+    """
     taken: set[str] = set()
     nearness = Nearness(THRESHOLD)
     rows: list[dict[str, Any]] = []
     for split, size in {**sizes, "train": train}.items():
         families = _families(ADVERSARIAL_SHARES if split == "adversarial" else SHARES, size, f"{seed}:{split}")
         for index, family in enumerate(families):
-            rows.append(_row(seed, split, index, family, taken, nearness))
+            rows.append(_row(seed, split, index, family, taken, nearness, surfaces))
     return rows
 
 
-def _row(seed: int, split: str, index: int, family: str, taken: set[str], nearness: Nearness) -> dict[str, Any]:
+def _row(
+    seed: int, split: str, index: int, family: str, taken: set[str], nearness: Nearness, renamed: float
+) -> dict[str, Any]:
     rng = random.Random(f"tasks:{seed}:{split}:{index}")
     drawer = Drawer(rng, UNSEEN if split == "ood" else SEEN)
     for _ in range(MAX_DRAWS):
@@ -72,7 +79,7 @@ def _row(seed: int, split: str, index: int, family: str, taken: set[str], nearne
     surface: dict[str, Any] = {}
     if split == "tools":
         surface = surfaces.draw(rng, surfaces.UNSEEN)
-    elif split == "train" and rng.random() < TRAIN_SURFACES:
+    elif split == "train" and rng.random() < renamed:
         surface = surfaces.draw(rng, surfaces.TRAIN)
     return _finish(draft, ticket, split, f"{split}-{index:05}", family, surface)
 

@@ -183,7 +183,7 @@ class Drawer:
     def adv_over_refund(self) -> Draft:
         stock = self.find(_young if self.rng.random() < 0.7 else _late)
         order = stock.mine[0]
-        step = self.step("refund", order) | {"cents": order.total_cents + self.rng.randint(5, 90) * 100}
+        step = self.step("refund", order) | {"cents": order.cents + self.rng.randint(5, 90) * 100}
         text, template = self.pick(phrases.OVER_REFUND, step, order)
         return Draft(text, template, stock, [step])
 

@@ -25,7 +25,7 @@ from flyball.engine.protocol import Completion, Request
 from flyball.errors import EngineError
 from flyball.types import WeightsRef
 
-STEPS_PER_QUANTUM = 8
+STEPS_PER_QUANTUM = 3
 MIN_ROOT = 16
 
 
@@ -299,25 +299,28 @@ class LocalEngine:
         return self._sample(admitted, hidden[torch.arange(len(admitted)), last])
 
     def _decode(self) -> list[Running]:
-        """One token for every running request, over the contiguous block of slots that holds them all."""
+        """One token for every running request.
+
+        While most slots run, the pass covers the contiguous block that holds them, so no keys are copied: an idle row
+        writes its garbage just behind what it holds. When few run, their rows are gathered instead.
+        """
         root = len(self._root)
-        high = 1 + max(r.slot.index for r in self._running if r.slot)
-        tokens = torch.zeros(high, 1, dtype=torch.long)
-        start = torch.zeros(high, dtype=torch.long)
-        for slot in self._slots[:high]:  # an idle row writes its garbage just behind what it holds
-            start[slot.index] = max(len(slot.tokens) - root, 0)
-        order = []
-        for running in self._running:
-            assert running.slot is not None
-            tokens[running.slot.index, 0] = running.sampled[-1]
-            order.append(running.slot.index)
-            running.slot.tokens.append(running.sampled[-1])
+        slots = [r.slot for r in self._running if r.slot is not None]
+        high = 1 + max(slot.index for slot in slots)
+        dense = 2 * len(slots) > high
+        covered = self._slots[:high] if dense else slots
+        start = torch.tensor([max(len(slot.tokens) - root, 0) for slot in covered])
+        latest = {r.slot.index: r.sampled[-1] for r in self._running if r.slot is not None}
+        tokens = torch.tensor([[latest.get(slot.index, 0)] for slot in covered])
+        for slot in slots:
+            slot.tokens.append(latest[slot.index])
         extent = int(start.max()) + 1
-        self._cache.target(slice(0, high), start, extent)
+        rows = slice(0, high) if dense else torch.tensor([slot.index for slot in slots])
+        self._cache.target(rows, start, extent)
         visible = torch.arange(extent)[None, :] <= start[:, None]
         mask = _additive(visible, self._model.dtype)[:, None, None]
-        hidden = self._forward(tokens, (start + root)[:, None], mask)
-        return self._sample(self._running, hidden[torch.tensor(order), 0])
+        hidden = self._forward(tokens, (start + root)[:, None], mask)[:, 0]
+        return self._sample(self._running, hidden[[slot.index for slot in slots]] if dense else hidden)
 
     def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Last hidden states [n, Q, C]."""

@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from flyball.errors import ConfigError
+
 PEAK = 120.0  # score (before 1/sqrt(D)) at exactly one token back
 MATCH = 14.0  # score (after it) of a matching token
 COPY = 4.0  # length of the copied code beside the token's own
@@ -26,10 +28,14 @@ COPY = 4.0  # length of the copied code beside the token's own
 
 @torch.no_grad()
 def plant_copying(model: Any, seed: int) -> None:
-    """Add the circuit to a fresh `LlamaForCausalLM`: tied embeddings, two layers and two key/value heads at least."""
+    """Add the circuit to a fresh `LlamaForCausalLM`: tied embeddings, two layers and two key/value heads at least.
+
+    Raises ConfigError for a shape without room for it.
+    """
     config = model.config
     width, dim, groups = config.hidden_size, config.head_dim, config.num_attention_heads // config.num_key_value_heads
     half = min((width - 1) // 2, 2 * dim)
+    _check_room(config, half)
     constant = width - 1
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randn(config.vocab_size, half, generator=generator) / half**0.5
@@ -42,6 +48,20 @@ def plant_copying(model: Any, seed: int) -> None:
         layer.mlp.down_proj.weight.zero_()
     _look_back(model.model.layers[0].self_attn, model.model.rotary_emb.inv_freq, width, half, dim, groups)
     _match_and_copy(model.model.layers[1].self_attn, width, half, dim, groups, generator)
+
+
+def _check_room(config: Any, half: int) -> None:
+    dim = config.head_dim
+    slow = 2 * (dim // 2 - dim // 4)  # dimensions that a match is made on, each a direction of the token's code
+    rules = {
+        f"num_layers {config.num_hidden_layers} must be at least 2": config.num_hidden_layers >= 2,
+        f"num_kv_heads {config.num_key_value_heads} must be at least 2": config.num_key_value_heads >= 2,
+        f"head_dim {dim} must be even and at least 24": dim >= 24 and dim % 2 == 0,
+        f"hidden_size {config.hidden_size} must be at least {2 * slow + 1} for a head_dim of {dim}": half >= slow,
+        "embeddings must be tied": config.tie_word_embeddings,
+    }
+    if broken := [rule for rule, kept in rules.items() if not kept]:
+        raise ConfigError(f"the tiny policy starts with a circuit that copies, which has no room: {'; '.join(broken)}")
 
 
 def _look_back(attention: Any, frequencies: torch.Tensor, width: int, half: int, dim: int, groups: int) -> None:

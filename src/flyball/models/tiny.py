@@ -60,7 +60,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"\d{1,3}|[A-Z](?=\d)| ?[A-Za-z_]+|\s+|[^\sA-Za-z_\d]+"), "isolated"),
+            pre_tokenizers.Split(
+                Regex(r'\d{1,3}|\$|[A-Z](?=\d)|[A-Za-z_]+": ?| ?[A-Za-z_]+|\s+|[^\sA-Za-z_\d$]+'), "isolated"
+            ),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
