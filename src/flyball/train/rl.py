@@ -2,9 +2,11 @@
 
     each step:  tasks -> groups of attempts by the current policy -> rewards -> advantages -> one update -> new weights
 
-Synchronous: every attempt of a step is by the same policy, so nothing is stale. The loop knows no algorithm: a preset's
-advantage and aggregation make the samples, its numbers go to the loss. KL to the frozen reference is measured at every
-step on `KL_SAMPLES` attempts, and on all of them when it is part of the loss.
+Synchronous: every attempt of a step is by the same policy, so nothing is stale. Attempts are kept before anything is
+learned from them. A step that was kept but not saved is learned again from the attempts that are kept, never from new
+ones: no attempt is recorded twice, and a resumed run ends at the weights of an unbroken one. The loop knows no
+algorithm: a preset's advantage and aggregation make the samples, its numbers go to the loss. KL to the frozen reference
+is measured at every step on `KL_SAMPLES` attempts, and on all of them when it is part of the loss.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from flyball.errors import TrainError
 from flyball.rl.algorithms import Algorithm
 from flyball.rl.guards import instability
 from flyball.rl.samples import samples_from_groups
 from flyball.train.learner import LocalLearner, LossSpec
 from flyball.train.progress import Checkpoints, Progress
-from flyball.train.sft import OnStep, Validate, batch_at
+from flyball.train.sft import OnStep, Validate, batch_at, out_of_time
 from flyball.types import GradedAttempt, Missing, StopReason, Task, TrainingSample
 
 KL_SAMPLES = 16
@@ -57,11 +60,15 @@ class RLPlan:
 
 
 @dataclass(frozen=True)
-class RLEnd:
-    """How the loop ended: `stopped_early` says why, or ''."""
+class Ledger:
+    """The record of attempts. Steps count from 1.
 
-    progress: Progress
-    stopped_early: str = ""
+    `keep(step, graded)` writes all attempts of a step or none. `kept(step)` reads them in the same order, groups
+    together; empty when there are none.
+    """
+
+    keep: Callable[[int, Sequence[GradedAttempt]], None]
+    kept: Callable[[int], Sequence[GradedAttempt]]
 
 
 async def run_rl(
@@ -72,46 +79,71 @@ async def run_rl(
     checkpoints: Checkpoints,
     *,
     attempt: Attempt_G,
-    keep: Callable[[int, Sequence[GradedAttempt]], None],
+    ledger: Ledger,
     on_step: OnStep,
     should_stop: Callable[[], bool],
     validate: Validate,
-) -> RLEnd:
-    """Train until the plan ends, it breaks, it stops getting better, time is up or it is asked to stop."""
+) -> Progress:
+    """Train until the plan ends, it breaks, it stops getting better, time is up or it is asked to stop.
+
+    `checkpoints.best` holds the picked policy; when no step was better it is the one that training began with.
+    """
     progress = checkpoints.resume()
     earlier, started = progress.seconds, time.monotonic()
     if progress.step == 0:
         checkpoints.keep_best(progress, await validate())
-    while progress.step < plan.num_steps:
+    while progress.step < plan.num_steps and not progress.stopped_early:
         step = progress.step
         began = time.perf_counter()
         rows = batch_at(len(tasks), plan.tasks_per_step, plan.seed, step)
-        groups = await attempt([tasks[i] for i in rows], step)
-        graded = [g for group in groups for g in group]
-        metrics = attempt_metrics(graded) | {"rollout_seconds": time.perf_counter() - began}
-        began = time.perf_counter()
-        metrics |= update(learner, reference, groups, plan, step) | {"train_seconds": time.perf_counter() - began}
+        groups = await _groups([tasks[i] for i in rows], step, attempt, ledger)
+        metrics = attempt_metrics([g for group in groups for g in group])
+        metrics["rollout_seconds"] = time.perf_counter() - began
+        began, broken = time.perf_counter(), ""
+        try:
+            metrics |= update(learner, reference, groups, plan, step)
+        except TrainError as refused:  # the learner dropped the step, its weights are unchanged
+            broken = str(refused)
+        metrics["train_seconds"] = time.perf_counter() - began
         progress.step += 1
         progress.seconds = earlier + time.monotonic() - started
         progress.history.append(metrics)
-        reason = instability(progress.history)
-        if plan.max_seconds is not None and progress.seconds > plan.max_seconds:
-            reason = reason or f"{progress.seconds / 60:.1f} minutes are up"
-        if progress.step == plan.num_steps or progress.step % plan.validate_every == 0 or reason:
-            began = time.perf_counter()
-            value = metrics["validation_success"] = await validate()
-            metrics["validation_seconds"] = time.perf_counter() - began
-            checkpoints.keep_best(progress, value)
-            if plan.patience and progress.step - progress.best_step >= plan.patience * plan.validate_every:
-                reason = reason or f"no better validation for {plan.patience} validations"
-        keep(progress.step, graded)
-        checkpoints.save(progress, force=should_stop() or bool(reason) or progress.step == plan.num_steps)
+        progress.stopped_early = broken or instability(progress.history) or ""
+        if not progress.stopped_early:  # weights that broke are not candidates
+            progress.stopped_early = await _validate_when_due(progress, plan, checkpoints, validate)
         on_step(progress.step, plan.num_steps, metrics)
-        if reason:
-            return RLEnd(progress, reason)
-        if should_stop():
+        stopping, last = should_stop(), progress.step == plan.num_steps
+        checkpoints.save(progress, force=stopping or last or bool(progress.stopped_early))
+        if stopping:
             break
-    return RLEnd(progress)
+    return progress
+
+
+async def _groups(
+    tasks: Sequence[Task], step: int, attempt: Attempt_G, ledger: Ledger
+) -> Sequence[Sequence[GradedAttempt]]:
+    """The attempts of step `step` (from 0), one group per task: those that are kept, else new ones, then kept."""
+    if kept := ledger.kept(step + 1):
+        size = len(kept) // len(tasks)
+        return [kept[i : i + size] for i in range(0, len(kept), size)]
+    groups = await attempt(tasks, step)
+    ledger.keep(step + 1, [g for group in groups for g in group])
+    return groups
+
+
+async def _validate_when_due(progress: Progress, plan: RLPlan, checkpoints: Checkpoints, validate: Validate) -> str:
+    """Validate after every `validate_every` steps and at the end. Returns why training should stop, or ''."""
+    reason = out_of_time(progress, plan.max_seconds)
+    if not reason and progress.step < plan.num_steps and progress.step % plan.validate_every:
+        return ""
+    began, metrics = time.perf_counter(), progress.history[-1]
+    value = metrics["validation_success"] = await validate()
+    metrics["validation_seconds"] = time.perf_counter() - began
+    checkpoints.keep_best(progress, value)
+    last = progress.step == plan.num_steps
+    if plan.patience and not last and progress.step - progress.best_step >= plan.patience * plan.validate_every:
+        reason = reason or f"no better validation for {plan.patience} validations"
+    return reason
 
 
 def update(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flyball.errors import TrainError
 from flyball.models.hf_chat import HfChat
 from flyball.rl.samples import weighted
 from flyball.rng import derive
@@ -50,7 +51,12 @@ def demonstration_sample(chat: HfChat, messages: Sequence[Message], tools: Seque
 
 
 def batch_at(num_samples: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """Indices of step `step`: consecutive pieces of one seeded permutation per epoch."""
+    """Indices of step `step`: consecutive pieces of one seeded permutation per epoch.
+
+    Raises TrainError when there is nothing to take from.
+    """
+    if num_samples < 1:
+        raise TrainError("nothing to train on: 0 samples; give at least one")
     picked: list[int] = []
     position = step * batch_size
     while len(picked) < batch_size:
@@ -73,11 +79,14 @@ async def run_sft(
     should_stop: Callable[[], bool],
     validate: Validate | None = None,
 ) -> Progress:
-    """Train until the plan ends, time is up or it is asked to stop. `checkpoints.best` holds the picked policy."""
+    """Train until the plan ends, time is up or it is asked to stop. `checkpoints.best` holds the picked policy.
+
+    Without `validate` and `held_out` there is nothing to pick by, and the last weights are the best.
+    """
     progress = checkpoints.resume()
     held_out = weighted(held_out, "token-mean")
     earlier, started = progress.seconds, time.monotonic()
-    while progress.step < plan.num_steps:
+    while progress.step < plan.num_steps and not progress.stopped_early:
         rows = batch_at(len(samples), plan.batch_size, plan.seed, progress.step)
         batch = weighted([samples[i] for i in rows], "token-mean")
         metrics = learner.forward_backward(batch, LossSpec("sft"))
@@ -85,20 +94,29 @@ async def run_sft(
         progress.step += 1
         progress.seconds = earlier + time.monotonic() - started
         shown = {"sft_loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}
-        out_of_time = plan.max_seconds is not None and progress.seconds > plan.max_seconds
-        last = progress.step == plan.num_steps or out_of_time
+        progress.stopped_early = out_of_time(progress, plan.max_seconds)
+        last = progress.step == plan.num_steps or bool(progress.stopped_early)
         if last or progress.step % plan.validate_every == 0:
-            loss = held_out_loss(learner, held_out)
-            shown["sft_validation_loss"] = loss
-            value = -loss
+            value = 0.0
+            if held_out:
+                loss = shown["sft_validation_loss"] = held_out_loss(learner, held_out)
+                value = -loss
             if validate is not None:
                 value = shown["validation_success"] = await validate()
             checkpoints.keep_best(progress, value)
-        checkpoints.save(progress, force=last or should_stop())
         on_step(progress.step, plan.num_steps, shown)
-        if last or should_stop():
+        stopping = should_stop()
+        checkpoints.save(progress, force=last or stopping)
+        if stopping:
             break
     return progress
+
+
+def out_of_time(progress: Progress, max_seconds: float | None) -> str:
+    """Why training ends now if its time is up, else ''."""
+    if max_seconds is None or progress.seconds <= max_seconds:
+        return ""
+    return f"{progress.seconds / 60:.1f} of {max_seconds / 60:.1f} minutes are up"
 
 
 def held_out_loss(learner: LocalLearner, held_out: Sequence[TrainingSample]) -> float:

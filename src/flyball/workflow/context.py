@@ -48,16 +48,24 @@ class Context:
         return path
 
     def watch(self, phase: str) -> Watch:
-        """Return the ear for a trainer: metrics and attempts go to the store, steps to the display."""
+        """Return the ear for a trainer: metrics and attempts go to the store, steps to the display.
+
+        Metrics of RL carry their plain names; those of another phase are qualified by it, so that step 4 of the cold
+        start and step 4 of RL stay apart.
+        """
 
         def step(done: int, total: int, metrics: Mapping[str, float]) -> None:
-            self.store.add_metrics(self.run_id, done, metrics)
+            mine = metrics if phase == "rl" else {f"{name}/{phase}": value for name, value in metrics.items()}
+            self.store.add_metrics(self.run_id, done, mine)
             self.progress.advance(done, metrics)
 
         def keep(kind: str, step: int, attempts: Sequence[GradedAttempt]) -> None:
             self.store.add_attempts(self.run_id, kind, step, attempts)
 
-        return Watch(step, keep, lambda: self.stop.asked)
+        def kept(kind: str, step: int) -> Sequence[GradedAttempt]:
+            return list(self.store.attempts(self.run_id, kind, step))
+
+        return Watch(step, keep, lambda: self.stop.asked, kept)
 
     def register(self, name: str, folder: Path, *, parent: PolicyVersion | None = None) -> PolicyVersion:
         """Put the policy that lies in `folder` into the registry, bound to everything that made it.

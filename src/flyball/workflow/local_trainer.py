@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from flyball.rl.samples import attempt_samples
 from flyball.rng import derive
 from flyball.train.learner import LocalLearner, OptimizerConfig
 from flyball.train.progress import Checkpoints
-from flyball.train.rl import RLPlan, run_rl
+from flyball.train.rl import Ledger, RLPlan, run_rl
 from flyball.train.sft import SFTPlan, Validate, demonstration_sample, run_sft
 from flyball.types import GradedAttempt, Task, TrainingSample
 from flyball.workflow.inputs import Inputs
@@ -54,7 +55,10 @@ class LocalTrainer:
         if not (folder / "config.json").is_file():
             config = TinyConfig(**settings.model_dump())
             tokenizer = train_tokenizer([_text(d) for d in demonstrations], config.vocab_size)
-            save_model(new_tiny_model(config, tokenizer, seed), tokenizer, folder)
+            beside = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(beside, ignore_errors=True)  # left by a run that was killed here
+            save_model(new_tiny_model(config, tokenizer, seed), tokenizer, beside)
+            beside.rename(folder)
         return folder
 
     async def sft(self, job: SFTJob, watch: Watch) -> Trained:
@@ -71,7 +75,8 @@ class LocalTrainer:
         note = f"{len(kept)} of {len(job.rollouts)} rollouts kept"
         if not samples:
             raise TrainError(f"{note}; nothing to imitate, so this control cannot be trained")
-        held_out, samples = samples[::20], [s for i, s in enumerate(samples) if i % 20]
+        held_out = samples[::20] if len(samples) > 1 else []
+        samples = [s for i, s in enumerate(samples) if i % 20] or samples
         trained = await self._imitate(job.policy, load_chat(job.policy), samples, held_out, job, watch)
         return replace(trained, note=f"{note}; {trained.note}")
 
@@ -91,7 +96,9 @@ class LocalTrainer:
             settings.validate_every,
             settings.patience,
             settings.max_minutes and settings.max_minutes * 60,
+            horizon=_horizon(job.tasks) if chosen.loss_agg_mode == "seq-mean-token-sum-norm" else None,
         )
+        judged = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation.temperature)
 
         async def attempt(tasks: Sequence[Task], step: int) -> list[list[GradedAttempt]]:
             engine.use_weights(learner.model.state_dict(), learner.version)
@@ -107,26 +114,25 @@ class LocalTrainer:
 
         checkpoints = Checkpoints(job.folder, learner)
         try:
-            end = await run_rl(
+            done = await run_rl(
                 learner,
                 reference,
                 job.tasks,
                 plan,
                 checkpoints,
                 attempt=attempt,
-                keep=lambda step, graded: watch.keep("rl", step, graded),
+                ledger=Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step)),
                 on_step=watch.step,
                 should_stop=watch.should_stop,
-                validate=_validator(engine, learner, arm, job.validation[: settings.validation_tasks], job.seed),
+                validate=_validator(engine, learner, judged, job.validation[: settings.validation_tasks], job.seed),
             )
         finally:
             await engine.close()
-        done = end.progress
         return Trained(
-            checkpoints.best,
+            checkpoints.best(done),
             done.step,
-            finished=bool(end.stopped_early) or done.step == settings.num_steps,
-            stopped_early=end.stopped_early,
+            finished=bool(done.stopped_early) or done.step == settings.num_steps,
+            stopped_early=done.stopped_early,
             note=f"{done.step} steps, best on validation {done.best:.1%} at step {done.best_step}",
             metrics={"validation_success": done.best},
         )
@@ -173,9 +179,10 @@ class LocalTrainer:
         finally:
             await engine.close()
         return Trained(
-            checkpoints.best,
+            checkpoints.best(done),
             done.step,
-            finished=done.step == steps or not watch.should_stop(),
+            finished=bool(done.stopped_early) or done.step == steps,
+            stopped_early=done.stopped_early,
             note=f"{done.step} steps on {len(samples)} conversations, best at step {done.best_step}",
         )
 
@@ -218,6 +225,11 @@ def _validator(engine: LocalEngine, learner: LocalLearner, arm: Arm, tasks: Sequ
         return sum(o is True for o in outcomes) / len(outcomes)
 
     return validate
+
+
+def _horizon(tasks: Sequence[Task]) -> int:
+    """The most tokens that an attempt at any of the tasks can sample."""
+    return max(min(t.limits.max_turns * t.limits.max_new_tokens, t.limits.max_tokens) for t in tasks)
 
 
 def _algorithm(settings: RLSettings, preset: str) -> Algorithm:

@@ -26,7 +26,8 @@ CHARTS = (
     ("Success while learning", "share", {"success_rate": "training attempts", "validation_success": "validation"}),
     ("Reward", "number", {"reward_mean": "training attempts", "validation_reward": "validation"}),
     ("KL to the reference", "number", {"kl": "KL"}),
-    ("Loss of the cold start", "number", {"sft_loss": "training", "sft_validation_loss": "validation"}),
+    ("Loss of the cold start", "number", {"sft_loss/sft": "training", "sft_validation_loss/sft": "validation"}),
+    ("Success while imitating", "share", {"validation_success/sft": "validation"}),
     ("Gradient norm", "number", {"grad_norm": "gradient norm"}),
     ("Entropy", "number", {"entropy": "entropy"}),
 )

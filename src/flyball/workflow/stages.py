@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from flyball.errors import ConfigError
+from flyball.errors import ConfigError, TrainError
 from flyball.release.evidence import TokenSpeed
 from flyball.release.gates import DEFAULT_GATES
 from flyball.release.verdict import judge_release
@@ -119,23 +119,37 @@ async def reinforce(context: Context) -> Result:
 
 
 async def train_controls(context: Context) -> Result:
-    """What the same data and the same rollouts give without RL."""
-    training = context.inputs.workflow.settings.training
-    parent, versions = baseline_of(context), {}
-    assert training.sft is not None
-    for control in training.controls:
-        folder = context.folder_of(f"controls/{control}")
-        if control == "sft":
-            data = _read(context, TRAIN), _read(context, VALIDATION)
-            job = SFTJob(Path(parent.path), *data, context.inputs, training.sft, training.seed, folder)
-            trained = await context.trainer.sft(job, context.watch("control"))
-        else:
-            rollouts = list(context.store.attempts(context.run_id, "rl"))
-            kept = RejectionJob(Path(parent.path), rollouts, context.inputs, training.sft, training.seed, folder)
-            trained = await context.trainer.rejection_sft(kept, context.watch("control"))
+    """What the same data and the same rollouts give without RL.
+
+    A control that cannot be trained (no rollout succeeded) is recorded with the reason; it does not cost the run its
+    proof.
+    """
+    parent = baseline_of(context)
+    versions: dict[str, str] = {}
+    untrained: dict[str, str] = {}
+    for control in context.inputs.workflow.settings.training.controls:
         name = f"{context.inputs.workflow.title}-control-{control}"
-        versions[control] = _registered(context, trained, name, parent)["version"]
-    return {"versions": versions, "note": ", ".join(versions)}
+        try:
+            trained = await _train_control(context, control, Path(parent.path))
+        except TrainError as error:
+            untrained[control] = str(error)
+        else:
+            versions[control] = _registered(context, trained, name, parent)["version"]
+    notes = [*versions, *(f"{control} not trained: {reason}" for control, reason in untrained.items())]
+    return {"versions": versions, "untrained": untrained, "note": ", ".join(notes)}
+
+
+async def _train_control(context: Context, control: str, policy: Path) -> Trained:
+    training, watch = context.inputs.workflow.settings.training, context.watch(f"control-{control}")
+    folder = context.folder_of(f"controls/{control}")
+    assert training.sft is not None
+    if control == "sft":
+        data = _read(context, TRAIN), _read(context, VALIDATION)
+        job = SFTJob(policy, *data, context.inputs, training.sft, training.seed, folder)
+        return await context.trainer.sft(job, watch)
+    rollouts = list(context.store.attempts(context.run_id, "rl"))
+    kept = RejectionJob(policy, rollouts, context.inputs, training.sft, training.seed, folder)
+    return await context.trainer.rejection_sft(kept, watch)
 
 
 def _registered(context: Context, trained: Trained, name: str, parent: PolicyVersion) -> Result:

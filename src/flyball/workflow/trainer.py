@@ -32,13 +32,15 @@ class Watch:
     """How a trainer reports and learns that it should stop.
 
     `step(done, total, metrics)` is called after every step that is saved or can be repeated; names of metrics are
-    those of `flyball.metrics`. `keep(phase, step, attempts)` writes graded attempts to the store. When `should_stop()`
-    is true the trainer saves a checkpoint after the step under way and returns with `finished=False`.
+    those of `flyball.metrics`. `keep(phase, step, attempts)` writes graded attempts to the store, all or none, and
+    `kept(phase, step)` reads them back: a step that is repeated learns from these. When `should_stop()` is true the
+    trainer saves a checkpoint after the step under way and returns with `finished=False`.
     """
 
     step: Callable[[int, int, Mapping[str, float]], None]
     keep: Callable[[str, int, Sequence[GradedAttempt]], None]
     should_stop: Callable[[], bool]
+    kept: Callable[[str, int], Sequence[GradedAttempt]] = lambda phase, step: ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,10 @@ class RejectionJob:
 
 
 class Trainer(Protocol):
-    """Every method raises ModelError or TrainError for what it cannot do; none of them ends with half a folder."""
+    """Every method raises ModelError or TrainError for what it cannot do; none of them ends with half a folder.
+
+    A TrainError of a control costs the run this control only.
+    """
 
     def find_policy(self, name: str) -> Path:
         """Return the folder of a known name, fetched and checked if need be, or of a folder that holds a policy."""
