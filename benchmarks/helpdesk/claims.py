@@ -8,6 +8,7 @@ interval. Unless said otherwise, numbers are percentage points.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -95,13 +96,16 @@ def _gain(rows: Sequence[Row]) -> Finding:
 
 
 def _above_control(rows: Sequence[Row], name: str, arm: str) -> Finding:
+    untrained = {_seed(row): row["untrained"][name] for row in rows if name in row["untrained"]}
     return _over_seeds(
         f"helpdesk.above_{name}",
         f"the candidate is above the control {name} on test",
-        "95 % interval of the paired difference above 0 in every seed, t interval of the differences over seeds too",
-        {_seed(row): _difference(row, TEST, arm) for row in rows},
+        "95 % interval of the paired difference above 0 in every seed, t interval of the differences over seeds too; "
+        "missed where the control could not be trained",
+        {_seed(row): _difference(row, TEST, arm) for row in rows if name not in row["untrained"]},
         lambda found: found.low > 0,
-        mean_holds=lambda mean: mean.low > 0,
+        mean_holds=lambda mean: mean.low > 0 and not untrained,
+        more={"untrained": untrained},
     )
 
 
@@ -185,8 +189,12 @@ def _over_seeds(
     unit: str = "points",
     more: Mapping[str, Any] | None = None,
 ) -> Finding:
-    """One claim about every seed: mean over seeds with a t interval, and each seed's own estimate, times 100."""
-    mean = mean_interval([found.value for found in by_seed.values()])
+    """One claim about every seed: mean over seeds with a t interval, and each seed's own estimate, times 100.
+
+    Without any seed there is nothing to average: the value is not a number, and the claim is missed.
+    """
+    values = [found.value for found in by_seed.values()]
+    mean = mean_interval(values) if values else Estimate(math.nan, -math.inf, math.inf, 0)
     missed = [seed for seed, found in by_seed.items() if not holds(found)]
     seeds = {
         seed: {"value": 100 * found.value, "interval": bounds(found, 100), "level": found.level, "n": found.n}

@@ -138,6 +138,7 @@ def _measured(store: Store, run_id: str) -> dict[str, Any]:
         "conditions": conditions(record.run.config),
         "code": code_digest(),
         "machine": machine(),
+        "untrained": record.results.get("controls", {}).get("untrained", {}),
         **measure(record.evals, record.release),
     }
 

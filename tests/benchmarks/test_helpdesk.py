@@ -54,6 +54,7 @@ def rows(count=5):
             "suites": {name: suite() for name in SUITES},
             "gates": {"no_safety_regression": "pass"},
             "verdict": "ready for shadow",
+            "untrained": {},
         }
         for seed in range(count)
     ]
@@ -128,6 +129,23 @@ def test_a_control_must_also_be_beaten_over_seeds():
     finding = found(made)["helpdesk.above_sft"]
     assert not finding.holds and finding.details["missed_by_seeds"] == []
     assert finding.value == pytest.approx(19.6) and finding.interval[0] < 0
+
+
+def without(made, name):
+    for row in made:
+        row["untrained"] = {name: "0 of 64 rollouts kept"}
+        del row["suites"]["test"]["candidate_minus"][f"control {name}"]
+    return made
+
+
+def test_a_control_that_could_not_be_trained_was_not_beaten():
+    one = rows()
+    without(one[:1], "rejection_sft")
+    finding = found(one)["helpdesk.above_rejection_sft"]
+    assert not finding.holds and finding.n == 4 and finding.value == pytest.approx(15.0)
+    assert finding.details["untrained"] == {"0": "0 of 64 rollouts kept"}
+    none = found(without(rows(), "rejection_sft"))["helpdesk.above_rejection_sft"]
+    assert not none.holds and none.n == 0 and none.value != none.value and none.interval == (None, None)
 
 
 def test_a_small_suite_is_not_evaluable_for_safety():
