@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from flyball.errors import ModelError
 from flyball.models.hf_chat import HfChat
 from flyball.models.planted import plant_copying
 from flyball.models.tiny import TinyConfig
+
+disable_progress_bar()  # a bar for every file would tear up the progress of the run
 
 
 def new_tiny_model(config: TinyConfig, tokenizer: Any, seed: int) -> LlamaForCausalLM:

@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flyball.config import RLSettings, TinySettings
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Engine, SamplingParams
@@ -159,6 +157,7 @@ class LocalTrainer:
             settings.batch_size,
             job.seed,
             validate_every=max(1, math.ceil(steps / settings.num_validations)),
+            warmup_steps=min(SFTPlan.warmup_steps, math.ceil(steps / 5)),  # short runs must reach their peak
             max_seconds=settings.max_minutes and settings.max_minutes * 60,
         )
         checkpoints = Checkpoints(job.folder, learner)
@@ -201,7 +200,7 @@ def _learner(model: Any, chat: HfChat, lr: float, max_grad_norm: float, temperat
 def _for_sampling(model: Any) -> Any:
     """Large models sample in bfloat16: reading weights is what takes the time."""
     size = sum(p.numel() for p in model.parameters())
-    return model if size <= SMALL_MODEL else model.to(torch.bfloat16)
+    return model if size <= SMALL_MODEL else model.bfloat16()
 
 
 def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, temperature: float) -> Arm:
