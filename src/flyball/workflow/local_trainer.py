@@ -35,7 +35,7 @@ from flyball.workflow.inputs import Inputs
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
 
 SMALL_MODEL = 20_000_000
-"""Parameters up to which a model trains and samples in float32; larger ones sample in bfloat16."""
+"""Parameters up to which a model trains and samples in float32, which is as fast there; larger ones use bfloat16."""
 MICRO_BATCH_TOKENS = 2560
 
 
@@ -193,14 +193,17 @@ def _learner(model: Any, chat: HfChat, lr: float, max_grad_norm: float, temperat
         OptimizerConfig(lr=lr, max_grad_norm=max_grad_norm),
         temperature=temperature,
         max_tokens=MICRO_BATCH_TOKENS,
-        bf16=True,
+        bf16=_is_large(model),
     )
 
 
 def _for_sampling(model: Any) -> Any:
     """Large models sample in bfloat16: reading weights is what takes the time."""
-    size = sum(p.numel() for p in model.parameters())
-    return model if size <= SMALL_MODEL else model.bfloat16()
+    return model.bfloat16() if _is_large(model) else model
+
+
+def _is_large(model: Any) -> bool:
+    return sum(p.numel() for p in model.parameters()) > SMALL_MODEL
 
 
 def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, temperature: float) -> Arm:
