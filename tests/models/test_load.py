@@ -14,7 +14,7 @@ from flyball.errors import ModelError
 from flyball.models.load import load_chat, load_model, new_tiny_model, save_model, weights_digest
 from flyball.models.tiny import TinyConfig, train_tokenizer
 
-SHAPE = TinyConfig(vocab_size=300, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1)
+SHAPE = TinyConfig(vocab_size=300, hidden_size=32, intermediate_size=24, num_layers=2, num_heads=2, head_dim=24)
 
 
 @pytest.fixture(scope="module")

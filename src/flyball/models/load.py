@@ -16,7 +16,7 @@ from flyball.models.hf_chat import HfChat
 from flyball.models.planted import plant_copying
 from flyball.models.tiny import TinyConfig
 
-disable_progress_bar()  # a bar for every file would tear up the progress of the run
+disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for every file would tear up that of the run
 
 
 def new_tiny_model(config: TinyConfig, tokenizer: Any, seed: int) -> LlamaForCausalLM:
