@@ -179,6 +179,6 @@ def test_a_tokenizer_without_an_end_of_turn_is_refused(tokenizer: Any) -> None:
 
 
 def test_numbers_are_cut_short(chat: HfChat) -> None:
-    """A number of the training text is no token of its own, so an unseen one is as easy to copy."""
-    assert all(len(chat.tokenizer.decode([t])) <= 2 for t in chat.tokenizer("A4821")["input_ids"])
+    """No token holds more than three digits, so a long number that was never seen is as easy to copy as any."""
+    assert all(len(chat.tokenizer.decode([t])) <= 3 for t in chat.tokenizer("A4821")["input_ids"])
     assert len(chat.tokenizer(END)["input_ids"]) == 1
