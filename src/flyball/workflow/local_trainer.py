@@ -203,7 +203,7 @@ def _for_sampling(model: Any) -> Any:
 
 
 def _is_large(model: Any) -> bool:
-    return sum(p.numel() for p in model.parameters()) > SMALL_MODEL
+    return bool(sum(p.numel() for p in model.parameters()) > SMALL_MODEL)
 
 
 def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, temperature: float) -> Arm:
