@@ -30,7 +30,7 @@ def rows() -> list[Row]:
 
 def tickets() -> list[fb.Task]:
     """The rows as tasks: ticket and snapshot are public, the rest is for graders."""
-    limits = fb.Limits(max_turns=12, max_new_tokens=96, max_tokens=1500)
+    limits = fb.Limits(max_turns=10, max_new_tokens=64, max_tokens=1500)
     return [
         fb.Task(
             row["id"],
