@@ -1,4 +1,4 @@
-"""The workflow files of the help desk: they load, their names are known, and every suite is large enough to judge by."""
+"""The workflow files of the help desk load, their names are known, and every suite is large enough to judge by."""
 
 from __future__ import annotations
 
