@@ -65,7 +65,7 @@ def test_an_error_is_one_line_with_its_boundary_and_fault(flyball: Run) -> None:
     done = flyball("run", "nothing.py")
     assert done.code == 1
     assert done.err.startswith("error: [config] ")
-    assert done.err.splitlines()[-1] == "fault: infrastructure"
+    assert done.err.splitlines()[-1] == "fault: what was given"
     assert "Traceback" not in done.err
 
 

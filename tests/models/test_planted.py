@@ -111,4 +111,4 @@ def test_a_shape_without_room_is_refused(change: dict[str, int], rule: str) -> N
 
 @pytest.mark.parametrize(("width", "dim"), [(26, 24), (66, 64), (58, 56)])
 def test_the_smallest_shapes_that_are_taken_can_be_built(width: int, dim: int) -> None:
-    new_model(replace(SMALL, hidden_size=width, head_dim=dim), 0)
+    assert new_model(replace(SMALL, hidden_size=width, head_dim=dim), 0).config.head_dim == dim

@@ -15,7 +15,7 @@ import sys
 
 import click
 
-from flyball.errors import FlyballError
+from flyball.errors import ConfigError, DatasetError, FlyballError, ModelError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("flyball.cli.init:init", "Write a working example or skeleton into a new folder."),
@@ -32,6 +32,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("flyball.cli.runs:show", "Show a run, or one attempt of it in full."),
     "report": ("flyball.cli.runs:report", "Write the HTML report of a run and print where it lies."),
 }
+
+GIVEN = (ConfigError, DatasetError, ModelError)
+"""Errors about what the user handed in: files, settings, models. Every other error knows its own fault."""
 
 
 class LazyGroup(click.Group):
@@ -87,7 +90,8 @@ def invoke(arguments: list[str]) -> int:
     except FlyballError as exc:
         if debug:
             raise
-        click.echo(f"error: {exc}\nfault: {exc.fault.value}", err=True)
+        whose = "what was given" if isinstance(exc, GIVEN) else exc.fault.value
+        click.echo(f"error: {exc}\nfault: {whose}", err=True)
         return 1
     except BrokenPipeError:
         # The reader of our output went away (`flyball runs | head`); the interpreter must not try to flush to it.
