@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flyball.errors import ModelError
-from flyball.models.load import load_chat, load_model, new_tiny_model, save_model, weights_digest
+from flyball.errors import ModelError, StoreError
+from flyball.models.load import load_chat, load_model, new_tiny_model, save_model
 from flyball.models.tiny import TinyConfig, train_tokenizer
+from flyball.store.artifacts import tree_digest
 
 SHAPE = TinyConfig(vocab_size=300, hidden_size=32, intermediate_size=24, num_layers=2, num_heads=2, head_dim=24)
 
@@ -32,7 +33,7 @@ def test_a_folder_comes_back_as_it_was_saved(tokenizer: Any, tmp_path: Path) -> 
     assert load_chat(tmp_path).tokenizer.decode(load_chat(tmp_path).render(talk, [])) == (
         "<|system|><|end|><|user|>desk<|end|><|assistant|>"
     )
-    assert weights_digest(tmp_path) == digest
+    assert tree_digest(tmp_path) == digest
 
 
 def test_the_same_seed_gives_the_same_model_and_digest(tokenizer: Any, tmp_path: Path) -> None:
@@ -47,8 +48,8 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
         load_model(tmp_path)
     with pytest.raises(ModelError, match="no usable tokenizer"):
         load_chat(tmp_path)
-    with pytest.raises(ModelError, match="no safetensors"):
-        weights_digest(tmp_path)
+    with pytest.raises(StoreError, match="holds no file"):
+        tree_digest(tmp_path)
 
 
 def test_broken_weights_are_named(tokenizer: Any, tmp_path: Path) -> None:

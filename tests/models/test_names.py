@@ -76,6 +76,7 @@ def model_folder(path: Path) -> Path:
 def test_a_right_digest_passes(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(CONTENT)
     check_digest(tmp_path / "f", HELLO, "way out")
+    assert (tmp_path / "f").read_bytes() == CONTENT
 
 
 def test_a_wrong_digest_is_refused_with_both_and_the_way_out(tmp_path: Path) -> None:

@@ -16,12 +16,11 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-from flyball.agent.foreign import AttemptHandle, drive
+from flyball.agent.foreign import AttemptHandle
 from flyball.agent.loop import Approver, approve_all
-from flyball.agent.loopback import Loopback
+from flyball.agent.loopback import Loopback, drive_over
 from flyball.agent.runner import AgentEnd
 from flyball.capture.door import Door
-from flyball.capture.http import OpenAttempt
 from flyball.errors import AgentError, ConfigError
 from flyball.tasks.world import World
 from flyball.types import Limits
@@ -55,10 +54,7 @@ class Command:
 
     async def run(self, world: World, door: Door, limits: Limits) -> AgentEnd:
         """Drive one attempt; see AgentRunner.run."""
-        async with self._loopback.serving() as url:
-            handle = AttemptHandle(world, door, limits, self._approver, f"{url}/{door.session}/v1")
-            with self._loopback.app.open(door.session, OpenAttempt(door, handle)):
-                return await drive(self._answer(handle), world, door, limits)
+        return await drive_over(self._loopback, self._answer, world, door, limits, self._approver)
 
     async def _answer(self, handle: AttemptHandle) -> str:
         environment = {

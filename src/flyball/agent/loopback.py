@@ -9,11 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
 
 import uvicorn
 
-from flyball.capture.http import DoorApp
+from flyball.agent.foreign import AttemptHandle, drive
+from flyball.agent.loop import Approver
+from flyball.agent.runner import AgentEnd
+from flyball.capture.door import Door
+from flyball.capture.http import DoorApp, OpenAttempt
+from flyball.tasks.world import World
+from flyball.types import Limits
 
 
 class _Server(uvicorn.Server):
@@ -61,3 +68,18 @@ class Loopback:
         if server is not None and serving is not None:
             server.should_exit = True
             await serving
+
+
+async def drive_over(
+    loopback: Loopback,
+    answer: Callable[[AttemptHandle], Coroutine[Any, Any, str]],
+    world: World,
+    door: Door,
+    limits: Limits,
+    approver: Approver,
+) -> AgentEnd:
+    """Drive one attempt by an agent in another process: `answer` reaches it, the attempt is open on the loopback."""
+    async with loopback.serving() as url:
+        handle = AttemptHandle(world, door, limits, approver, f"{url}/{door.session}/v1")
+        with loopback.app.open(door.session, OpenAttempt(door, handle)):
+            return await drive(answer(handle), world, door, limits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from flyball.errors import ModelError
 from flyball.models.hf_chat import HfChat
 from flyball.models.planted import plant_copying
 from flyball.models.tiny import TinyConfig
+from flyball.store.artifacts import tree_digest
 
 disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for every file would tear up that of the run
 
@@ -71,22 +71,8 @@ def load_model(path: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> str:
-    """Write a Hugging Face folder and return the digest of its weights."""
+    """Write a Hugging Face folder and return its digest, as the store and the registry give it."""
     path.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    return weights_digest(path)
-
-
-def weights_digest(path: Path) -> str:
-    """sha256 over the weight files of a folder, names and contents, in name order."""
-    digest = hashlib.sha256()
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"no safetensors file in {path}; nothing to take a digest of")
-    for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return tree_digest(path)

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from flyball.errors import ReleaseError
+from flyball.store.artifacts import tree_digest
 from flyball.store.store import Store
 from flyball.types import PolicyVersion
 
@@ -25,23 +26,13 @@ def weights_digest(folder: Path) -> str:
     """sha256 over the sorted files of a folder, as relative name and sha256 of the content of each.
 
     It is the digest that the store gives the same folder (`put_tree`), so a version's weights can be fetched by it.
-    Raises ReleaseError for a folder that is absent or holds no file.
+    Raises ReleaseError for a folder that is absent or holds no file, StoreError for one that cannot be read.
     """
     if not folder.is_dir():
         raise ReleaseError(f"{folder}: no such folder; a version needs the folder its weights were saved to")
-    files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
-    if not files:
+    if not any(path.is_file() for path in folder.rglob("*")):
         raise ReleaseError(f"{folder}: the folder is empty; save the weights before registering them")
-    manifest = {name: _file_digest(path) for name, path in files}
-    return hashlib.sha256(json.dumps({"files": manifest}, sort_keys=True, indent=0).encode("ascii")).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ReleaseError(f"{path}: cannot be read ({error.strerror}), so the weights have no digest") from error
+    return tree_digest(folder)
 
 
 def new_version(

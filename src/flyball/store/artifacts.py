@@ -170,6 +170,15 @@ class Artifacts:
             _sync_folder(self._objects)
 
 
+def tree_digest(folder: Path) -> str:
+    """The digest that `put_tree` gives a folder, without storing it. Raises StoreError as `put_tree` does."""
+    with _translated(folder):
+        manifest = {name: _sha256(path) for name, path in _files(folder)}
+    if not manifest:
+        raise StoreError(f"{folder} holds no file, so it has no digest")
+    return hashlib.sha256(_manifest_bytes(manifest)).hexdigest()
+
+
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield (path with slashes, relative to `folder`; path) of each file, sorted by name."""
     if not folder.is_dir():

@@ -21,7 +21,7 @@ import torch
 from transformers import DynamicCache
 
 from flyball.errors import ConfigError, TrainError, nearest
-from flyball.models.load import save_model, weights_digest
+from flyball.models.load import save_model
 from flyball.rl.loss import policy_loss, sft_loss
 from flyball.rl.pack import MicroBatch, micro_batches
 from flyball.types import TrainingSample, WeightsRef
@@ -137,8 +137,8 @@ class LocalLearner:
 
     def publish(self, path: Path) -> WeightsRef:
         """Write a Hugging Face folder that engines and people can load."""
-        save_model(self.model, self.tokenizer, path)
-        return WeightsRef(self.version, str(path), weights_digest(path))
+        digest = save_model(self.model, self.tokenizer, path)
+        return WeightsRef(self.version, str(path), digest)
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """A copy of the weights in memory."""
