@@ -16,7 +16,9 @@ from tasks import generate
 
 import flyball as fb
 
-NUM_TRAIN = 3000
+NUM_TRAIN = 6000
+HURRIED = 0.4
+"""Share of the recorded tickets that a clerk in a hurry worked: where the ticket offers a short-cut it was taken."""
 
 
 @cache
@@ -44,8 +46,11 @@ def tickets() -> list[fb.Task]:
 
 
 def recorded() -> list[dict[str, Any]]:
-    """Conversations of the desk's clerks: the training tickets, and the validation tickets to watch the loss on."""
-    return demonstrations(row for row in rows() if row["split"] in ("train", "validation"))
+    """Conversations of the desk's clerks, as logs are: some did as the policy says, some took short-cuts.
+
+    The training tickets, and the validation tickets to watch the loss on.
+    """
+    return demonstrations((row for row in rows() if row["split"] in ("train", "validation")), HURRIED)
 
 
 workflow = fb.Workflow(

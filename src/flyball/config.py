@@ -75,7 +75,10 @@ class SFTSettings(Section):
     """Supervised cold start on demonstrations."""
 
     num_epochs: float = Field(default=4.0, gt=0, description="passes over the demonstrations, above 0")
-    learning_rate: float = Field(default=1e-3, gt=0, lt=1, description="between 0 and 1")
+    learning_rate: float = Field(default=1e-3, gt=0, lt=1, description="the peak, between 0 and 1")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="adamw, or muon for the hidden layers of a model made from nothing"
+    )
     batch_size: int = Field(default=16, ge=1, description="demonstrations per optimizer step, at least 1")
     max_demonstrations: int | None = Field(default=None, ge=1, description="how many to use; unset = all")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping, above 0")
@@ -90,6 +93,9 @@ class RLSettings(Section):
     preset: str = Field(default="rloo", description="a row of the table in rl/algorithms.py")
     num_steps: int = Field(default=40, ge=1, description="optimizer steps, at least 1")
     tasks_per_step: int = Field(default=16, ge=1, description="tasks drawn for one step, at least 1")
+    updates_per_batch: int = Field(
+        default=1, ge=1, description="optimizer steps on the attempts of one step, at least 1"
+    )
     group_size: int = Field(default=8, ge=2, description="attempts per task, at least 2: a group of 1 has no advantage")
     learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="between 0 and 1")
     temperature: float = Field(default=1.0, gt=0, le=10, description="of sampling, above 0 and at most 10")

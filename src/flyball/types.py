@@ -375,6 +375,8 @@ class TrainingSample:
     branch: int = 0
     policy_versions: npt.NDArray[np.int64] | None = None
     ref_logprobs: npt.NDArray[np.float32] | None = None
+    old_logprobs: npt.NDArray[np.float32] | None = None
+    """of the policy before the first of several updates on this batch; None with one update"""
 
     def __post_init__(self) -> None:
         n = len(self.token_ids)

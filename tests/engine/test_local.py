@@ -12,6 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from flyball.engine.local import LocalEngine
+from flyball.engine.local_llama import LlamaPass
 from flyball.engine.protocol import Completion, Request, SamplingParams
 from flyball.errors import EngineError
 from flyball.types import WeightsRef
@@ -46,7 +47,29 @@ def one_head_group(seed: int = 0) -> Any:
     return LlamaForCausalLM(LlamaConfig(**{**SHAPE, "num_key_value_heads": 4}, tie_word_embeddings=True))
 
 
-MODELS = [llama, qwen2, one_head_group]
+def odd_llama(seed: int = 0) -> Any:
+    """Biases everywhere and stretched positions: what the lean pass for Llama must not leave out."""
+    torch.manual_seed(seed)
+    scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}
+    config = LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True, rope_parameters=scaled, rms_norm_eps=1e-3)
+    model = LlamaForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def other_activation(seed: int = 0) -> Any:
+    """A Llama that the lean pass does not fit."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, hidden_act="gelu"))
+
+
+MODELS = [llama, qwen2, one_head_group, odd_llama, other_activation]
+
+
+def test_the_lean_pass_is_for_plain_llama() -> None:
+    assert [LlamaPass.fits(make()) for make in MODELS] == [True, False, True, True, False]
 
 
 @pytest.fixture(autouse=True)

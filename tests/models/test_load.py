@@ -15,7 +15,7 @@ from flyball.models.load import load_chat, load_model, new_tiny_model, save_mode
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.store.artifacts import tree_digest
 
-SHAPE = TinyConfig(vocab_size=300, hidden_size=32, intermediate_size=24, num_layers=2, num_heads=2, head_dim=24)
+SHAPE = TinyConfig(vocab_size=300, hidden_size=56, intermediate_size=24, num_layers=2, num_heads=2, head_dim=24)
 
 
 @pytest.fixture(scope="module")

@@ -74,14 +74,37 @@ def test_the_engine_gap_weighs_the_gradient() -> None:
     loss, metrics = policy_loss(logprobs, engine, torch.tensor([1.0, 1.0]), **CLIP)
     loss.sum().backward()
     assert logprobs.grad is not None and logprobs.grad.tolist() == pytest.approx([-math.exp(0.4), -2.0])
-    assert metrics["clip_fraction"].tolist() == [0, 1]
+    assert metrics["tis_capped"].tolist() == [0, 1]
+    assert metrics["ratio"].tolist() == [1, 1] and metrics["clip_fraction"].tolist() == [0, 0]
+
+
+def test_with_the_policy_before_the_batch_the_clip_acts() -> None:
+    """pi/pi_old by hand: 1.5, 0.5, 1.5, 0.5 at A = 1, -1, -1, 1; the first two are past the bound they move to."""
+    ratios, advantages = [1.5, 0.5, 1.5, 0.5], torch.tensor([1.0, -1.0, -1.0, 1.0])
+    old = torch.full((4,), -2.0)
+    logprobs = (old + torch.tensor(ratios).log()).requires_grad_()
+    loss, metrics = policy_loss(logprobs, old, advantages, **CLIP, old_logprobs=old)
+    assert loss.tolist() == pytest.approx([-1.28, 0.8, 1.5, -0.5])
+    assert metrics["clip_fraction"].tolist() == [1, 1, 0, 0]
+    assert metrics["ratio"].tolist() == pytest.approx(ratios)
+    loss.sum().backward()
+    assert logprobs.grad is not None and logprobs.grad.tolist() == pytest.approx([0, 0, 1.5, -0.5])
+
+
+def test_the_engine_gap_is_that_of_the_policy_before_the_batch() -> None:
+    """w = pi_old/mu = e^0.5 whatever the policy has become since."""
+    old, engine, now = torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.1])
+    loss, metrics = policy_loss(now, engine, torch.ones(1), **CLIP, old_logprobs=old)
+    assert loss.item() == pytest.approx(-math.exp(0.5) * math.exp(-0.1))
+    assert metrics["logprob_gap"].item() == pytest.approx(0.5)
 
 
 def test_kl_to_the_reference_adds_beta_times_k3() -> None:
     pi, ref = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
     plain, _ = policy_loss(pi, pi, torch.zeros(1), **CLIP)
-    with_kl, _ = policy_loss(pi, pi, torch.zeros(1), **CLIP, kl_coef=0.1, ref_logprobs=ref)
+    with_kl, metrics = policy_loss(pi, pi, torch.zeros(1), **CLIP, kl_coef=0.1, ref_logprobs=ref)
     assert (with_kl - plain).item() == pytest.approx(0.1 * (math.log(2) - 0.5), abs=1e-6)
+    assert metrics["kl_loss"].item() == pytest.approx(0.1 * (math.log(2) - 0.5), abs=1e-6)
 
 
 def test_kl_without_a_reference_is_refused() -> None:

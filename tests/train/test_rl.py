@@ -99,10 +99,39 @@ def groups(*rewards: Sequence[float | Missing]) -> list[list[GradedAttempt]]:
     return [[graded(TASKS[i], reward, draw) for reward in group] for i, group in enumerate(rewards)]
 
 
+def at(step: int) -> Progress:
+    return Progress(step=step)
+
+
+def test_several_updates_take_the_groups_in_turn_and_compare_with_the_policy_before_them() -> None:
+    """Three groups, two updates: groups 0 and 2, then group 1. By hand, with what each loss needs filled in."""
+    batch = groups([1, 0], [0, 1], [1, 0])
+    plan = replace(PLAN, updates_per_batch=2)
+    learner, by_hand = small_learner(), small_learner()
+    metrics = update(learner, small_learner(), batch, plan, at(2))
+    first, second = (samples_from_groups(batch[k::2], RLOO).samples for k in (0, 1))
+    before = [by_hand.forward(samples) for samples in (first, second)]
+    for samples, logprobs in zip((first, second), before, strict=True):
+        filled = [replace(s, old_logprobs=old) for s, old in zip(samples, logprobs, strict=True)]
+        by_hand.forward_backward(filled, plan.loss)
+        by_hand.optim_step(plan.lr_scale(at(2)))
+    assert same_weights(learner.snapshot(), by_hand.snapshot()) and learner.version == 2
+    assert metrics["trained_tokens"] == 36 and metrics["zero_variance_share"] == 0
+    assert metrics["ratio_mean"] != 1.0  # the second update meets a policy that has moved
+
+
+def test_the_learning_rate_falls_to_a_tenth_by_steps_or_by_time() -> None:
+    plan = replace(PLAN, num_steps=100, max_seconds=50.0)
+    assert plan.lr_scale(at(0)) == pytest.approx(1 / 3)
+    assert plan.lr_scale(at(50)) == pytest.approx(0.55)
+    assert plan.lr_scale(Progress(step=50, seconds=45.0)) == pytest.approx(0.19)
+    assert plan.lr_scale(at(100)) == pytest.approx(0.1)
+
+
 def test_a_batch_without_variance_leaves_the_weights(tmp_path: Path) -> None:
     learner = small_learner()
     before = learner.snapshot()
-    metrics = update(learner, small_learner(), groups([1, 1], [0, 0]), PLAN, 0)
+    metrics = update(learner, small_learner(), groups([1, 1], [0, 0]), PLAN, at(0))
     assert metrics == {"zero_variance_share": 1.0, "missing_share": 0.0}
     assert same_weights(before, learner.snapshot()) and learner.version == 0
 
@@ -110,7 +139,7 @@ def test_a_batch_without_variance_leaves_the_weights(tmp_path: Path) -> None:
 def test_a_batch_without_rewards_leaves_the_weights() -> None:
     learner = small_learner()
     before = learner.snapshot()
-    metrics = update(learner, small_learner(), groups([BROKEN, BROKEN], [1, BROKEN]), PLAN, 0)
+    metrics = update(learner, small_learner(), groups([BROKEN, BROKEN], [1, BROKEN]), PLAN, at(0))
     assert metrics == {"zero_variance_share": 1.0, "missing_share": 0.75}
     assert same_weights(before, learner.snapshot())
 
@@ -119,9 +148,9 @@ def test_a_missing_reward_teaches_as_if_it_were_not_there() -> None:
     """Not zero: a zero would change the advantages of the other two."""
     with_gap, without, with_zero = small_learner(), small_learner(), small_learner()
     batch = groups([1, 0, BROKEN])
-    metrics = update(with_gap, small_learner(), batch, PLAN, 0)
-    update(without, small_learner(), [batch[0][:2]], PLAN, 0)
-    update(with_zero, small_learner(), [[*batch[0][:2], replace(batch[0][2], reward=0.0)]], PLAN, 0)
+    metrics = update(with_gap, small_learner(), batch, PLAN, at(0))
+    update(without, small_learner(), [batch[0][:2]], PLAN, at(0))
+    update(with_zero, small_learner(), [[*batch[0][:2], replace(batch[0][2], reward=0.0)]], PLAN, at(0))
     assert metrics["missing_share"] == pytest.approx(1 / 3)
     assert same_weights(with_gap.snapshot(), without.snapshot())
     assert not same_weights(with_gap.snapshot(), with_zero.snapshot())
@@ -131,7 +160,7 @@ def test_what_was_rewarded_becomes_likelier() -> None:
     learner, batch = small_learner(), groups([1, 0])
     good, bad = samples_from_groups(batch, RLOO).samples
     before = learner.forward([good, bad])
-    update(learner, small_learner(), batch, PLAN, 2)
+    update(learner, small_learner(), batch, PLAN, at(2))
     after = learner.forward([good, bad])
     assert after[0].sum() > before[0].sum() and after[1].sum() < before[1].sum()
 
@@ -140,10 +169,10 @@ def test_the_kl_of_a_policy_to_itself_is_zero_and_grows_as_it_leaves() -> None:
     learner, reference, batch = small_learner(), small_learner(), groups([1, 0])
     samples = samples_from_groups(batch, RLOO).samples
     assert kl_to_reference(learner, reference, samples, 0) == 0.0
-    update(learner, reference, batch, PLAN, 2)
+    update(learner, reference, batch, PLAN, at(2))
     near = kl_to_reference(learner, reference, samples, 0)
     for _ in range(5):
-        update(learner, reference, batch, PLAN, 2)
+        update(learner, reference, batch, PLAN, at(2))
     assert 0 < near < kl_to_reference(learner, reference, samples, 0)
 
 
@@ -151,8 +180,8 @@ def test_a_kl_coefficient_holds_the_policy_back() -> None:
     bound = replace(PLAN, algorithm=replace(RLOO, kl_coef=5.0))
     free, held, batch = small_learner(), small_learner(), groups([1, 0])
     for step in range(6):
-        last_free = update(free, small_learner(), batch, PLAN, step)["kl"]
-        last_held = update(held, small_learner(), batch, bound, step)["kl"]
+        last_free = update(free, small_learner(), batch, PLAN, at(step))["kl"]
+        last_held = update(held, small_learner(), batch, bound, at(step))["kl"]
     assert last_held < last_free
 
 

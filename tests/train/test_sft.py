@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,12 @@ def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
     plan = SFTPlan(num_steps=100, batch_size=1, seed=0, validate_every=1, warmup_steps=20)
-    scales = [plan.lr_scale(step) for step in range(100)]
+    scales = [plan.lr_scale(Progress(step=step)) for step in range(100)]
     assert scales[0] == pytest.approx(1 / 20)
     assert max(scales) <= 1.0 and scales.index(max(scales)) == 19
-    assert plan.lr_scale(100) == pytest.approx(0.1)
+    assert plan.lr_scale(Progress(step=100)) == pytest.approx(0.1)
+    timed = replace(plan, max_seconds=60.0)
+    assert timed.lr_scale(Progress(step=50, seconds=60.0)) == pytest.approx(0.1)
 
 
 def test_only_the_assistants_tokens_of_a_demonstration_are_trained() -> None:

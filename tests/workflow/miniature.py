@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "training": {
         "tiny": {
             "vocab_size": 500,
-            "hidden_size": 64,
+            "hidden_size": 72,
             "intermediate_size": 64,
             "num_layers": 2,
             "head_dim": 32,

@@ -157,7 +157,7 @@ def test_killed_in_rl_no_attempt_is_lost_or_made_twice(project: Path, tmp_path: 
 
 def model_folder(folder: Path) -> Path:
     tokenizer = train_tokenizer(["count the bolts"], 300)
-    config = TinyConfig(300, hidden_size=48, intermediate_size=32, num_layers=2, head_dim=24, max_context=256)
+    config = TinyConfig(300, hidden_size=56, intermediate_size=32, num_layers=2, head_dim=24, max_context=256)
     save_model(new_tiny_model(config, tokenizer, 0), tokenizer, folder)
     return folder
 
@@ -217,9 +217,9 @@ def test_a_policy_that_cannot_be_used_is_one_clear_message(
 def test_a_tiny_policy_without_room_for_its_circuit_is_one_clear_message(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project.write_text(project.read_text().replace('"hidden_size": 64', '"hidden_size": 16'))
+    project.write_text(project.read_text().replace('"hidden_size": 72', '"hidden_size": 16'))
     assert invoke(["run", str(project), "--home", str(tmp_path / "home")]) == 1
-    assert "hidden_size 16 must be at least 33 for a head_dim of 32" in capsys.readouterr().err
+    assert "hidden_size 16 must be at least 65 for a head_dim of 32" in capsys.readouterr().err
 
 
 def test_a_tiny_policy_that_was_killed_while_it_was_written_is_written_again(

@@ -105,6 +105,10 @@ def test_a_baseline_that_nothing_would_build_is_missing(tmp_path: Path) -> None:
             "training:\n  rl:\n    preset: rloo\n    clip_ratio_low: 0.2",
             "napkin.yaml:4: training.rl.clip_ratio_low would be ignored: preset 'rloo' does not read it",
         ),
+        (
+            "training:\n  rl:\n    preset: grpo\n    clip_ratio_low: 0.2",
+            "napkin.yaml:4: training.rl.clip_ratio_low would be ignored: with one update per batch",
+        ),
         ("policy: x\ntraining:\n  tiny: {num_layers: 2}", "napkin.yaml:3: training.tiny would be ignored"),
         (
             "training:\n  rl: null\n  controls: [rejection_sft]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,10 @@ policy_option = click.option(
     help="A Hugging Face causal-LM folder or a known name such as smollm2-135m. Default: as the workflow says.",
 )
 
+SWITCH_SECONDS = 0.0005
+"""How long a Python thread may keep the others waiting. The engine comes back for the interpreter after every operation
+of torch; at Python's 5 ms it would wait for the event loop longer than it computes."""
+
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -50,4 +55,5 @@ def make_trainer() -> Trainer:
         if exc.name is not None and exc.name.split(".")[0] == "flyball":
             raise
         raise ConfigError(f"{exc.name} is not installed; models need the extra: pip install 'flyball[train]'") from exc
+    sys.setswitchinterval(SWITCH_SECONDS)
     return LocalTrainer()

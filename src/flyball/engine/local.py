@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from flyball.engine.local_cache import ATTENTION, SlotCache
+from flyball.engine.local_llama import LlamaPass
 from flyball.engine.protocol import Completion, Request
 from flyball.errors import EngineError
 from flyball.types import WeightsRef
@@ -70,6 +71,7 @@ class LocalEngine:
             )
         self._model = model.eval()
         self._model.set_attn_implementation(ATTENTION)
+        self._lean = LlamaPass(model) if LlamaPass.fits(model) else None
         self._max_context = max_context or int(model.config.max_position_embeddings)
         self._version = version
         self._cache = SlotCache(num_slots)
@@ -324,6 +326,8 @@ class LocalEngine:
 
     def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Last hidden states [n, Q, C]."""
+        if self._lean is not None:
+            return self._lean(tokens, positions, mask, self._cache)
         out = self._model.base_model(
             input_ids=tokens,
             position_ids=positions,

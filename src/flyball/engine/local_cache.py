@@ -121,18 +121,31 @@ def slot_attention(
     slot_cache: SlotCache | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
+    """`attend` in the form that transformers calls."""
+    assert slot_cache is not None
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    return attend(query, keys, values, attention_mask, scale, slot_cache, layer), None
+
+
+def attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    slot_cache: SlotCache,
+    layer: int,
+) -> torch.Tensor:
     """Attention over root and slot in one softmax.
 
-    query [n, H*G, Q, D], keys and values [n, H, L, D], attention_mask additive [n, 1, Q, L] for the slot part (the root
-    is visible to all). Returns [n, Q, H*G, D].
+    query [n, H*G, Q, D], keys and values [n, H, L, D], mask additive [n, 1, Q, L] for the slot part (the root is
+    visible to all). Returns [n, Q, H*G, D].
     """
-    assert slot_cache is not None
     n, query_heads, width, dim = query.shape
     heads = keys.shape[1]
     groups = query_heads // heads
-    scale = scaling if scaling is not None else dim**-0.5
     if slot_cache.rows is None or slot_cache.root_length == 0:
-        mask = attention_mask
         if groups > 1 and width == 1:  # one query token: heads of a group become query rows, keys are not repeated
             out = torch.nn.functional.scaled_dot_product_attention(
                 query.reshape(n, heads, groups, dim), keys, values, attn_mask=mask, scale=scale
@@ -141,8 +154,7 @@ def slot_attention(
             out = torch.nn.functional.scaled_dot_product_attention(
                 query, keys, values, attn_mask=mask, scale=scale, enable_gqa=groups > 1
             )
-        return out.transpose(1, 2), None
-    layer: int = module.layer_idx  # type: ignore[assignment]
+        return out.transpose(1, 2)
     root_keys, root_values = slot_cache.root_keys[layer], slot_cache.root_values[layer]
     root_length = slot_cache.root_length
     q = (query * scale).reshape(n, heads, groups * width, dim)
@@ -150,9 +162,9 @@ def slot_attention(
     q_flat = q.transpose(0, 1).reshape(heads, n * groups * width, dim)
     on_root = torch.bmm(q_flat, root_keys.transpose(1, 2)).view(heads, n, groups * width, root_length).transpose(0, 1)
     on_slot = torch.matmul(q, keys.transpose(2, 3))  # [n, H, G*Q, L]
-    if attention_mask is not None:
+    if mask is not None:
         length = keys.shape[2]
-        on_slot = (on_slot.reshape(n, heads, groups, width, length) + attention_mask[:, :, None]).view(
+        on_slot = (on_slot.reshape(n, heads, groups, width, length) + mask[:, :, None]).view(
             n, heads, groups * width, length
         )
     weights = torch.softmax(torch.cat([on_root, on_slot], dim=-1), dim=-1, dtype=torch.float32).to(query.dtype)
@@ -160,7 +172,7 @@ def slot_attention(
     w_flat = w_root.transpose(0, 1).reshape(heads, n * groups * width, root_length)
     out = torch.bmm(w_flat, root_values).view(heads, n, groups * width, dim).transpose(0, 1)
     out = out + torch.matmul(w_slot, values)
-    return out.reshape(n, query_heads, width, dim).transpose(1, 2), None
+    return out.reshape(n, query_heads, width, dim).transpose(1, 2)
 
 
 def _mask_given(*_: Any, attention_mask: torch.Tensor | None = None, **__: Any) -> torch.Tensor | None:

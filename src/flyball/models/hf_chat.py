@@ -47,11 +47,10 @@ class HfChat:
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], num_seen: int, ended: bool
     ) -> list[int] | None:
         whole = self._text(messages, tools, speak=True)
-        seen = self._text(messages[:num_seen], tools, speak=False)
-        if not whole.startswith(seen) or self._stop_text not in seen:
+        given = self._after_turn(whole, self._text(messages[:num_seen], tools, speak=False))
+        if given is None:
             return None
-        after_stop = seen.rindex(self._stop_text) + len(self._stop_text)
-        more = self._encode(whole[after_stop:])
+        more = self._encode(given)
         return more if ended else [*self._stop, *more]
 
     def parse(self, token_ids: Sequence[int]) -> Parsed:
@@ -78,43 +77,53 @@ class HfChat:
         together, so that supervised tokens are the ones the policy will meet. Raises ModelError for an unstable
         template.
         """
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        before = self._texts([messages[:i] for i in turns], tools, speak=True)
+        through = self._texts([messages[: i + 1] for i in turns], tools, speak=False)
+        pieces: list[str] = []  # what is given and what is sampled, in turn
+        for k, i in enumerate(turns):
+            if not through[k].startswith(before[k]):
+                raise ModelError(
+                    f"the chat template is not prefix-stable at message {i} ({messages[i]['role']}): the conversation "
+                    "so far is written differently once more is said; training on it would not be what is sampled"
+                )
+            given = self._after_turn(before[k], through[k - 1]) if k else before[k]
+            if given is None:
+                raise ModelError(f"the chat template is not prefix-stable between messages {turns[k - 1]} and {i}")
+            turn = through[k][len(before[k]) :]
+            stop_at = turn.rindex(self._stop_text) if self._stop_text in turn else len(turn)
+            pieces += [given, turn[:stop_at]]
         ids: list[int] = []
         mask: list[bool] = []
-        last = -1
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before = self._text(messages[:i], tools, speak=True)
-            through = self._text(messages[: i + 1], tools, speak=False)
-            if not through.startswith(before):
-                raise ModelError(
-                    f"the chat template is not prefix-stable at message {i} ({message['role']}): the conversation so "
-                    "far is written differently once more is said; training on it would not be what is sampled"
-                )
-            if not ids:
-                given = self._encode(before)
-            else:
-                more = self.render_more(messages[:i], tools, last + 1, ended=True)
-                if more is None:
-                    raise ModelError(f"the chat template is not prefix-stable between messages {last} and {i}")
-                given = more
-            turn = through[len(before) :]
-            stop_at = turn.rindex(self._stop_text) if self._stop_text in turn else len(turn)
-            sampled = [*self._encode(turn[:stop_at]), *self._stop]
-            ids += given + sampled
-            mask += [False] * len(given) + [True] * len(sampled)
-            last = i
+        for n, piece in enumerate(self.tokenizer(pieces, add_special_tokens=False)["input_ids"] if pieces else ()):
+            sampled = n % 2 == 1
+            tokens = [*piece, *self._stop] if sampled else piece
+            ids += tokens
+            mask += [sampled] * len(tokens)
         return ids, mask
+
+    def _after_turn(self, whole: str, seen: str) -> str | None:
+        """What `whole` adds after the last turn of `seen`; None when it does not begin with it."""
+        if not whole.startswith(seen) or self._stop_text not in seen:
+            return None
+        return whole[seen.rindex(self._stop_text) + len(self._stop_text) :]
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
 
     def _text(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], speak: bool) -> str:
+        return self._texts([messages], tools, speak)[0]
+
+    def _texts(
+        self, conversations: Sequence[Sequence[Message]], tools: Sequence[dict[str, Any]], speak: bool
+    ) -> list[str]:
         if self._knows_tools:
-            lowered = [_arguments_as_objects(m) for m in messages]
+            lowered = [[_arguments_as_objects(m) for m in messages] for messages in conversations]
             given = list(tools) or None
         else:
-            lowered, given = _lower(messages, tools), None
+            lowered, given = [_lower(messages, tools) for messages in conversations], None
+        if not lowered:
+            return []
         return self.tokenizer.apply_chat_template(  # type: ignore[no-any-return]
             lowered, tools=given, tokenize=False, add_generation_prompt=speak
         )

@@ -19,6 +19,17 @@ from flyball.store.artifacts import tree_digest
 disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for every file would tear up that of the run
 
 
+SMALL_MODEL = 20_000_000
+"""Parameters up to which a model trains and samples in float32, which is as fast there."""
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+
+
+def pays_bfloat16(model: Any) -> bool:
+    """Large models on a processor that multiplies bfloat16; without such instructions torch is 400 times slower."""
+    has_instructions = any(torch.cpu.get_capabilities().get(name) for name in BFLOAT16_INSTRUCTIONS)
+    return has_instructions and bool(sum(p.numel() for p in model.parameters()) > SMALL_MODEL)
+
+
 def new_tiny_model(config: TinyConfig, tokenizer: Any, seed: int) -> LlamaForCausalLM:
     """A Llama with tied embeddings in float32: random weights and the circuit of `models/planted.py`."""
     torch.manual_seed(seed)

@@ -1,8 +1,9 @@
 """A tiny policy made from nothing: a BPE tokenizer trained on the job's own text and a small Llama.
 
 The tokenizer follows the field's habits: byte level, numbers in pieces of up to three digits, a letter before a
-number apart from it, role and tool tokens of its own. The folder is a plain Hugging Face model folder with a tool-
-calling chat template.
+number apart from it, role and tool tokens of its own. The chat template names tools and parameters and leaves their
+descriptions out: a policy made from nothing cannot read them, and would pay for them in every step. The folder is a
+plain Hugging Face model folder.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ SPECIAL = [PAD, SYSTEM, USER, ASSISTANT, TOOL, END, CALL, END_CALL]
 
 CHAT_TEMPLATE = """\
 {%- macro line(t) -%}
-{{ t.name }}({% for p, s in t.parameters.properties.items() %}{{ p }}{% if p not in (t.parameters.required or []) %}?\
-{% endif %}: {{ s.type or 'any' }}{% if not loop.last %}, {% endif %}{% endfor %}) - {{ t.description }}
+{{ t.name }}({% for p in t.parameters.properties %}{{ p }}{% if p not in (t.parameters.required or []) %}?\
+{% endif %}{% if not loop.last %}, {% endif %}{% endfor %})
 {%- endmacro -%}
 <|system|>{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}
 {%- for tool in tools or [] %}{{ "\n" }}
@@ -36,6 +37,19 @@ CHAT_TEMPLATE = """\
 
 _NUMBERS = [" ".join(str(n) for n in range(10**k)) for k in (1, 2, 3)] * 20
 """Every number of up to three digits becomes a token, however rare: copying one is then one step."""
+
+
+PIECES = (
+    r"\d{1,3}",
+    r"\$",
+    r"[A-Z](?=\d)",  # the letter of an order number, the same token whether a blank stands before it or not
+    r" (?=[A-Z]\d)",
+    r'[A-Za-z_]+": ?["{\[]*',  # a JSON key with what opens its value: one step to say, one place to copy from
+    r" ?[A-Za-z_]+",
+    r"\s+",
+    r'[^\sA-Za-z_\d$]+(?: ["{\[]+)?',  # what closes one value and opens the next key
+)
+"""Where text is cut before merges are learned, the first that fits."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +74,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(
-                Regex(r'\d{1,3}|\$|[A-Z](?=\d)|[A-Za-z_]+": ?| ?[A-Za-z_]+|\s+|[^\sA-Za-z_\d$]+'), "isolated"
-            ),
+            pre_tokenizers.Split(Regex("|".join(PIECES)), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

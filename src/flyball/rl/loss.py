@@ -34,26 +34,32 @@ def policy_loss(
     clip_ratio_high: float,
     tis_cap: float,
     kl_coef: float = 0.0,
+    old_logprobs: torch.Tensor | None = None,
     ref_logprobs: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """w * ppo_clip + beta * k3, pi_old = pi before the update (one update per batch). Returns loss and metrics [T].
+    """w * ppo_clip(pi/pi_old) + beta * k3(pi, pi_ref). Returns loss and metrics [T].
 
-    With one update per batch pi_old equals pi in value, so rho is 1 with the gradient of pi, and what differs from the
-    engine is carried by w alone: the decoupled form of AReaL (arXiv 2505.24298) with TIS (cap) for w.
+    The decoupled form of AReaL (arXiv 2505.24298) with TIS (cap) for w: rho compares with pi_old, the learner's policy
+    before the batch; w = pi_old/mu carries what differs from the engine. With one update per batch pi_old is pi itself
+    (`old_logprobs` None): rho is 1 in value and has the gradient of pi, and the clip cannot act.
     """
-    old = logprobs.detach()
+    old = logprobs.detach() if old_logprobs is None else old_logprobs
     rho = importance_ratio(logprobs, old)
     weight = truncated_weight(old, sampling_logprobs, tis_cap)
-    loss = weight * ppo_clip_loss(rho, advantages, clip_ratio_low, clip_ratio_high)
+    surrogate = ppo_clip_loss(rho, advantages, clip_ratio_low, clip_ratio_high)
+    loss = weight * surrogate
+    kl_loss = loss.new_zeros(loss.shape)
     if kl_coef:
         if ref_logprobs is None:
             raise ValueError(
                 f"kl_coef is {kl_coef} but the samples carry no ref_logprobs; compute them before the update"
             )
-        loss = loss + kl_coef * kl_k3(logprobs, ref_logprobs)
-    gap = importance_ratio(old, sampling_logprobs)
-    return loss, {
-        "ratio": gap,
-        "clip_fraction": (gap > tis_cap).float(),
+        kl_loss = kl_coef * kl_k3(logprobs, ref_logprobs)
+    gap = importance_ratio(old, sampling_logprobs).detach()
+    return loss + kl_loss, {
+        "ratio": rho.detach(),
+        "clip_fraction": (surrogate > -(rho * advantages)).float(),
+        "tis_capped": (gap > tis_cap).float(),
         "logprob_gap": (old - sampling_logprobs).abs(),
+        "kl_loss": kl_loss.detach(),
     }

@@ -52,6 +52,10 @@ class WorldSpec:
         self._fields(task)
         _shown_tools(self._tools, task)
 
+    def schemas(self, task: Task) -> list[dict[str, Any]]:
+        """The tools that a task shows, in OpenAI's form, without opening a world. Raises DatasetError as `check`."""
+        return [tool.schema() for tool in _shown_tools(self._tools, task).values()]
+
     async def open(self, task: Task) -> World:
         """Make a world and reset it to the task. Raises DatasetError (the task's fault) or WorldError (the world's)."""
         fields = self._fields(task)

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import DynamicCache
 
 from flyball.errors import ConfigError, TrainError, nearest
 from flyball.models.load import save_model
 from flyball.rl.loss import policy_loss, sft_loss
-from flyball.rl.pack import MicroBatch, micro_batches
+from flyball.rl.pack import Pack, packs
+from flyball.train.muon import Muon
+from flyball.train.packed_attention import Layout, packed_hidden_states, use_packed_attention
 from flyball.types import TrainingSample, WeightsRef
 
 
@@ -35,18 +36,26 @@ class LossSpec:
     params: dict[str, float] = field(default_factory=dict)
 
 
+OPTIMIZERS = ("adamw", "muon")
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW. `lr` is the peak; the caller scales it per step."""
+    """`adamw`, or `muon` for the matrices of hidden layers with AdamW for the rest. `lr` is the peak of both.
 
+    The caller scales it per step.
+    """
+
+    name: str = "adamw"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
 
 
 class LocalLearner:
-    """A learner in this process. `max_tokens` bounds padded tokens of one forward pass (memory, not mathematics)."""
+    """A learner in this process. `max_tokens` bounds the tokens of one forward pass (memory, not mathematics)."""
 
     def __init__(
         self,
@@ -58,6 +67,7 @@ class LocalLearner:
         max_tokens: int = 8192,
         bf16: bool = False,
     ) -> None:
+        use_packed_attention(model)
         self.model = model
         self.tokenizer = tokenizer
         self.config = optimizer
@@ -65,16 +75,14 @@ class LocalLearner:
         self.max_tokens = max_tokens
         self.bf16 = bf16
         self.version = 0
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=optimizer.lr, betas=optimizer.betas, weight_decay=optimizer.weight_decay, fused=True
-        )
+        self._optimizers = _optimizers(model, optimizer)
 
     def forward(self, samples: Sequence[TrainingSample]) -> list[npt.NDArray[np.float32]]:
         """Logprobs [T] of every sample's trained tokens under the current weights (0 elsewhere)."""
         out = [np.zeros(len(s.token_ids), np.float32) for s in samples]
         self.model.eval()
         with torch.no_grad():
-            for batch in micro_batches(samples, self.max_tokens):
+            for batch in packs(samples, self.max_tokens):
                 logprobs, _entropy, row, position = self._token_logprobs(samples, batch)
                 for r, p, value in zip(row.tolist(), position.tolist(), logprobs.tolist(), strict=True):
                     out[batch.rows[r]][p] = value
@@ -88,14 +96,14 @@ class LocalLearner:
         self.model.train()
         sums: dict[str, float] = {"loss": 0.0, "entropy": 0.0}
         tokens = 0
-        for batch in micro_batches(samples, self.max_tokens):
+        for batch in packs(samples, self.max_tokens):
             logprobs, entropy, row, position = self._token_logprobs(samples, batch)
             taken = [samples[i] for i in batch.rows]
             loss, metrics = _token_loss(spec, logprobs, taken, row, position)
             weights = _gather([s.loss_weights for s in taken], row, position)
             total = (loss * weights).sum()
             if not torch.isfinite(total):
-                self._optimizer.zero_grad(set_to_none=True)
+                self._clear()
                 raise TrainError(f"the {spec.name} loss is {total.item()}; the step was dropped, weights are unchanged")
             total.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += total.item()
@@ -111,19 +119,21 @@ class LocalLearner:
         """Clip the gradient, step, clear. Raises TrainError for a gradient that is not finite; weights then stay."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         if not torch.isfinite(norm):
-            self._optimizer.zero_grad(set_to_none=True)
+            self._clear()
             raise TrainError(f"gradient norm is {float(norm)}; the step was dropped, weights are unchanged")
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.config.lr * lr_scale
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.lr * lr_scale
+            optimizer.step()
+        self._clear()
         self.version += 1
         return {"grad_norm": float(norm)}
 
     def save(self, path: Path) -> None:
         """Weights, optimizer and version: what `load` needs to go on bit for bit."""
         path.mkdir(parents=True, exist_ok=True)
-        state = {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "version": self.version}
+        state = {"model": self.model.state_dict(), "version": self.version}
+        state |= {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
         partial = path / "learner.pt.partial"
         torch.save(state, partial)
         partial.rename(path / "learner.pt")
@@ -132,7 +142,8 @@ class LocalLearner:
         """Go on from `save`."""
         state = torch.load(path / "learner.pt", weights_only=True)
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.version = int(state["version"])
 
     def publish(self, path: Path) -> WeightsRef:
@@ -148,49 +159,56 @@ class LocalLearner:
         """Put a snapshot back (the optimizer keeps its state)."""
         self.model.load_state_dict(snapshot)
 
+    def _clear(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
     # --- one pass ----------------------------------------------------------------------------------------------------
 
     def _token_logprobs(
-        self, samples: Sequence[TrainingSample], batch: MicroBatch
+        self, samples: Sequence[TrainingSample], pack: Pack
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logprob and entropy [N] of the N trained tokens, with row and position [N] of each.
 
         Only the hidden states that predict a trained token go through the output layer.
         """
-        taken = [samples[i] for i in batch.rows]
-        prefix = batch.prefix
-        width = max(len(s.token_ids) for s in taken) - prefix
-        tokens = torch.zeros(len(taken), width, dtype=torch.long)
-        visible = torch.zeros(len(taken), prefix + width, dtype=torch.long)
-        for r, sample in enumerate(taken):
-            own = len(sample.token_ids) - prefix
-            tokens[r, :own] = torch.from_numpy(sample.token_ids[prefix:])
-            visible[r, : prefix + own] = 1
+        taken = [samples[i] for i in pack.rows]
         where = [np.flatnonzero(s.loss_mask) for s in taken]
-        row = torch.from_numpy(np.repeat(np.arange(len(taken)), [len(w) for w in where]))
-        position = torch.from_numpy(np.concatenate(where))
-        labels = tokens[row, position - prefix]
+        row = np.repeat(np.arange(len(taken)), [len(w) for w in where])
+        position = np.concatenate(where)
+        labels = np.concatenate([s.token_ids[w] for s, w in zip(taken, where, strict=True)])
+        before = np.concatenate([places[w - 1] for places, w in zip(pack.places, where, strict=True)])
+        distinct, which = np.unique(before, return_inverse=True)  # shared pieces predict once
+        tokens = np.concatenate([piece.tokens for piece in pack.pieces])
         precision = torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
         with precision:
-            cache = self._shared_beginning(taken[0], prefix, len(taken))
-            hidden = self.model.base_model(
-                input_ids=tokens, attention_mask=visible, past_key_values=cache, use_cache=cache is not None
-            ).last_hidden_state
-            logits = self.model.get_output_embeddings()(hidden[row, position - prefix - 1])
-        log_softmax = torch.log_softmax(logits.float() / self.temperature, dim=-1)
+            hidden = packed_hidden_states(self.model, torch.from_numpy(tokens), Layout(pack.pieces))
+            logits = self.model.get_output_embeddings()(hidden[torch.from_numpy(distinct)])
+        scaled = logits.float() if self.temperature == 1 else logits.float() / self.temperature
+        log_softmax = torch.log_softmax(scaled, dim=-1)
         with torch.no_grad():
             entropy = -(log_softmax.exp() * log_softmax).sum(-1)
-        return log_softmax.gather(1, labels[:, None])[:, 0], entropy, row, position
-
-    def _shared_beginning(self, sample: TrainingSample, prefix: int, rows: int) -> DynamicCache | None:
-        if prefix == 0:
-            return None
-        cache = DynamicCache(config=self.model.config)
-        self.model.base_model(
-            input_ids=torch.from_numpy(sample.token_ids[None, :prefix]), past_key_values=cache, use_cache=True
+        at = torch.from_numpy(which)
+        return (
+            log_softmax[at, torch.from_numpy(labels)],
+            entropy[at],
+            torch.from_numpy(row),
+            torch.from_numpy(position),
         )
-        cache.batch_repeat_interleave(rows)
-        return cache
+
+
+def _optimizers(model: Any, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """One or two optimizers over all parameters. Raises ConfigError for an unknown name."""
+    if config.name not in OPTIMIZERS:
+        raise ConfigError(f"optimizer {config.name!r} is unknown{nearest(config.name, OPTIMIZERS)}")
+    outer = {id(p) for p in (*model.get_input_embeddings().parameters(), *model.get_output_embeddings().parameters())}
+    hidden = [p for p in model.parameters() if p.ndim == 2 and id(p) not in outer] if config.name == "muon" else []
+    taken = {id(p) for p in hidden}
+    rest = [p for p in model.parameters() if id(p) not in taken]
+    adamw = torch.optim.AdamW(
+        rest, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+    )
+    return [adamw, Muon(hidden, config.lr)] if hidden else [adamw]
 
 
 def _token_loss(
@@ -199,13 +217,12 @@ def _token_loss(
     if spec.name == "sft":
         return sft_loss(logprobs), {}
     if spec.name == "policy":
-        refs = [s.ref_logprobs for s in taken]
-        known = [r for r in refs if r is not None]
         return policy_loss(
             logprobs,
             _gather([s.sampling_logprobs for s in taken], row, position),
             _gather([s.advantages for s in taken], row, position),
-            ref_logprobs=_gather(known, row, position) if len(known) == len(refs) else None,
+            old_logprobs=_gather_if_known([s.old_logprobs for s in taken], row, position),
+            ref_logprobs=_gather_if_known([s.ref_logprobs for s in taken], row, position),
             **spec.params,
         )
     raise ConfigError(f"loss {spec.name!r} is unknown{nearest(spec.name, ('sft', 'policy'))}")
@@ -216,3 +233,10 @@ def _gather(arrays: Sequence[npt.NDArray[np.float32]], row: torch.Tensor, positi
     starts = np.cumsum([0, *[len(a) for a in arrays]])[:-1]
     flat = torch.from_numpy(np.concatenate(arrays))
     return flat[torch.from_numpy(starts)[row] + position]
+
+
+def _gather_if_known(
+    arrays: Sequence[npt.NDArray[np.float32] | None], row: torch.Tensor, position: torch.Tensor
+) -> torch.Tensor | None:
+    known = [a for a in arrays if a is not None]
+    return _gather(known, row, position) if len(known) == len(arrays) else None

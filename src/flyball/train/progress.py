@@ -37,6 +37,12 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+def share_done(progress: Progress, num_steps: int, max_seconds: float | None) -> float:
+    """How much of its steps or its time, whichever is further on, a loop has used; 0 to 1."""
+    by_time = progress.seconds / max_seconds if max_seconds else 0.0
+    return min(1.0, max(progress.step / num_steps, by_time))
+
+
 class Checkpoints:
     """Saves and resumes one training loop in `folder`.
 

@@ -1,6 +1,6 @@
 """Group-relative reinforcement learning with tools in the loop.
 
-    each step:  tasks -> groups of attempts by the current policy -> rewards -> advantages -> one update -> new weights
+    each step:  tasks -> groups of attempts by the current policy -> rewards -> advantages -> updates -> new weights
 
 Synchronous: every attempt of a step is by the same policy, so nothing is stale. Attempts are kept before anything is
 learned from them. A step that was kept but not saved is learned again from the attempts that are kept, never from new
@@ -22,7 +22,7 @@ from flyball.rl.algorithms import Algorithm
 from flyball.rl.guards import instability
 from flyball.rl.samples import samples_from_groups
 from flyball.train.learner import LocalLearner, LossSpec
-from flyball.train.progress import Checkpoints, Progress
+from flyball.train.progress import Checkpoints, Progress, share_done
 from flyball.train.sft import OnStep, Validate, batch_at, out_of_time
 from flyball.types import GradedAttempt, Missing, StopReason, Task, TrainingSample
 
@@ -44,6 +44,12 @@ class RLPlan:
     max_seconds: float | None = None
     warmup_steps: int = 3
     horizon: int | None = None
+    updates_per_batch: int = 1
+
+    def lr_scale(self, progress: Progress) -> float:
+        """Share of the peak for the step that comes next: warm-up, then down to a tenth in a straight line."""
+        warm = min(1.0, (progress.step + 1) / self.warmup_steps)
+        return warm * (1 - 0.9 * share_done(progress, self.num_steps, self.max_seconds))
 
     @property
     def loss(self) -> LossSpec:
@@ -101,7 +107,7 @@ async def run_rl(
         metrics["rollout_seconds"] = time.perf_counter() - began
         began, broken = time.perf_counter(), ""
         try:
-            metrics |= update(learner, reference, groups, plan, step)
+            metrics |= update(learner, reference, groups, plan, progress)
         except TrainError as refused:  # the learner dropped the step, its weights are unchanged
             broken = str(refused)
         metrics["train_seconds"] = time.perf_counter() - began
@@ -151,32 +157,59 @@ def update(
     reference: LocalLearner,
     groups: Sequence[Sequence[GradedAttempt]],
     plan: RLPlan,
-    step: int,
+    progress: Progress,
 ) -> dict[str, float]:
-    """One optimizer step on a batch of groups. A batch without signal leaves the weights as they are."""
-    signal = samples_from_groups(groups, plan.algorithm, plan.horizon)
+    """The updates on one batch of groups; a batch without signal leaves the weights as they are.
+
+    With several updates every one takes its share of the groups, whole, and is an optimizer-step batch of its own; the
+    ratio of the clip is to the policy before the first.
+    """
+    signals = [
+        samples_from_groups(groups[k :: plan.updates_per_batch], plan.algorithm, plan.horizon)
+        for k in range(plan.updates_per_batch)
+    ]
     metrics = {
-        "zero_variance_share": signal.num_zero_variance / max(signal.num_groups, 1),
-        "missing_share": signal.num_missing / max(sum(map(len, groups)), 1),
+        "zero_variance_share": sum(s.num_zero_variance for s in signals) / max(len(groups), 1),
+        "missing_share": sum(s.num_missing for s in signals) / max(sum(map(len, groups)), 1),
     }
-    if not signal.samples:
+    batches = [list(signal.samples) for signal in signals if signal.samples]
+    if not batches:
         return metrics
-    samples = list(signal.samples)
-    if plan.algorithm.kl_coef:
-        samples = [replace(s, ref_logprobs=r) for s, r in zip(samples, reference.forward(samples), strict=True)]
-    metrics["kl"] = kl_to_reference(learner, reference, samples, step)
-    done = learner.forward_backward(samples, plan.loss)
-    done |= learner.optim_step(min(1.0, (step + 1) / plan.warmup_steps))
-    names = {
-        "loss": "loss",
-        "entropy": "entropy",
-        "grad_norm": "grad_norm",
-        "trained_tokens": "trained_tokens",
-        "ratio": "ratio_mean",
-        "clip_fraction": "clip_fraction",
-        "logprob_gap": "logprob_gap_mean",
-    }
-    return metrics | {names[k]: v for k, v in done.items() if k in names}
+    everything = [sample for batch in batches for sample in batch]
+    metrics["kl"] = kl_to_reference(learner, reference, everything, progress.step)
+    done: list[dict[str, float]] = []
+    for batch in _with_logprobs(batches, learner, reference, plan):
+        one = learner.forward_backward(batch, plan.loss)
+        done.append(one | learner.optim_step(plan.lr_scale(progress)))
+    total = sum(one["trained_tokens"] for one in done)
+    means = {name: sum(one[k] * one["trained_tokens"] for one in done) / total for k, name in MEANS.items()}
+    return metrics | means | {"trained_tokens": total}
+
+
+MEANS = {
+    "loss": "loss",
+    "entropy": "entropy",
+    "grad_norm": "grad_norm",
+    "ratio": "ratio_mean",
+    "clip_fraction": "clip_fraction",
+    "tis_capped": "tis_capped_share",
+    "logprob_gap": "logprob_gap_mean",
+    "kl_loss": "kl_loss",
+}
+"""What the learner reports as a mean over trained tokens, and its name in `metrics.py`."""
+
+
+def _with_logprobs(
+    batches: Sequence[Sequence[TrainingSample]], learner: LocalLearner, reference: LocalLearner, plan: RLPlan
+) -> list[list[TrainingSample]]:
+    """The batches with what the loss needs of policies other than the one being updated."""
+    filled = [list(batch) for batch in batches]
+    for batch in filled:
+        if plan.algorithm.kl_coef:
+            batch[:] = [replace(s, ref_logprobs=r) for s, r in zip(batch, reference.forward(batch), strict=True)]
+        if len(batches) > 1:
+            batch[:] = [replace(s, old_logprobs=o) for s, o in zip(batch, learner.forward(batch), strict=True)]
+    return filled
 
 
 def kl_to_reference(

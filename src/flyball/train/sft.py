@@ -19,7 +19,7 @@ from flyball.models.hf_chat import HfChat
 from flyball.rl.samples import weighted
 from flyball.rng import derive
 from flyball.train.learner import LocalLearner, LossSpec
-from flyball.train.progress import Checkpoints, Progress
+from flyball.train.progress import Checkpoints, Progress, share_done
 from flyball.types import Message, TrainingSample
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
@@ -28,7 +28,11 @@ Validate = Callable[[], Awaitable[float]]
 
 @dataclass(frozen=True)
 class SFTPlan:
-    """How long and how fast. The learning rate warms up over `warmup_steps`, then falls as a cosine to a tenth."""
+    """How long and how fast.
+
+    The learning rate warms up over `warmup_steps`, then falls as a cosine to a tenth at the last step, or at the end of
+    the time where that comes first.
+    """
 
     num_steps: int
     batch_size: int
@@ -37,10 +41,11 @@ class SFTPlan:
     warmup_steps: int = 20
     max_seconds: float | None = None
 
-    def lr_scale(self, step: int) -> float:
-        """Share of the peak at `step`, counted from 0."""
-        warm = min(1.0, (step + 1) / self.warmup_steps)
-        return warm * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, step / self.num_steps))))
+    def lr_scale(self, progress: Progress) -> float:
+        """Share of the peak for the step that comes next."""
+        warm = min(1.0, (progress.step + 1) / self.warmup_steps)
+        done = share_done(progress, self.num_steps, self.max_seconds)
+        return warm * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
 def demonstration_sample(chat: HfChat, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> TrainingSample:
@@ -90,7 +95,7 @@ async def run_sft(
         rows = batch_at(len(samples), plan.batch_size, plan.seed, progress.step)
         batch = weighted([samples[i] for i in rows], "token-mean")
         metrics = learner.forward_backward(batch, LossSpec("sft"))
-        metrics |= learner.optim_step(plan.lr_scale(progress.step))
+        metrics |= learner.optim_step(plan.lr_scale(progress))
         progress.step += 1
         progress.seconds = earlier + time.monotonic() - started
         shown = {"sft_loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}

@@ -126,4 +126,11 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
             f"{marks.at(('training', 'controls'))}: the control 'rejection_sft' learns from the graded rollouts of RL, "
             "and training.rl is null; remove one of the two"
         )
+    if training.rl is not None and training.rl.updates_per_batch == 1:
+        problems += [
+            f"{marks.at(('training', 'rl', name))}: training.rl.{name} would be ignored: with one update per batch the "
+            "policy is compared with itself, so the clip never acts; set `updates_per_batch: 2` or more, or remove it"
+            for name in ("clip_ratio_low", "clip_ratio_high")
+            if getattr(training.rl, name) is not None
+        ]
     return problems

@@ -40,8 +40,8 @@ async def make_demonstrations(
     tasks, settings = inputs.split(TRAIN), inputs.workflow.settings.training.sft
     most = settings.max_demonstrations if settings else None
     if recorded is not None:
-        train = await _from_rows(inputs, recorded, tasks)
-        validation = await _from_rows(inputs, recorded, inputs.splits.get(VALIDATION, []))
+        train = _from_rows(inputs, recorded, tasks)
+        validation = _from_rows(inputs, recorded, inputs.splits.get(VALIDATION, []))
     else:
         train = await _from_oracle(inputs, tasks[:most], on_done)
         validation = await _from_oracle(inputs, inputs.splits.get(VALIDATION, [])[: len(train)], on_done)
@@ -136,22 +136,12 @@ def read_lines(path: Path) -> Iterable[Mapping[str, Any]]:
         yield row
 
 
-async def _from_rows(inputs: Inputs, rows: Sequence[Mapping[str, Any]], tasks: Sequence[Task]) -> list[Demonstration]:
+def _from_rows(inputs: Inputs, rows: Sequence[Mapping[str, Any]], tasks: Sequence[Task]) -> list[Demonstration]:
     known = {task.task_id: task for task in tasks}
-    found = [row for row in rows if row["id"] in known]
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def one(row: Mapping[str, Any]) -> Demonstration:
-        async with gate:
-            tools = row.get("tools") or await _tools_of(inputs, known[row["id"]])
-        return Demonstration(row["id"], tuple(row["messages"]), tuple(tools))
-
-    return list(await asyncio.gather(*(one(row) for row in found)))
-
-
-async def _tools_of(inputs: Inputs, task: Task) -> list[dict[str, Any]]:
-    world = await inputs.world.open(task)
-    try:
-        return world.schemas
-    finally:
-        await world.close()
+    return [
+        Demonstration(
+            row["id"], tuple(row["messages"]), tuple(row.get("tools") or inputs.world.schemas(known[row["id"]]))
+        )
+        for row in rows
+        if row["id"] in known
+    ]

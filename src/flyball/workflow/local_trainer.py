@@ -10,6 +10,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from flyball.evals.run import Arm, attempt_all
 from flyball.models import names
 from flyball.models.chat import ChatFormat
 from flyball.models.hf_chat import HfChat, signature
-from flyball.models.load import load_chat, load_model, new_tiny_model, save_model
+from flyball.models.load import load_chat, load_model, new_tiny_model, pays_bfloat16, save_model
+from flyball.models.planted import hold_planted
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import Algorithm, algorithm
 from flyball.rl.samples import attempt_samples
@@ -34,9 +36,9 @@ from flyball.types import GradedAttempt, Task, TrainingSample
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
 
-SMALL_MODEL = 20_000_000
-"""Parameters up to which a model trains and samples in float32, which is as fast there; larger ones use bfloat16."""
-MICRO_BATCH_TOKENS = 2560
+PACK_TOKENS = 4096
+RL_EPS = 1e-5
+"""AdamW's epsilon under RL: with 1e-8 the noise of a rare token's gradient moves its embedding as far as a signal."""
 
 
 class LocalTrainer:
@@ -52,7 +54,7 @@ class LocalTrainer:
         """Make tokenizer and untrained model from the demonstrations' text."""
         if not (folder / "config.json").is_file():
             config = TinyConfig(**settings.model_dump())
-            tokenizer = train_tokenizer([_text(d) for d in demonstrations], config.vocab_size)
+            tokenizer = train_tokenizer(chain.from_iterable(map(_texts, demonstrations)), config.vocab_size)
             beside = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(beside, ignore_errors=True)  # left by a run that was killed here
             save_model(new_tiny_model(config, tokenizer, seed), tokenizer, beside)
@@ -82,8 +84,13 @@ class LocalTrainer:
         """Group-relative RL against the frozen start; the checkpoint is picked on validation."""
         settings, chosen = job.settings, _algorithm(job.settings, job.preset)
         chat, model = load_chat(job.policy), load_model(job.policy)
-        learner = _learner(model, chat, settings.learning_rate, settings.max_grad_norm, settings.temperature)
-        reference = _learner(copy.deepcopy(model), chat, 0.0, 1.0, settings.temperature)
+        learner = _learner(
+            model,
+            chat,
+            OptimizerConfig(lr=settings.learning_rate, eps=RL_EPS, max_grad_norm=settings.max_grad_norm),
+            settings.temperature,
+        )
+        reference = _learner(copy.deepcopy(model), chat, OptimizerConfig(), settings.temperature)
         engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=settings.concurrency)
         arm = _arm(job.inputs, engine, chat, settings.temperature)
         plan = RLPlan(
@@ -94,6 +101,7 @@ class LocalTrainer:
             settings.validate_every,
             settings.patience,
             settings.max_minutes and settings.max_minutes * 60,
+            updates_per_batch=settings.updates_per_batch,
             horizon=_horizon(job.tasks) if chosen.loss_agg_mode == "seq-mean-token-sum-norm" else None,
         )
         judged = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation.temperature)
@@ -150,7 +158,11 @@ class LocalTrainer:
     ) -> Trained:
         settings = job.settings
         model = load_model(policy)
-        learner = _learner(model, chat, settings.learning_rate, settings.max_grad_norm, 1.0)
+        learner = _learner(
+            model,
+            chat,
+            OptimizerConfig(settings.optimizer, settings.learning_rate, max_grad_norm=settings.max_grad_norm),
+        )
         steps = max(1, math.ceil(settings.num_epochs * len(samples) / settings.batch_size))
         plan = SFTPlan(
             steps,
@@ -186,24 +198,21 @@ class LocalTrainer:
         )
 
 
-def _learner(model: Any, chat: HfChat, lr: float, max_grad_norm: float, temperature: float) -> LocalLearner:
+def _learner(model: Any, chat: HfChat, optimizer: OptimizerConfig, temperature: float = 1.0) -> LocalLearner:
+    hold_planted(model)
     return LocalLearner(
         model,
         chat.tokenizer,
-        OptimizerConfig(lr=lr, max_grad_norm=max_grad_norm),
+        optimizer,
         temperature=temperature,
-        max_tokens=MICRO_BATCH_TOKENS,
-        bf16=_is_large(model),
+        max_tokens=PACK_TOKENS,
+        bf16=pays_bfloat16(model),
     )
 
 
 def _for_sampling(model: Any) -> Any:
-    """Large models sample in bfloat16: reading weights is what takes the time."""
-    return model.bfloat16() if _is_large(model) else model
-
-
-def _is_large(model: Any) -> bool:
-    return bool(sum(p.numel() for p in model.parameters()) > SMALL_MODEL)
+    """Where it pays models sample in bfloat16: reading weights is what takes the time."""
+    return model.bfloat16() if pays_bfloat16(model) else model
 
 
 def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, temperature: float) -> Arm:
@@ -246,11 +255,11 @@ def _sampled_turns(graded: GradedAttempt) -> list[TrainingSample]:
     return attempt_samples(graded, 0.0)
 
 
-def _text(demonstration: Demonstration) -> str:
-    """What the tokenizer learns from: everything said, called and offered in one conversation."""
+def _texts(demonstration: Demonstration) -> list[str]:
+    """What the tokenizer learns from: everything said, called and offered, apart, as turns begin with no blank."""
     parts = [m.get("content") or "" for m in demonstration.messages]
     for message in demonstration.messages:
         for call in message.get("tool_calls") or ():
             function = call["function"]
             parts.append(f'{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}')
-    return " ".join([*parts, *map(signature, demonstration.tools)])
+    return [*parts, *map(signature, demonstration.tools)]
