@@ -296,8 +296,9 @@ class LocalEngine:
         self._cache.target(rows, start, extent)
         positions = start[:, None] + torch.arange(width)
         visible = torch.arange(extent)[None, None, :] <= positions[:, :, None]
-        hidden = self._forward(tokens, positions + root, _additive(visible, self._model.dtype)[:, None])
-        last = torch.tensor([len(d) - 1 for d in deltas])
+        lengths = torch.tensor([len(d) for d in deltas])
+        hidden = self._forward(tokens, positions + root, _additive(visible, self._model.dtype)[:, None], lengths)
+        last = lengths - 1
         return self._sample(admitted, hidden[torch.arange(len(admitted)), last])
 
     def _decode(self) -> list[Running]:
@@ -324,10 +325,12 @@ class LocalEngine:
         hidden = self._forward(tokens, (start + root)[:, None], mask)[:, 0]
         return self._sample(self._running, hidden[[slot.index for slot in slots]] if dense else hidden)
 
-    def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Last hidden states [n, Q, C]."""
+    def _forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Last hidden states [n, Q, C]; behind a row's length (None = all are full) they mean nothing."""
         if self._lean is not None:
-            return self._lean(tokens, positions, mask, self._cache)
+            return self._lean(tokens, positions, mask, self._cache, lengths)
         out = self._model.base_model(
             input_ids=tokens,
             position_ids=positions,
