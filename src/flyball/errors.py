@@ -39,6 +39,8 @@ class FlyballError(Exception):
 
     boundary = "flyball"
     fault = Fault.INFRASTRUCTURE
+    exit_code = 1
+    """of the command line that it ends"""
 
     def __str__(self) -> str:
         return f"[{self.boundary}] {super().__str__()}"

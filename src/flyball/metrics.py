@@ -9,6 +9,7 @@ meaning are those of the name before it. A `k` at the end stands for a number (`
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flyball.errors import ConfigError, nearest
+from flyball.types import Estimate
 
 Where = Literal["training", "evaluation", "monitoring"]
 
@@ -152,6 +154,19 @@ def check(name: str) -> Metric:
     return METRICS[base]
 
 
+def measured(name: str, estimate: Estimate) -> dict[str, float]:
+    """Return a number with what it rests on: `name`, `name/low`, `name/high` and `name/n`; an open side is left out."""
+    sides = {f"{name}/low": estimate.low, f"{name}/high": estimate.high}
+    finite = {key: bound for key, bound in sides.items() if math.isfinite(bound)}
+    return {name: estimate.value, **finite, f"{name}/n": float(estimate.n)}
+
+
+def part(name: str, of: str) -> str:
+    """Return the name of a part of a measured metric: `validation_success/sft` and `low` give `.../low/sft`."""
+    base, slash, rest = name.partition("/")
+    return f"{base}/{of}{slash}{rest}"
+
+
 def markdown() -> str:
     """Return the table as the page `docs/metrics.md`."""
     lines = [
@@ -159,9 +174,9 @@ def markdown() -> str:
         "",
         "Made by `python -m flyball.metrics > docs/metrics.md`; change `src/flyball/metrics.py` instead.",
         "",
-        "A name may be followed by `/` and the part that was measured, as in `success/ood`; a `k` at the end stands",
-        "for a number, as in `pass_hat_4`. Leaving the healthy range is a reason to look, not a verdict: verdicts come",
-        "from gates and comparisons.",
+        "A name may be followed by `/` and the part that was measured, as in `success/ood`, or by `/low`, `/high` and",
+        "`/n`: its 95 % interval and how many it rests on. A `k` at the end stands for a number, as in `pass_hat_4`.",
+        "Leaving the healthy range is a reason to look, not a verdict: verdicts come from gates and comparisons.",
     ]
     for where in _TEM:
         lines += [

@@ -252,6 +252,19 @@ def test_a_world_that_did_not_start_is_closed() -> None:
     assert Broken.closed == 1
 
 
+def test_a_world_that_is_cancelled_while_it_starts_is_closed() -> None:
+    async def give_up() -> None:
+        task = Task("t7", {"ticket": "reset:hang"}, limits=Limits(max_seconds=60))
+        opening = asyncio.create_task(opened(Broken, task))
+        await asyncio.sleep(0.05)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    asyncio.run(give_up())
+    assert Broken.closed == 1
+
+
 def test_a_constructor_that_raises() -> None:
     class Unbuilt:
         def __init__(self) -> None:

@@ -23,8 +23,8 @@ from flyball.train import rl as rl_module
 from flyball.train.learner import LocalLearner
 from flyball.train.progress import Checkpoints, Progress
 from flyball.train.rl import Ledger, RLPlan, attempt_metrics, kl_to_reference, run_rl, update
-from flyball.types import Attempt, Call, GradedAttempt, Missing, Outcome, StopReason, Task, Trajectory
-from tests.train.small import VOCAB, Killed, same_weights, small_learner
+from flyball.types import Attempt, Call, Estimate, GradedAttempt, Missing, Outcome, StopReason, Task, Trajectory
+from tests.train.small import VOCAB, Killed, same_weights, small_learner, validated
 
 RLOO = algorithm("rloo")
 PLAN = RLPlan(RLOO, num_steps=6, tasks_per_step=3, seed=5, validate_every=2)
@@ -81,8 +81,8 @@ def go(folder: Path, learner: LocalLearner, desk: Desk | None = None, plan: RLPl
 def scores(*values: float) -> Callable[[], Any]:
     left = iter(values)
 
-    async def validate() -> float:
-        return next(left)
+    async def validate() -> Estimate:
+        return validated(next(left))
 
     return validate
 
@@ -168,12 +168,12 @@ def test_what_was_rewarded_becomes_likelier() -> None:
 def test_the_kl_of_a_policy_to_itself_is_zero_and_grows_as_it_leaves() -> None:
     learner, reference, batch = small_learner(), small_learner(), groups([1, 0])
     samples = samples_from_groups(batch, RLOO).samples
-    assert kl_to_reference(learner, reference, samples, 0) == 0.0
+    assert kl_to_reference(learner, reference, samples, 0).value == 0.0
     update(learner, reference, batch, PLAN, at(2))
-    near = kl_to_reference(learner, reference, samples, 0)
+    near = kl_to_reference(learner, reference, samples, 0).value
     for _ in range(5):
         update(learner, reference, batch, PLAN, at(2))
-    assert 0 < near < kl_to_reference(learner, reference, samples, 0)
+    assert 0 < near < kl_to_reference(learner, reference, samples, 0).value
 
 
 def test_a_kl_coefficient_holds_the_policy_back() -> None:
@@ -190,6 +190,7 @@ def test_metrics_leave_missing_values_out_of_their_means() -> None:
     attempts[1] = graded(TASKS[0], 0.0, np.random.default_rng(1), StopReason.MAX_TURNS)
     metrics = attempt_metrics(attempts)
     assert (metrics["reward_mean"], metrics["success_rate"]) == (0.5, 0.5)
+    assert metrics["success_rate/low"] < 0.5 < metrics["success_rate/high"]
     assert (metrics["truncated_share"], metrics["turns_mean"]) == (pytest.approx(1 / 3), 1.0)
     assert "reward_mean" not in attempt_metrics(groups([BROKEN])[0])
 
@@ -210,9 +211,9 @@ def test_the_best_is_kept_and_ties_go_to_the_later(tmp_path: Path) -> None:
     learner, seen = small_learner(), []
     left = iter([0.25, 0.5, 0.5, 0.25])
 
-    async def validate() -> float:
+    async def validate() -> Estimate:
         seen.append(learner.snapshot())
-        return next(left)
+        return validated(next(left))
 
     done = go(tmp_path, learner, validate=validate)
     assert (done.best, done.best_step, done.step) == (0.5, 4, 6)
@@ -244,7 +245,7 @@ def test_time_that_is_up_ends_it_after_a_last_validation(tmp_path: Path) -> None
 def test_instability_ends_it_keeps_the_best_and_is_not_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rl_module, "kl_to_reference", lambda *_: 7.0)
+    monkeypatch.setattr(rl_module, "kl_to_reference", lambda *_: validated(7.0))
     plan = replace(PLAN, validate_every=1)
     learner, desk = small_learner(), Desk()
     done = go(tmp_path, learner, desk, plan, validate=scores(0.1, 0.5, 0.4))  # a fourth score is not asked for

@@ -18,8 +18,8 @@ from flyball.train import progress as progress_module
 from flyball.train.learner import LocalLearner
 from flyball.train.progress import Checkpoints, Progress
 from flyball.train.sft import SFTPlan, batch_at, demonstration_sample, run_sft
-from flyball.types import TrainingSample
-from tests.train.small import TOKENIZER, VOCAB, Killed, same_weights, small_learner
+from flyball.types import Estimate, TrainingSample
+from tests.train.small import TOKENIZER, VOCAB, Killed, same_weights, small_learner, validated
 
 PLAN = SFTPlan(num_steps=6, batch_size=4, seed=7, validate_every=2, warmup_steps=2)
 
@@ -108,9 +108,9 @@ def test_success_picks_the_checkpoint_and_ties_go_to_the_later(tmp_path: Path) -
     learner, kept = small_learner(), []
     values = iter([0.5, 0.5, 0.25])
 
-    async def validate() -> float:
+    async def validate() -> Estimate:
         kept.append(learner.snapshot())
-        return next(values)
+        return validated(next(values))
 
     done = go(tmp_path, learner, validate=validate)
     assert (done.best, done.best_step) == (0.5, 4)

@@ -222,6 +222,18 @@ def test_a_tiny_policy_without_room_for_its_circuit_is_one_clear_message(
     assert "hidden_size 16 must be at least 65 for a head_dim of 32" in capsys.readouterr().err
 
 
+def test_demonstrations_longer_than_the_context_are_one_clear_message(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = project.with_name("workflow.py")
+    text = world.read_text()
+    assert text.count('"""You ') == 1
+    world.write_text(text.replace('"""You ', '"""' + "Read this twice. " * 60 + "You "))
+    project.write_text(project.read_text().replace('"max_context": 512', '"max_context": 128'))
+    assert invoke(["run", str(project), "--home", str(tmp_path / "home")]) == 1
+    assert "12 of 12 conversations are longer than the model's context of 128 tokens" in capsys.readouterr().err
+
+
 def test_a_tiny_policy_that_was_killed_while_it_was_written_is_written_again(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

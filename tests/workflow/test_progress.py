@@ -31,6 +31,8 @@ def test_durations_are_for_people(seconds: float, words: str) -> None:
 
 def test_metrics_are_shown_by_their_short_names() -> None:
     assert describe({"success_rate": 0.51234, "loss": 3.0}) == "success 0.512"
+    whole = {"success_rate": 0.5, "success_rate/low": 0.4321, "success_rate/high": 0.57, "success_rate/n": 192.0}
+    assert describe(whole) == "success 0.5 [0.432, 0.57] n=192"
 
 
 def test_plain_progress_says_what_is_left_now_and_then() -> None:

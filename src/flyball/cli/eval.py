@@ -8,10 +8,12 @@ import click
 
 from flyball.cli.options import file_argument, home_option, make_trainer, open_store, policy_option
 from flyball.cli.output import print_comparisons, print_success, progress_for_terminal
+from flyball.errors import FlyballError
 from flyball.workflow.trial import evaluate_policy
 from flyball.workflow.workflow import load_workflow
 
 EXIT_CODES = {"accept": 0, "reject": 1, "inconclusive": 2}
+EXIT_WITHOUT_VERDICT = 4
 
 
 @click.command("eval")
@@ -27,8 +29,19 @@ def evaluate(context: click.Context, file: Path, policy: str | None, against: st
     newest version that this workflow trained.
 
     With --against both are run on the same tasks and seeds, and the exit code is the verdict on the first suite: 0
-    accept, 1 reject, 2 inconclusive. An error exits 1 too, and says so on stderr: neither lets a candidate through.
+    accept, 1 reject, 2 inconclusive; an error then exits 4, so that a pipeline can tell it from a verdict.
     """
+    try:
+        verdict = _evaluate(context, file, policy, against, home)
+    except FlyballError as error:
+        if against is not None:
+            error.exit_code = EXIT_WITHOUT_VERDICT
+        raise
+    context.exit(EXIT_CODES[verdict] if verdict else 0)
+
+
+def _evaluate(context: click.Context, file: Path, policy: str | None, against: str | None, home: Path) -> str | None:
+    """The verdict on the first suite, None without a baseline."""
     workflow = load_workflow(file)
     with open_store(home, must_exist=False) as store:
         record = evaluate_policy(
@@ -40,7 +53,7 @@ def evaluate(context: click.Context, file: Path, policy: str | None, against: st
         print_success(record)
         click.echo(f"run:     {record.run.run_id}")
         if against is None:
-            return
+            return None
         click.echo()
         print_comparisons(record.comparisons)
-    context.exit(EXIT_CODES[record.comparisons[0].verdict])
+    return record.comparisons[0].verdict

@@ -92,7 +92,7 @@ def invoke(arguments: list[str]) -> int:
             raise
         whose = "what was given" if isinstance(exc, GIVEN) else exc.fault.value
         click.echo(f"error: {exc}\nfault: {whose}", err=True)
-        return 1
+        return exc.exit_code
     except BrokenPipeError:
         # The reader of our output went away (`flyball runs | head`); the interpreter must not try to flush to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

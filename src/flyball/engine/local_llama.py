@@ -63,7 +63,7 @@ class LlamaPass:
     ) -> torch.Tensor:
         projections = layer.self_attn
         query, keys, values = (
-            rows.spread(_apply(p, x)).unflatten(-1, (-1, self._dim)).transpose(1, 2)
+            rows.spread(_apply(p, x)).view(*rows.shape, -1, self._dim).transpose(1, 2)
             for p in (projections.q_proj, projections.k_proj, projections.v_proj)
         )
         keys, values = cache.update(_turned(keys, cos, sin), values, index)
@@ -78,7 +78,7 @@ class _Rows:
     """Ragged rows of a padded batch: `gather` [n, Q, ...] -> [N, ...] without the padding, `spread` back."""
 
     def __init__(self, shape: torch.Size, lengths: torch.Tensor | None) -> None:
-        self._shape = shape
+        self.shape = shape
         self._used = None
         if lengths is not None:
             used = torch.arange(shape[1]) < lengths[:, None]
@@ -90,10 +90,10 @@ class _Rows:
 
     def spread(self, flat: torch.Tensor) -> torch.Tensor:
         if self._used is not None:
-            padded = flat.new_zeros(self._shape.numel(), flat.shape[-1])
+            padded = flat.new_zeros(self.shape.numel(), flat.shape[-1])
             padded[self._used] = flat
             flat = padded
-        return flat.unflatten(0, self._shape)
+        return flat.view(*self.shape, -1)
 
 
 def _apply(projection: Any, x: torch.Tensor) -> torch.Tensor:

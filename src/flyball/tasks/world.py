@@ -63,7 +63,7 @@ class WorldSpec:
         world = World(self.name, self.system, instance, task)
         try:
             await world.start(fields)
-        except WorldError:
+        except BaseException:  # cancelled while it started: what it holds is released all the same
             with contextlib.suppress(WorldError):  # why it did not start matters more than why it did not close
                 await world.close()
             raise

@@ -11,6 +11,7 @@ is measured at every step on `KL_SAMPLES` attempts, and on all of them when it i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +19,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from flyball.errors import TrainError
+from flyball.metrics import measured
 from flyball.rl.algorithms import Algorithm
 from flyball.rl.guards import instability
 from flyball.rl.samples import samples_from_groups
+from flyball.stats.intervals import mean_interval, proportion_interval, ratio_interval
 from flyball.train.learner import LocalLearner, LossSpec
 from flyball.train.progress import Checkpoints, Progress, share_done
 from flyball.train.sft import OnStep, Validate, batch_at, out_of_time
-from flyball.types import GradedAttempt, Missing, StopReason, Task, TrainingSample
+from flyball.types import Estimate, GradedAttempt, Missing, StopReason, Task, TrainingSample
 
 KL_SAMPLES = 16
 Attempt_G = Callable[[Sequence[Task], int], Awaitable[list[list[GradedAttempt]]]]
@@ -97,7 +100,7 @@ async def run_rl(
     progress = checkpoints.resume()
     earlier, started = progress.seconds, time.monotonic()
     if progress.step == 0:
-        checkpoints.keep_best(progress, await validate())
+        checkpoints.keep_best(progress, (await validate()).value)
     while progress.step < plan.num_steps and not progress.stopped_early:
         step = progress.step
         began = time.perf_counter()
@@ -143,9 +146,9 @@ async def _validate_when_due(progress: Progress, plan: RLPlan, checkpoints: Chec
     if not reason and progress.step < plan.num_steps and progress.step % plan.validate_every:
         return ""
     began, metrics = time.perf_counter(), progress.history[-1]
-    value = metrics["validation_success"] = await validate()
-    metrics["validation_seconds"] = time.perf_counter() - began
-    checkpoints.keep_best(progress, value)
+    found = await validate()
+    metrics |= measured("validation_success", found) | {"validation_seconds": time.perf_counter() - began}
+    checkpoints.keep_best(progress, found.value)
     last = progress.step == plan.num_steps
     if plan.patience and not last and progress.step - progress.best_step >= plan.patience * plan.validate_every:
         reason = reason or f"no better validation for {plan.patience} validations"
@@ -176,7 +179,7 @@ def update(
     if not batches:
         return metrics
     everything = [sample for batch in batches for sample in batch]
-    metrics["kl"] = kl_to_reference(learner, reference, everything, progress.step)
+    metrics |= measured("kl", kl_to_reference(learner, reference, everything, progress.step))
     done: list[dict[str, float]] = []
     for batch in _with_logprobs(batches, learner, reference, plan):
         one = learner.forward_backward(batch, plan.loss)
@@ -214,22 +217,28 @@ def _with_logprobs(
 
 def kl_to_reference(
     learner: LocalLearner, reference: LocalLearner, samples: Sequence[TrainingSample], step: int
-) -> float:
-    """k3 estimate of KL(policy || reference) in nats per sampled token, on at most `KL_SAMPLES` samples."""
+) -> Estimate:
+    """k3 estimate of KL(policy || reference) in nats per sampled token, on at most `KL_SAMPLES` samples drawn anew."""
     chosen = np.random.default_rng(step).permutation(len(samples))[:KL_SAMPLES]
     picked = [samples[i] for i in chosen]
-    total = count = 0.0
+    sums = []
     for sample, now, ref in zip(picked, learner.forward(picked), reference.forward(picked), strict=True):
         log_r = (ref - now)[sample.loss_mask].astype(np.float64)
-        total += float((np.exp(log_r) - 1 - log_r).sum())
-        count += int(sample.loss_mask.sum())
-    return total / max(count, 1.0)
+        sums.append(float((np.exp(log_r) - 1 - log_r).sum()))
+    if not np.isfinite(sums).all():  # the update that follows refuses such weights; the curve shows where they left
+        return Estimate(math.inf, -math.inf, math.inf, len(picked), unit="nats/token")
+    return ratio_interval(sums, [float(sample.loss_mask.sum()) for sample in picked], unit="nats/token")
 
 
 def attempt_metrics(graded: Sequence[GradedAttempt]) -> dict[str, float]:
-    """Means over the attempts of a step; attempts without a reward or outcome are left out of that mean."""
-    rewards = [g.reward for g in graded if not isinstance(g.reward, Missing)]
-    outcomes = [g.outcome.success for g in graded if not isinstance(g.outcome.success, Missing)]
+    """Means over the attempts of a step; attempts without a reward or outcome are left out of that mean.
+
+    Reward and success come with intervals, clustered by task: attempts at one task are alike.
+    """
+    rewards = [(g.reward, g.attempt.task.task_id) for g in graded if not isinstance(g.reward, Missing)]
+    outcomes = [
+        (float(g.outcome.success), g.attempt.task.task_id) for g in graded if not isinstance(g.outcome.success, Missing)
+    ]
     limits = (StopReason.MAX_TURNS, StopReason.MAX_TOOL_CALLS, StopReason.MAX_TOKENS, StopReason.MAX_SECONDS)
     n = max(len(graded), 1)
     metrics = {
@@ -240,7 +249,12 @@ def attempt_metrics(graded: Sequence[GradedAttempt]) -> dict[str, float]:
         "malformed_share": sum(g.attempt.stop is StopReason.MALFORMED for g in graded) / n,
     }
     if rewards:
-        metrics |= {"reward_mean": float(np.mean(rewards)), "reward_std": float(np.std(rewards))}
+        values, tasks = zip(*rewards, strict=True)
+        metrics["reward_mean"] = float(np.mean(values))
+        if np.isfinite(values).all():
+            metrics |= measured("reward_mean", mean_interval(values, clusters=tasks))
+        metrics["reward_std"] = float(np.std(values))
     if outcomes:
-        metrics["success_rate"] = float(np.mean(outcomes))
+        values, tasks = zip(*outcomes, strict=True)
+        metrics |= measured("success_rate", proportion_interval(values, clusters=tasks))
     return metrics

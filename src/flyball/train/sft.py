@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 
 from flyball.errors import TrainError
+from flyball.metrics import measured
 from flyball.models.hf_chat import HfChat
 from flyball.rl.samples import weighted
 from flyball.rng import derive
 from flyball.train.learner import LocalLearner, LossSpec
 from flyball.train.progress import Checkpoints, Progress, share_done
-from flyball.types import Message, TrainingSample
+from flyball.types import Estimate, Message, TrainingSample
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
-Validate = Callable[[], Awaitable[float]]
+Validate = Callable[[], Awaitable[Estimate]]
+"""Success of real attempts by the learner's current weights."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ async def run_sft(
                 loss = shown["sft_validation_loss"] = held_out_loss(learner, held_out)
                 value = -loss
             if validate is not None:
-                value = shown["validation_success"] = await validate()
+                found = await validate()
+                value = found.value
+                shown |= measured("validation_success", found)
             checkpoints.keep_best(progress, value)
         on_step(progress.step, plan.num_steps, shown)
         stopping = should_stop()

@@ -28,11 +28,12 @@ from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import Algorithm, algorithm
 from flyball.rl.samples import attempt_samples
 from flyball.rng import derive
+from flyball.stats.binomial import wilson
 from flyball.train.learner import LocalLearner, OptimizerConfig
 from flyball.train.progress import Checkpoints
 from flyball.train.rl import Ledger, RLPlan, run_rl
 from flyball.train.sft import SFTPlan, Validate, demonstration_sample, run_sft
-from flyball.types import GradedAttempt, Task, TrainingSample
+from flyball.types import Estimate, GradedAttempt, Task, TrainingSample
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
 
@@ -158,6 +159,7 @@ class LocalTrainer:
     ) -> Trained:
         settings = job.settings
         model = load_model(policy)
+        _refuse_too_long(samples, model.config.max_position_embeddings)
         learner = _learner(
             model,
             chat,
@@ -198,6 +200,16 @@ class LocalTrainer:
         )
 
 
+def _refuse_too_long(samples: Sequence[TrainingSample], context: int) -> None:
+    """Raise TrainError when a conversation does not fit into the model's context."""
+    lengths = [len(sample.token_ids) for sample in samples]
+    if too_long := sum(length > context for length in lengths):
+        raise TrainError(
+            f"{too_long} of {len(lengths)} conversations are longer than the model's context of {context} tokens (the "
+            f"longest has {max(lengths)}); leave them out, or take a model with a longer context"
+        )
+
+
 def _learner(model: Any, chat: HfChat, optimizer: OptimizerConfig, temperature: float = 1.0) -> LocalLearner:
     hold_planted(model)
     return LocalLearner(
@@ -223,7 +235,7 @@ def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, temperature: float) -
 def _validator(engine: LocalEngine, learner: LocalLearner, arm: Arm, tasks: Sequence[Task], seed: int) -> Validate:
     """Success of the learner's current weights on fixed tasks and draws; a missing outcome counts as failure."""
 
-    async def validate() -> float:
+    async def validate() -> Estimate:
         engine.use_weights(learner.model.state_dict(), learner.version)
         outcomes = await attempt_all(
             arm,
@@ -233,7 +245,7 @@ def _validator(engine: LocalEngine, learner: LocalLearner, arm: Arm, tasks: Sequ
             concurrency=64,
             reduce=lambda graded: graded.outcome.success,
         )
-        return sum(o is True for o in outcomes) / len(outcomes)
+        return wilson(sum(o is True for o in outcomes), len(outcomes))
 
     return validate
 

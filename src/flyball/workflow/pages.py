@@ -6,13 +6,13 @@ Both are made from the store alone, so `flyball report RUN` can write them again
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from flyball.errors import StoreError
 from flyball.evals.summary import summarise
-from flyball.metrics import check
+from flyball.metrics import check, part
 from flyball.release.verdict import is_ready
 from flyball.reports.brief import Cost, Guardrail, brief_html, brief_markdown, make_brief
 from flyball.reports.chart import Chart, Curve, curve
@@ -173,11 +173,23 @@ def _highlights(record: Record) -> tuple[Highlight, ...]:
 def _charts(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[Chart, ...]:
     charts = []
     for title, scale, names in CHARTS:
-        drawn: list[Curve] = [curve(label, curves[name]) for name, label in names.items() if curves.get(name)]
+        drawn: list[Curve] = [_curve(label, name, curves) for name, label in names.items() if curves.get(name)]
         if drawn:
             unit = check(next(iter(names))).unit
             charts.append(Chart(title, "step", unit, tuple(drawn), "share" if scale == "share" else "number"))
     return tuple(charts)
+
+
+def _curve(label: str, name: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> Curve:
+    """The points of a metric, with the band of its intervals where every point has one."""
+    line = curve(label, curves[name])
+    low, high, n = (dict(curves.get(part(name, of), ())) for of in ("low", "high", "n"))
+    if n:
+        fewest, most = min(n.values()), max(n.values())
+        label = f"{label}, n={fewest:.0f}" + (f" to {most:.0f}" if most > fewest else "")
+    if not low.keys() == high.keys() == set(line.x):
+        return replace(line, label=label)
+    return replace(line, label=label, low=tuple(low[int(x)] for x in line.x), high=tuple(high[int(x)] for x in line.x))
 
 
 def _grids(record: Record) -> tuple[Grid, ...]:

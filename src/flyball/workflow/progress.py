@@ -23,6 +23,8 @@ from rich.progress import (
     Progress as RichProgress,
 )
 
+from flyball.metrics import part
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE = "reward_mean"
 SHOWN = {
@@ -73,8 +75,15 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
 
 def describe(values: Mapping[str, float], curve: Sequence[float] = ()) -> str:
     """Return the metrics a person wants to see as one short text."""
-    parts = [f"{label} {values[name]:.3g}" for name, label in SHOWN.items() if name in values]
+    parts = [f"{label} {_shown(name, values)}" for name, label in SHOWN.items() if name in values]
     return "  ".join([*parts, *([f"reward {sparkline(curve)} {curve[-1]:.3g}"] if curve else [])])
+
+
+def _shown(name: str, values: Mapping[str, float]) -> str:
+    """`0.64 [0.55, 0.72] n=192`, as far as it is known."""
+    low, high, n = (values.get(part(name, of)) for of in ("low", "high", "n"))
+    interval = f" [{low:.3g}, {high:.3g}]" if low is not None and high is not None else ""
+    return f"{values[name]:.3g}{interval}" + (f" n={n:.0f}" if n is not None else "")
 
 
 class Silent:
