@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from flyball.engine.protocol import Engine, SamplingParams
@@ -31,7 +29,7 @@ BATCH = 32
 
 
 async def evaluate_suites(context: Context, versions: Sequence[PolicyVersion]) -> TokenSpeed:
-    """Evaluate each version on all suites, leaving out what this run already has. Returns the token speed measured.
+    """Evaluate each version on each suite, leaving out what this run already has. Returns the token speed measured.
 
     One engine at a time; every version meets the same seeds. Raises Stopped between attempts when asked to.
     """
@@ -39,9 +37,9 @@ async def evaluate_suites(context: Context, versions: Sequence[PolicyVersion]) -
     for version in versions:
         async with _engine_of(context, version) as (engine, chat):
             speed = speed or await calibrate(engine, chat)
-            missing = [suite for suite in context.inputs.suites if finished_eval(context, version, suite) is None]
-            if missing:
-                await _evaluate(context, version, missing, engine, chat)
+            for suite in context.inputs.suites:
+                if finished_eval(context, version, suite) is None:
+                    context.store.put_eval(await _evaluate(context, version, suite, engine, chat))
     if speed is None:
         raise EvalError("no version to evaluate; name at least one")
     return speed
@@ -85,13 +83,11 @@ async def rehearse_rollback(context: Context, baseline: PolicyVersion, candidate
 
 
 async def _evaluate(
-    context: Context, version: PolicyVersion, suites: Sequence[Suite], engine: Engine, chat: ChatFormat
-) -> None:
-    """The suites side by side, so that the last long attempts of one do not leave the engine to themselves."""
+    context: Context, version: PolicyVersion, suite: Suite, engine: Engine, chat: ChatFormat
+) -> EvalRun:
     settings = context.inputs.workflow.settings.evaluation
-    keeper = _Keeper(context, version, suites, settings.num_trials)
-
-    async def one(suite: Suite) -> None:
+    keeper = _Keeper(context, f"{version.name} on {suite.name}", len(suite.tasks) * settings.num_trials)
+    try:
         run = await evaluate(
             suite,
             version_id=version.version_id,
@@ -103,38 +99,30 @@ async def _evaluate(
             graders=context.inputs.graders,
             num_trials=settings.num_trials,
             seed=context.inputs.workflow.settings.training.seed,
-            concurrency=max(1, settings.concurrency // len(suites)),
-            on_attempt=partial(keeper.keep, suite.name),
+            concurrency=settings.concurrency,
+            on_attempt=keeper.keep,
             prices=context.inputs.prices,
         )
-        context.store.put_eval(replace(run, run_id=context.run_id))
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for suite in suites:
-                group.create_task(one(suite))
-    except ExceptionGroup as failures:  # the first failure stopped the others: it is the one to tell
-        raise failures.exceptions[0] from None
     finally:
         keeper.flush()
     keeper.end()
+    return replace(run, run_id=context.run_id)
 
 
 class _Keeper:
     """Writes attempts to the store in batches, shows the live success, and stops when asked to."""
 
-    def __init__(self, context: Context, version: PolicyVersion, suites: Sequence[Suite], num_trials: int) -> None:
+    def __init__(self, context: Context, title: str, total: int) -> None:
         self._context, self._waiting = context, list[GradedAttempt]()
-        self._done = 0
-        self._judged: dict[str, list[bool]] = {suite.name: [] for suite in suites}
-        total = num_trials * sum(len(suite.tasks) for suite in suites)
-        context.progress.begin(f"{version.name} on {', '.join(self._judged)}", total)
+        self._done = self._judged = self._succeeded = 0
+        context.progress.begin(title, total)
 
-    def keep(self, suite: str, graded: GradedAttempt) -> None:
+    def keep(self, graded: GradedAttempt) -> None:
         self._waiting.append(graded)
         self._done += 1
         if isinstance(graded.outcome.success, bool):
-            self._judged[suite].append(graded.outcome.success)
+            self._judged += 1
+            self._succeeded += graded.outcome.success
         if len(self._waiting) >= BATCH:
             self.flush()
         self._context.progress.advance(self._done, self._live())
@@ -146,13 +134,10 @@ class _Keeper:
             self._context.store.add_attempts(self._context.run_id, PHASE, 0, waiting)
 
     def end(self) -> None:
-        counts = ", ".join(f"{suite} {sum(judged)}/{len(judged)}" for suite, judged in self._judged.items())
-        self._context.progress.end(f"success {counts}")
+        self._context.progress.end(f"success {self._succeeded}/{self._judged}")
 
     def _live(self) -> dict[str, float]:
-        """Success on the first suite, the one the run is about."""
-        judged = next(iter(self._judged.values()))
-        return measured("success", wilson(sum(judged), len(judged))) if judged else {}
+        return measured("success", wilson(self._succeeded, self._judged)) if self._judged else {}
 
 
 def _sampling(context: Context) -> SamplingParams:
