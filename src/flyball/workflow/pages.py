@@ -148,7 +148,7 @@ def _run_page(record: Record, brief: Path | None) -> RunPage:
         ready=release is not None and is_ready(release.verdict),
         summary=_summary(record),
         highlights=_highlights(record) if compared else (),
-        charts=_charts(record.store.metrics(record.run.run_id)),
+        charts=charts_of(record.store.metrics(record.run.run_id)),
         grids=_grids(record) if compared else (),
         gates=release.gates if release else (),
         examples=_examples(record) if compared else (),
@@ -170,12 +170,15 @@ def _highlights(record: Record) -> tuple[Highlight, ...]:
     return tuple(shown)
 
 
-def _charts(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[Chart, ...]:
+def charts_of(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[Chart, ...]:
+    """Return the learning curves of a run from its metrics by name, each with its n and the band of its interval."""
     charts = []
     for title, scale, names in CHARTS:
         drawn: list[Curve] = [_curve(label, name, curves) for name, label in names.items() if curves.get(name)]
         if drawn:
             unit = check(next(iter(names))).unit
+            if len(drawn) == 1:  # a chart of one curve has no legend
+                unit = ", ".join([unit, *drawn[0].label.split(", ")[1:]])
             charts.append(Chart(title, "step", unit, tuple(drawn), "share" if scale == "share" else "number"))
     return tuple(charts)
 
