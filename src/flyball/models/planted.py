@@ -1,9 +1,10 @@
 """Start a tiny Llama with the circuit that large models find first: copying by induction.
 
 A model this small needs millions of tokens before it can repeat a number it was told, so its weights do not start at
-random alone: layer 0 gets heads that look one token back, layer 1 heads that look for an earlier place where the
-token before was the one now being read, and copy what followed it. Olsson et al. 2022, "In-context Learning and
-Induction Heads", describe the circuit. Everything stays trainable and of the plain Llama architecture.
+random alone: layer 0 gets a head that looks one token back, layer 1 one that looks for an earlier place where the
+token before was the one now being read, and copies what followed it. Olsson et al. 2022, "In-context Learning and
+Induction Heads", describe the circuit. The architecture stays plain Llama; training holds these two heads
+(`hold_planted`) and moves everything else.
 
 The residual stream of width C is split: T (token identity, as wide as a head), P (identity of the token before), one
 constant dimension, and what is left for learning.
@@ -38,15 +39,12 @@ def plant_copying(model: Any, seed: int) -> None:
     config = model.config
     config.flyball_planted = True
     width, dim, groups = config.hidden_size, config.head_dim, config.num_attention_heads // config.num_key_value_heads
-    half = dim
     _check_room(config)
-    constant = width - 1
     generator = torch.Generator().manual_seed(seed)
-    codes = torch.randn(config.vocab_size, half, generator=generator) / half**0.5
     embedding = model.model.embed_tokens.weight
     embedding.zero_()
-    embedding[:, :half] = codes
-    embedding[:, constant] = 1.0
+    embedding[:, :dim] = torch.randn(config.vocab_size, dim, generator=generator) / dim**0.5
+    embedding[:, width - 1] = 1.0
     for layer in model.model.layers:  # nothing else speaks at first, so the circuit is heard
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()

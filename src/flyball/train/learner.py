@@ -82,10 +82,10 @@ class LocalLearner:
         out = [np.zeros(len(s.token_ids), np.float32) for s in samples]
         self.model.eval()
         with torch.no_grad():
-            for batch in packs(samples, self.max_tokens):
-                logprobs, _entropy, row, position = self._token_logprobs(samples, batch)
+            for pack in packs(samples, self.max_tokens):
+                logprobs, _entropy, row, position = self._token_logprobs(samples, pack)
                 for r, p, value in zip(row.tolist(), position.tolist(), logprobs.tolist(), strict=True):
-                    out[batch.rows[r]][p] = value
+                    out[pack.rows[r]][p] = value
         return out
 
     def forward_backward(self, samples: Sequence[TrainingSample], spec: LossSpec) -> dict[str, float]:
@@ -96,9 +96,9 @@ class LocalLearner:
         self.model.train()
         sums: dict[str, float] = {"loss": 0.0, "entropy": 0.0}
         tokens = 0
-        for batch in packs(samples, self.max_tokens):
-            logprobs, entropy, row, position = self._token_logprobs(samples, batch)
-            taken = [samples[i] for i in batch.rows]
+        for pack in packs(samples, self.max_tokens):
+            logprobs, entropy, row, position = self._token_logprobs(samples, pack)
+            taken = [samples[i] for i in pack.rows]
             loss, metrics = _token_loss(spec, logprobs, taken, row, position)
             weights = _gather([s.loss_weights for s in taken], row, position)
             total = (loss * weights).sum()
