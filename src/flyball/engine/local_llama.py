@@ -1,4 +1,4 @@
-"""A lean pass for Llama: what transformers' modules compute, in half the operations.
+"""A lean pass for Llama: what transformers' modules compute, in fewer operations.
 
 A small model spends its time between operations, not in them. The weights are those of the model itself, so an update
 reaches both; tests hold the numbers of the two passes together.

@@ -5,7 +5,7 @@
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks" (Newton-Schulz coefficients, Nesterov);
 the factor of arXiv 2502.16982 eq. 4 gives updates the root mean square of AdamW's, so learning rates carry over.
 
-`torch.optim.Muon` computes the same in bfloat16, which a processor without bfloat16 arithmetic does a hundred times
+`torch.optim.Muon` computes the same in bfloat16, which a processor without bfloat16 arithmetic does many times
 slower; here it is done in the parameter's own type. For matrices of hidden layers; embeddings belong to AdamW.
 """
 

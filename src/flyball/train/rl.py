@@ -199,7 +199,7 @@ MEANS = {
     "logprob_gap": "logprob_gap_mean",
     "kl_loss": "kl_loss",
 }
-"""What the learner reports as a mean over trained tokens, and its name in `metrics.py`."""
+"""What the learner reports for an update, and its name in `metrics.py`; updates of a batch are averaged by their tokens."""
 
 
 def _with_logprobs(
