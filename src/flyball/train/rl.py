@@ -199,7 +199,7 @@ MEANS = {
     "logprob_gap": "logprob_gap_mean",
     "kl_loss": "kl_loss",
 }
-"""What the learner reports for an update, and its name in `metrics.py`; updates of a batch are averaged by their tokens."""
+"""What the learner reports for an update, and its name in `metrics.py`; updates are averaged by their tokens."""
 
 
 def _with_logprobs(
