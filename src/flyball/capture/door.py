@@ -106,6 +106,7 @@ class Door:
             tool_calls=parsed.tool_calls,
             drift=place.drift,
             seconds=completion.seconds,
+            support=completion.support,
         )
         self._ledger.add(place.node, call)
         if agent == "main":

@@ -22,8 +22,10 @@ import torch
 
 from flyball.engine.local_cache import ATTENTION, SlotCache
 from flyball.engine.local_llama import LlamaPass
+from flyball.engine.local_sampling import draw
 from flyball.engine.protocol import Completion, Request
 from flyball.errors import EngineError
+from flyball.rl.support import SupportWriter
 from flyball.types import WeightsRef
 
 STEPS_PER_QUANTUM = 3
@@ -54,6 +56,7 @@ class Running:
     logprobs: list[float] = field(default_factory=list)
     prefilled: int = 0
     finish_reason: str = ""
+    support: SupportWriter | None = None
 
 
 class LocalEngine:
@@ -105,6 +108,7 @@ class LocalEngine:
         stream = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
         running = Running(request, asyncio.get_running_loop().create_future(), time.perf_counter())
         running.uniforms = stream.random(allowed)
+        running.support = SupportWriter() if request.sampling.truncates else None
         self._waiting.append(running)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve())
@@ -200,6 +204,7 @@ class LocalEngine:
             done.finish_reason,
             done.prefilled,
             time.perf_counter() - done.started,
+            None if done.support is None else done.support.support(),
         )
 
     @torch.inference_mode()
@@ -346,21 +351,15 @@ class LocalEngine:
         logits = self._model.get_output_embeddings()(hidden).float()
         if not torch.isfinite(logits).all():
             raise EngineError("the model produced NaN or infinite logits; the weights are damaged or diverged")
-        temperature = torch.tensor([r.request.sampling.temperature for r in batch])[:, None]
-        logprobs = torch.log_softmax(logits / torch.where(temperature > 0, temperature, 1.0), dim=-1)
-        uniform = torch.tensor([r.uniforms[len(r.sampled)] for r in batch], dtype=torch.float64)[:, None]
-        cumulative = logprobs.double().exp().cumsum(-1)
-        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_(
-            max=logits.shape[-1] - 1
-        )
-        if bool((temperature == 0).any()):
-            drawn = torch.where(temperature > 0, drawn, logits.argmax(-1, keepdim=True))
-        chosen = logprobs.gather(1, drawn)
+        params = [r.request.sampling for r in batch]
+        drawn, logprobs, kept = draw(logits, params, [r.uniforms[len(r.sampled)] for r in batch], None)
         finished: list[Running] = []
         self.sampled_tokens += len(batch)
-        for running, token, logprob in zip(batch, drawn[:, 0].tolist(), chosen[:, 0].tolist(), strict=True):
+        for i, (running, token, logprob) in enumerate(zip(batch, drawn.tolist(), logprobs.tolist(), strict=True)):
             running.sampled.append(token)
             running.logprobs.append(logprob)
+            if running.support is not None and kept is not None:
+                running.support.kept(kept[i].numpy())
             if token in running.request.stop_ids:
                 running.finish_reason = "stop"
             elif len(running.sampled) >= len(running.uniforms):

@@ -15,6 +15,7 @@ import numpy as np
 from flyball.rl.advantage import has_signal
 from flyball.rl.aggregate import loss_weights
 from flyball.rl.algorithms import Algorithm
+from flyball.rl.support import branch_support
 from flyball.types import GradedAttempt, Missing, TrainingSample
 
 
@@ -64,6 +65,7 @@ def attempt_samples(graded: GradedAttempt, advantage: float) -> list[TrainingSam
                     attempt.attempt_id,
                     i,
                     branch.policy_versions,
+                    support=branch_support(branch.calls),
                 )
             )
     return out

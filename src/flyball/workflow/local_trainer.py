@@ -14,9 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from flyball.config import RLSettings, TinySettings
+from flyball.config import RLSettings, SamplingSettings, TinySettings
 from flyball.engine.local import LocalEngine
-from flyball.engine.protocol import Engine, SamplingParams
+from flyball.engine.protocol import Engine
 from flyball.errors import TrainError
 from flyball.evals.run import Arm, attempt_all
 from flyball.models import names
@@ -93,7 +93,7 @@ class LocalTrainer:
         )
         reference = _learner(copy.deepcopy(model), chat, OptimizerConfig(), settings.temperature)
         engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=settings.concurrency)
-        arm = _arm(job.inputs, engine, chat, settings.temperature)
+        arm = _arm(job.inputs, engine, chat, settings)
         plan = RLPlan(
             chosen,
             settings.num_steps,
@@ -105,7 +105,7 @@ class LocalTrainer:
             updates_per_batch=settings.updates_per_batch,
             horizon=_horizon(job.tasks) if chosen.loss_agg_mode == "seq-mean-token-sum-norm" else None,
         )
-        judged = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation.temperature)
+        judged = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation)
 
         async def attempt(tasks: Sequence[Task], step: int) -> list[list[GradedAttempt]]:
             engine.use_weights(learner.model.state_dict(), learner.version)
@@ -177,7 +177,7 @@ class LocalTrainer:
         checkpoints = Checkpoints(job.folder, learner)
         tasks = job.inputs.splits.get("validation", [])[: settings.validation_tasks]
         engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=64)
-        arm = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation.temperature)
+        arm = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation)
         try:
             done = await run_sft(
                 learner,
@@ -227,9 +227,8 @@ def _for_sampling(model: Any) -> Any:
     return model.bfloat16() if pays_bfloat16(model) else model
 
 
-def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, temperature: float) -> Arm:
-    sampling = SamplingParams(temperature)
-    return Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)
+def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, settings: SamplingSettings) -> Arm:
+    return Arm(inputs.world, inputs.runner, engine, chat, inputs.sampling(settings), inputs.graders, inputs.prices)
 
 
 def _validator(engine: LocalEngine, learner: LocalLearner, arm: Arm, tasks: Sequence[Task], seed: int) -> Validate:
@@ -263,8 +262,11 @@ def _algorithm(settings: RLSettings, preset: str) -> Algorithm:
 
 
 def _sampled_turns(graded: GradedAttempt) -> list[TrainingSample]:
-    """A rollout as demonstrations: the tokens that were sampled are the ones imitated."""
-    return attempt_samples(graded, 0.0)
+    """A rollout as demonstrations: the tokens that were sampled are the ones imitated.
+
+    Among the whole vocabulary, whatever the sampler had cut: nobody tells a policy later what not to say.
+    """
+    return [replace(sample, support=None) for sample in attempt_samples(graded, 0.0)]
 
 
 def _texts(demonstration: Demonstration) -> list[str]:
