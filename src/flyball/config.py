@@ -94,6 +94,7 @@ class SamplingSettings(Section):
     top_p: float = Field(default=1.0, gt=0, le=1, description="share of probability kept, above 0; 1 keeps all")
     top_k: int = Field(default=0, ge=0, description="how many of the likeliest tokens are kept; 0 keeps all")
     min_p: float = Field(default=0.0, ge=0, lt=1, description="least share of the likeliest token's probability")
+    stop: Names = Field(default=(), description="texts that end a turn, besides its end-of-turn token")
 
     @model_validator(mode="after")
     def _cuts_act(self) -> SamplingSettings:

@@ -123,7 +123,12 @@ class Inputs:
         """How this workflow draws; how long a completion may be is a limit of each task, which the door holds."""
         longest = max(task.limits.max_new_tokens for task in self.tasks)
         return SamplingParams(
-            settings.temperature, longest, top_p=settings.top_p, top_k=settings.top_k, min_p=settings.min_p
+            settings.temperature,
+            longest,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            min_p=settings.min_p,
+            stop=settings.stop,
         )
 
     def policy_folder_or_name(self, name: str) -> str:

@@ -92,7 +92,9 @@ class LocalTrainer:
             settings.temperature,
         )
         reference = _learner(copy.deepcopy(model), chat, OptimizerConfig(), settings.temperature)
-        engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=settings.concurrency)
+        engine = LocalEngine(
+            _for_sampling(copy.deepcopy(model)), num_slots=settings.concurrency, tokenizer=chat.tokenizer
+        )
         arm = _arm(job.inputs, engine, chat, settings)
         plan = RLPlan(
             chosen,
@@ -146,7 +148,8 @@ class LocalTrainer:
 
     def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
         """Load a policy for generation. The caller closes the engine."""
-        return LocalEngine(_for_sampling(load_model(folder)), num_slots=concurrency), load_chat(folder)
+        chat = load_chat(folder)
+        return LocalEngine(_for_sampling(load_model(folder)), num_slots=concurrency, tokenizer=chat.tokenizer), chat
 
     async def _imitate(
         self,
@@ -176,7 +179,7 @@ class LocalTrainer:
         )
         checkpoints = Checkpoints(job.folder, learner)
         tasks = job.inputs.splits.get("validation", [])[: settings.validation_tasks]
-        engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=64)
+        engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=64, tokenizer=chat.tokenizer)
         arm = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation)
         try:
             done = await run_sft(
