@@ -95,7 +95,7 @@ def test_ids_behind_the_tokenizer_add_nothing() -> None:
 
 
 def test_without_a_tokenizer_stop_strings_are_refused() -> None:
-    with pytest.raises(EngineError, match="need the tokenizer"):
+    with pytest.raises(EngineError, match="stop strings and grammars need the tokenizer"):
         complete(LocalEngine(llama()), "x")
 
 

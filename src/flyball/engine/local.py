@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from flyball.engine.local_cache import ATTENTION, SlotCache
 from flyball.engine.local_llama import LlamaPass
 from flyball.engine.local_sampling import draw
-from flyball.engine.local_vocabulary import Vocabulary
+from flyball.engine.local_vocabulary import Guide, Vocabulary
 from flyball.engine.protocol import Completion, FinishReason, Request
 from flyball.engine.stop_strings import StopStrings
 from flyball.errors import ConfigError, ContextError, EngineError, NumericsError, WeightsError, nearest
@@ -58,12 +58,15 @@ class Running:
     uniforms: npt.NDArray[np.float64]
     support: SupportWriter | None = None
     stop: StopStrings | None = None
+    guide: Guide | None = None
     slot: Slot | None = None
     sampled: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     prefilled: int = 0
     finish_reason: FinishReason | None = None
+    failure: EngineError | None = None
+    """of its own grammar; others in the batch go on"""
     aborted: bool = False
     """set by the event loop at any time; acted on between steps"""
 
@@ -78,7 +81,7 @@ class LocalEngine:
 
     `model` must go through transformers' attention interface (Llama, Qwen, Mistral, SmolLM and most others do).
     `num_slots` bounds how many conversations keep their cache; more requests wait their turn. `tokenizer` is needed for
-    stop strings.
+    stop strings and grammars.
 
     `on_new_weights` says what becomes of keys and values cached under the old weights. `recompute`: all are dropped, and
     requests in flight compute theirs again, so every logprob is of the new weights alone. `keep`: requests in flight and
@@ -169,15 +172,16 @@ class LocalEngine:
             asyncio.get_running_loop().create_future(),
             time.perf_counter(),
             stream.random(num_allowed),
-            SupportWriter() if sampling.truncates else None,
+            SupportWriter() if sampling.has_cuts or sampling.grammar else None,
             StopStrings(sampling.stop) if sampling.stop and self._text else None,
+            self._text.guide(sampling.grammar, request.stop_ids) if sampling.grammar else None,
         )
 
     @property
     def _text(self) -> Vocabulary:
         if self._vocabulary is None:
             if self._tokenizer is None:
-                raise EngineError("stop strings need the tokenizer; give LocalEngine `tokenizer=`")
+                raise EngineError("stop strings and grammars need the tokenizer; give LocalEngine `tokenizer=`")
             self._vocabulary = Vocabulary(self._tokenizer, self._model.get_output_embeddings().weight.shape[0])
         return self._vocabulary
 
@@ -247,8 +251,12 @@ class LocalEngine:
         try:
             while self._waiting or self._running:
                 for done in await asyncio.to_thread(self._quantum):
-                    if not done.future.done():
+                    if done.future.done():
+                        continue
+                    if done.failure is None:
                         done.future.set_result(self._completion(done))
+                    else:
+                        done.future.set_exception(done.failure)
                 await asyncio.sleep(0)
         except Exception as error:
             self._fail(error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}"))
@@ -453,7 +461,8 @@ class LocalEngine:
         if not torch.isfinite(logits).all():
             raise NumericsError("the model produced NaN or infinite logits; the weights are damaged or diverged")
         params = [r.request.sampling for r in batch]
-        drawn, logprobs, kept = draw(logits, params, [r.uniforms[len(r.sampled)] for r in batch], None)
+        uniforms = [r.uniforms[len(r.sampled)] for r in batch]
+        drawn, logprobs, kept = draw(logits, params, uniforms, self._allowed(batch, logits.shape[-1]))
         finished: list[Running] = []
         self.sampled_tokens += len(batch)
         for i, (running, token, logprob) in enumerate(zip(batch, drawn.tolist(), logprobs.tolist(), strict=True)):
@@ -462,7 +471,7 @@ class LocalEngine:
             running.versions.append(self._version)
             if running.support is not None and kept is not None:
                 running.support.kept(kept[i].numpy())
-            if token in running.request.stop_ids or self._completes_stop_string(running, token):
+            if self._ends(running, token) or running.failure is not None:
                 running.finish_reason = "stop"
             elif len(running.sampled) >= len(running.uniforms):
                 running.finish_reason = "length"
@@ -472,8 +481,31 @@ class LocalEngine:
             self._release(running)
         return finished
 
-    def _completes_stop_string(self, running: Running, token: int) -> bool:
-        return running.stop is not None and running.stop.ends(self._text.bytes_of(token))
+    @staticmethod
+    def _allowed(batch: list[Running], vocab_size: int) -> torch.Tensor | None:
+        """What grammars allow next [n, V]; None when no request has one."""
+        if all(running.guide is None for running in batch):
+            return None
+        allowed = np.ones((len(batch), vocab_size), np.bool_)
+        for row, running in zip(allowed, batch, strict=True):
+            if running.guide is not None:
+                try:
+                    row[:] = running.guide.allowed()
+                except EngineError as error:
+                    running.failure = error
+        return torch.from_numpy(allowed)
+
+    def _ends(self, running: Running, token: int) -> bool:
+        """Whether `token` is the last: a stop token, the end of a stop string, or of a grammar without stop tokens."""
+        stop_ids = running.request.stop_ids
+        complete = False
+        if running.guide is not None and running.failure is None:
+            try:
+                complete = running.guide.take(token) and not stop_ids
+            except EngineError as error:
+                running.failure = error
+        said = running.stop is not None and running.stop.ends(self._text.bytes_of(token))
+        return token in stop_ids or said or complete
 
     def _release(self, running: Running) -> None:
         self._running = [r for r in self._running if r is not running]

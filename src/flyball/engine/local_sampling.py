@@ -27,7 +27,7 @@ def draw(
     if allowed is not None:
         logits = logits.masked_fill(~allowed, -torch.inf)
     scaled = logits / torch.where(temperature > 0, temperature, 1.0)
-    kept = cut(scaled, params) if any(p.truncates for p in params) else allowed
+    kept = cut(scaled, params) if any(p.has_cuts for p in params) else allowed
     if kept is not None:
         scaled = scaled.masked_fill(~kept, -torch.inf)
     logprobs = torch.log_softmax(scaled, dim=-1)
@@ -45,7 +45,7 @@ def cut(scaled: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
     """What min-p, top-k and top-p keep [n, V] of logits [n, V] at their temperature (-inf = cut before)."""
     kept = scaled > -torch.inf
     for i, p in enumerate(params):
-        if p.truncates:
+        if p.has_cuts:
             kept[i] &= _cut_row(scaled[i], p)
     return kept
 

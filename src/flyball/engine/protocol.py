@@ -29,6 +29,9 @@ class SamplingParams:
 
     A completion ends with the token that completes one of the `stop` strings. What was sampled is never cut, so its
     text holds the string.
+
+    `grammar` (see `engine.grammar`), if any, says what a completion may be up to its stop token. Tokens that it forbids
+    are cut before all else, so `logprobs` and `support` are of what it left.
     """
 
     temperature: float = 1.0
@@ -38,6 +41,7 @@ class SamplingParams:
     top_k: int = 0
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
+    grammar: str = ""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature <= 10.0:
@@ -52,14 +56,14 @@ class SamplingParams:
             raise ConfigError(f"min_p {self.min_p} is outside 0 to 1; 0 keeps every token")
         if not isinstance(self.stop, tuple) or not all(isinstance(s, str) and s for s in self.stop):
             raise ConfigError(f"stop {self.stop!r} is not a tuple of texts with at least one character each")
-        if self.temperature == 0 and self.truncates:
+        if self.temperature == 0 and self.has_cuts:
             raise ConfigError(
                 f"temperature 0 takes the likeliest token, so top_p {self.top_p}, top_k {self.top_k} and min_p "
                 f"{self.min_p} would be ignored; leave them out or raise the temperature"
             )
 
     @property
-    def truncates(self) -> bool:
+    def has_cuts(self) -> bool:
         """Whether top-p, top-k or min-p cut the distribution."""
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
