@@ -109,7 +109,8 @@ def test_tool_calls_are_of_the_tools_that_are_offered(required: bool) -> None:
         ("just text, no call", True),
         ('so <tool_call>{"name": "look", "arguments": {"n": 7}}</tool_call> done', True),
         (
-            '<tool_call>{"name": "stop", "arguments": {}}</tool_call><tool_call>{"name": "look", "arguments": {"n": 0}}',
+            '<tool_call>{"name": "stop", "arguments": {}}</tool_call>'
+            '<tool_call>{"name": "look", "arguments": {"n": 0}}',
             True,
         ),
         ('<tool_call>{"name": "fly"', False),

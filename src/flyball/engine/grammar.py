@@ -1,8 +1,8 @@
 """Grammars for constrained decoding, as text: what `SamplingParams.grammar` takes.
 
-The language is llguidance's variant of Lark (https://github.com/guidance-ai/llguidance, docs/syntax.md); engines read it,
-nothing here does. JSON is written as `json.dumps` writes it, which is how chat templates write calls too: free spacing
-would let a model pad for ever.
+The language is llguidance's variant of Lark (https://github.com/guidance-ai/llguidance, docs/syntax.md); engines read
+it, nothing here does. JSON is written as `json.dumps` writes it, which is how chat templates write calls too: free
+spacing would let a model pad for ever.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def tool_call_grammar(
 ) -> str:
     """A turn of free text in which every call is of one of `tools` (OpenAI function schemas) with valid arguments.
 
-    Calls are `begin {"name": ..., "arguments": {...}} end` (Hermes). Where the tokenizer has a special token for a mark,
-    give its id instead of its text: special tokens have no text in a grammar. `required`: nothing but one call or more.
-    Raises ConfigError without tools.
+    Calls are `begin {"name": ..., "arguments": {...}} end` (Hermes). Where the tokenizer has a special token for a
+    mark, give its id instead of its text: special tokens have no text in a grammar. `required`: nothing but one call or
+    more. Raises ConfigError without tools.
     """
     if not tools:
         raise ConfigError("a tool-call grammar needs at least one tool; leave the grammar out when none is offered")

@@ -83,10 +83,10 @@ class LocalEngine:
     `num_slots` bounds how many conversations keep their cache; more requests wait their turn. `tokenizer` is needed for
     stop strings and grammars.
 
-    `on_new_weights` says what becomes of keys and values cached under the old weights. `recompute`: all are dropped, and
-    requests in flight compute theirs again, so every logprob is of the new weights alone. `keep`: requests in flight and
-    sessions go on with theirs (cheaper; their logprobs are of a mixture), conversations that begin later share nothing
-    with them.
+    `on_new_weights` says what becomes of keys and values cached under the old weights. `recompute`: all are dropped,
+    and requests in flight compute theirs again, so every logprob is of the new weights alone. `keep`: requests in
+    flight and sessions go on with theirs (cheaper; their logprobs are of a mixture), conversations that begin later
+    share nothing with them.
 
     `deterministic` computes each conversation alone: what it samples is the same to the bit whatever else runs, as long
     as `num_slots` is enough for all. Several times slower.

@@ -12,7 +12,6 @@ from llguidance.hf import from_tokenizer
 
 from flyball.errors import EngineError
 
-
 GRAMMARS_KEPT = 64
 """Compiled grammars; a job has one for each set of tools."""
 
@@ -27,8 +26,8 @@ class Vocabulary:
     def __init__(self, tokenizer: Any, size: int) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise EngineError(
-                f"{type(tokenizer).__name__} is not a fast tokenizer, so its tokens cannot be read as bytes; convert it "
-                "to tokenizer.json, or do without stop strings and grammars"
+                f"{type(tokenizer).__name__} is not a fast tokenizer, so its tokens cannot be read as bytes; convert "
+                "it to tokenizer.json, or do without stop strings and grammars"
             )
         self.size = size
         self.tokenizer: LLTokenizer = from_tokenizer(tokenizer)

@@ -11,7 +11,6 @@ from typing import Literal, Protocol
 from flyball.errors import ConfigError
 from flyball.types import Support, WeightsRef
 
-
 FinishReason = Literal["stop", "length", "abort"]
 """stop: a stop token or string. length: no further token was allowed. abort: `Engine.abort` ended it."""
 
@@ -25,7 +24,7 @@ class SamplingParams:
 
     - `min_p` keeps tokens at least `min_p` times as likely as the likeliest (arXiv 2407.01082), 0 = all
     - `top_k` keeps the k likeliest, 0 = all
-    - `top_p` keeps the fewest likeliest whose probabilities sum to at least `top_p` (nucleus, arXiv 1904.09751), 1 = all
+    - `top_p` keeps the fewest likeliest whose probabilities sum to at least `top_p` (arXiv 1904.09751), 1 = all
 
     A completion ends with the token that completes one of the `stop` strings. What was sampled is never cut, so its
     text holds the string.

@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class SupportWriter:
-    """Collects the draws of one completion; made only for one whose distribution is cut."""
+    """Collects the draws of one completion whose distribution is cut."""
 
     def __init__(self) -> None:
         self._index: list[int] = []
@@ -29,12 +29,24 @@ class SupportWriter:
         """A draw from the whole vocabulary."""
         self._index.append(WHOLE)
 
+    def unknown(self) -> None:
+        """A draw of which it is not known what it was among."""
+        self._index.append(UNKNOWN)
+
+    def kept_ids(self, ids: Sequence[int]) -> None:
+        """A draw among these few tokens."""
+        self._add(False, np.sort(np.asarray(ids, np.int32)))
+
     def kept(self, mask: Mask) -> None:
         """A draw among the tokens where `mask` [V] is True."""
         cut = 2 * int(np.count_nonzero(mask)) > len(mask)
         ids = np.flatnonzero(~mask if cut else mask).astype(np.int32)
-        if not len(ids):
-            return self.whole()
+        if len(ids):
+            self._add(cut, ids)
+        else:
+            self.whole()
+
+    def _add(self, cut: bool, ids: npt.NDArray[np.int32]) -> None:
         self._index.append(self._known.setdefault((cut, ids.tobytes()), len(self._known)))
 
     def support(self) -> Support:
@@ -80,14 +92,13 @@ def kept_mask(draws: Sequence[tuple[Support | None, npt.NDArray[np.int64]]], voc
     mask = np.ones((sum(len(positions) for _, positions in draws), vocab_size), np.bool_)
     row = 0
     for support, positions in draws:
-        for which in support.index[positions].tolist() if support is not None else ():
-            if which >= 0:
-                ids = _ids(support, which)
-                if not support.cut[which]:
-                    mask[row] = False
-                mask[row, ids] = not support.cut[which]
-            row += 1
-        row += len(positions) if support is None else 0
+        if support is not None:
+            for i, which in enumerate(support.index[positions].tolist(), row):
+                if which >= 0:
+                    if not support.cut[which]:
+                        mask[i] = False
+                    mask[i, _ids(support, which)] = not support.cut[which]
+        row += len(positions)
     return mask
 
 

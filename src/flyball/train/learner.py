@@ -218,8 +218,9 @@ def _refuse_unknown_support(samples: Sequence[TrainingSample]) -> None:
         if unknown:
             raise TrainError(
                 f"attempt {sample.attempt_id!r}: {unknown} of {len(trained)} sampled tokens were drawn from a cut "
-                "distribution (top_p, top_k, min_p or a grammar) without its support, so their logprobs cannot be "
-                "compared with the learner's; sample with an engine that stores the support (local) or without cuts"
+                "distribution (top_p, top_k, min_p or a grammar) without its support, or by an engine that answers in "
+                "text (http), so their logprobs cannot be compared with the learner's; sample with the local engine, "
+                "or with vllm without cuts larger than its logprobs"
             )
         if outside := outside_support(sample.support, sample.token_ids, trained):
             raise TrainError(
