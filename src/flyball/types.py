@@ -408,6 +408,8 @@ class TrainingSample:
     """of the policy before the first of several updates on this batch; None with one update"""
     support: Support | None = None
     """what sampled tokens were drawn among; all logprobs here are over it. None = the whole vocabulary"""
+    temperatures: tuple[float, ...] = ()
+    """at which they were drawn, each once; empty where it does not matter (imitation)"""
 
     def __post_init__(self) -> None:
         n = len(self.token_ids)

@@ -128,8 +128,10 @@ def test_training_on_what_it_said_is_refused() -> None:
     door = run(Endpoint(), talk)
     attempt = Attempt("a0", Task("t", {}), Trajectory(door.calls, StopReason.ANSWERED), ())
     samples = attempt_samples(GradedAttempt(attempt, Outcome(True)), 1.0)
+    learner = small_learner()
+    learner.temperature = 0.5
     with pytest.raises(TrainError, match="by an engine that answers in text"):
-        small_learner().forward(samples)
+        learner.forward(samples)
     with pytest.raises(WeightsError, match="evaluation and shadow traffic only"):
         run(Endpoint(), lambda engine: engine.load_weights(WeightsRef(1, "w", "")))
 
@@ -169,6 +171,15 @@ def test_refusals_of_the_endpoint_are_typed() -> None:
         ask(Endpoint(finish_reason="content_filter"))
     with pytest.raises(ContextError, match="in a context of 5"):
         ask(Endpoint(), max_context=5)
+
+
+def test_a_prompt_that_the_endpoint_calls_too_long_ends_the_attempt_as_the_policys_own() -> None:
+    async def work(engine: HttpEngine) -> None:
+        with pytest.raises(Stopped) as stopped:
+            await open_door(engine).complete(ASKED, [])
+        assert stopped.value.reason is StopReason.MAX_TOKENS
+
+    run(Endpoint(status=400), work)
 
 
 def test_tokens_of_another_chat_format_are_refused() -> None:

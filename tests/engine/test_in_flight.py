@@ -190,13 +190,15 @@ def test_keep_goes_on_with_what_the_old_weights_cached(make: Callable[[int], Any
 def test_keep_gives_no_stale_prefix_to_whoever_comes_next() -> None:
     """Neither from a session that ended after the update nor from a root without live conversations."""
     newer = llama(1)
-    engine = LocalEngine(llama(), num_slots=1, on_new_weights="keep")
+    engine = LocalEngine(llama(), num_slots=2, on_new_weights="keep")
 
     async def main() -> list[Completion]:
+        await engine.generate(request(own(3, 9), tokens=5, session="lives on"))
         await engine.generate(request(ROOT, tokens=5, session="a"))
         engine.use_weights(newer.state_dict(), version=1)
         await engine.end_session("a")
         after_session = await engine.generate(request(ROOT, tokens=5))
+        await engine.end_session("lives on")
         await asyncio.gather(*(engine.generate(request(p, tokens=5)) for p in PROMPTS))
         engine.use_weights(newer.state_dict(), version=2)
         return [after_session, await engine.generate(request(ROOT, tokens=5))]

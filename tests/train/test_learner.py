@@ -205,6 +205,14 @@ def test_a_cut_sample_without_its_support_is_refused() -> None:
     one.forward([replace(unknown, loss_mask=np.zeros(n, np.bool_)), sample])
 
 
+def test_a_sample_of_another_temperature_is_refused() -> None:
+    (sample, *_) = attempts(SamplingParams(0.8, 8))
+    with pytest.raises(TrainError, match=r"'a0' was sampled at temperature 0.8 and the learner scores at 1.0"):
+        learner(llama()).forward_backward([sample], SFT)
+    learner(llama(), temperature=0.8).forward([sample])
+    learner(llama()).forward([replace(sample, temperatures=())])
+
+
 def test_a_sample_that_contradicts_its_support_is_refused() -> None:
     (sample, *_) = attempts(SamplingParams(1.0, 8, top_k=2))
     tokens = sample.token_ids.copy()

@@ -193,10 +193,13 @@ class LocalEngine:
     async def load_weights(self, ref: WeightsRef) -> None:
         """Load a published safetensors folder, also while requests run. Raises WeightsError; the old weights stay."""
         state = await asyncio.to_thread(_read_safetensors, Path(ref.path))
-        self._take(state, ref.version, ref.path)
+        await asyncio.to_thread(self._take, state, ref.version, ref.path)
 
     def use_weights(self, state: dict[str, torch.Tensor], version: int) -> None:
-        """Take weights from memory (the learner in the same process), as `load_weights` does from a folder."""
+        """Take weights from memory (the learner in the same process), as `load_weights` does from a folder.
+
+        Returns when they are in use, at the end of the decode steps under way.
+        """
         self._take(state, version, "memory")
 
     def _take(self, state: dict[str, torch.Tensor], version: int, origin: str) -> None:
@@ -264,7 +267,7 @@ class LocalEngine:
     def _fail(self, failure: EngineError) -> None:
         """Tell everyone in flight, and start afresh: a NaN left in the cache would outlive the weights it is from."""
         with self._lock:
-            for running in self._running + self._waiting:
+            for running in self._open:  # also those that a cancelled loop had ended and not yet told
                 if not running.future.done():
                     running.future.set_exception(failure)
             self._running, self._waiting = [], []
@@ -326,7 +329,8 @@ class LocalEngine:
                 break
             self._waiting.remove(running)
             running.slot = slot
-            if not self._shares and slot.session != running.request.session:
+            resumes = slot.session and slot.session == running.request.session
+            if not self._shares and not resumes:
                 slot.tokens = []
             slot.busy, slot.session, slot.used_at = True, running.request.session, self._clock
             admitted.append(running)

@@ -16,7 +16,7 @@ from flyball.rl.advantage import has_signal
 from flyball.rl.aggregate import loss_weights
 from flyball.rl.algorithms import Algorithm
 from flyball.rl.support import branch_support
-from flyball.types import GradedAttempt, Missing, TrainingSample
+from flyball.types import Call, GradedAttempt, Missing, TrainingSample
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,15 @@ def attempt_samples(graded: GradedAttempt, advantage: float) -> list[TrainingSam
                     i,
                     branch.policy_versions,
                     support=branch_support(branch.calls),
+                    temperatures=_temperatures(branch.calls),
                 )
             )
     return out
+
+
+def _temperatures(calls: Sequence[Call]) -> tuple[float, ...]:
+    sampled = (call.sampling.get("temperature") for call in calls if call.completion_ids)
+    return tuple(sorted({t for t in sampled if t is not None}))
 
 
 def weighted(samples: Sequence[TrainingSample], mode: str, horizon: int | None = None) -> list[TrainingSample]:

@@ -81,9 +81,9 @@ class LocalLearner:
     def forward(self, samples: Sequence[TrainingSample]) -> list[npt.NDArray[np.float32]]:
         """Logprobs [T] of every sample's trained tokens under the current weights (0 elsewhere).
 
-        Over the support of each draw. Raises TrainError for a draw that was cut and whose support is not known.
+        Over the support of each draw. Raises TrainError for a draw from a distribution that cannot be scored here.
         """
-        _refuse_unknown_support(samples)
+        _refuse_other_distributions(samples, self.temperature)
         out = [np.zeros(len(s.token_ids), np.float32) for s in samples]
         self.model.eval()
         with torch.no_grad():
@@ -98,7 +98,7 @@ class LocalLearner:
 
         Raises TrainError when the loss is not finite (the gradient is then dropped), and as `forward` does.
         """
-        _refuse_unknown_support(samples)
+        _refuse_other_distributions(samples, self.temperature)
         self.model.train()
         sums: dict[str, float] = {"loss": 0.0, "entropy": 0.0}
         tokens = 0
@@ -208,9 +208,17 @@ class LocalLearner:
         )
 
 
-def _refuse_unknown_support(samples: Sequence[TrainingSample]) -> None:
-    """Raise TrainError for a trained token of which nobody stored what it was drawn among, or that lies outside it."""
+def _refuse_other_distributions(samples: Sequence[TrainingSample], temperature: float) -> None:
+    """Raise TrainError for a trained token drawn from a distribution that the learner cannot score.
+
+    At another temperature, or cut without storing what it was drawn among, or to a set that does not hold it.
+    """
     for sample in samples:
+        if other := [t for t in sample.temperatures if t != temperature]:
+            raise TrainError(
+                f"attempt {sample.attempt_id!r} was sampled at temperature {other[0]} and the learner scores at "
+                f"{temperature}; give both the same"
+            )
         if sample.support is None:
             continue
         trained = np.flatnonzero(sample.loss_mask)

@@ -267,9 +267,9 @@ def _algorithm(settings: RLSettings, preset: str) -> Algorithm:
 def _sampled_turns(graded: GradedAttempt) -> list[TrainingSample]:
     """A rollout as demonstrations: the tokens that were sampled are the ones imitated.
 
-    Among the whole vocabulary, whatever the sampler had cut: nobody tells a policy later what not to say.
+    At temperature 1 and among the whole vocabulary, whatever the sampler did: what is imitated is the text.
     """
-    return [replace(sample, support=None) for sample in attempt_samples(graded, 0.0)]
+    return [replace(sample, support=None, temperatures=()) for sample in attempt_samples(graded, 0.0)]
 
 
 def _texts(demonstration: Demonstration) -> list[str]:
