@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flyball.engine.local import LocalEngine
-from flyball.engine.local_sampling import FIRST_LOOK, cut, draw
+from flyball.engine.local_sampling import LOOKS, cut, draw
 from flyball.engine.protocol import Completion, Request, SamplingParams
 from flyball.errors import ConfigError
 from flyball.rl.support import kept_mask
@@ -55,12 +55,13 @@ def test_a_tie_at_the_edge_is_kept_whole() -> None:
     assert kept([0.4, 0.2, 0.2, 0.2], top_p=0.5) == [0, 1, 2, 3]
 
 
-def test_a_nucleus_larger_than_the_first_look_is_found() -> None:
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_nucleus_larger_than_a_look_is_found(look: int) -> None:
     torch.manual_seed(0)
-    logits = torch.randn(1, 5 * FIRST_LOOK) / 10
+    logits = torch.randn(1, 5 * look) / 10
     probabilities = logits.double().softmax(-1)[0]
     least = probabilities[cut(logits, [SamplingParams(top_p=0.8)])[0]]
-    assert len(least) > FIRST_LOOK
+    assert len(least) > look
     assert float(least.sum()) >= 0.8 > float(least.sum() - least.min())
 
 

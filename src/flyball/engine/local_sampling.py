@@ -12,8 +12,8 @@ import torch
 
 from flyball.engine.protocol import SamplingParams
 
-FIRST_LOOK = 256
-"""Most nuclei are smaller; only rows whose nucleus is not are sorted whole."""
+LOOKS = (256, 4096)
+"""How many of the likeliest tokens are looked at first; only a nucleus that is larger costs a sort of the whole row."""
 
 
 def draw(
@@ -66,8 +66,8 @@ def _nucleus_edge(row: torch.Tensor, top_p: float) -> torch.Tensor:
     """The logit at which the likeliest tokens of `row` [V] first hold `top_p` of its probability."""
     likeliest = row.max()
     mass = (row - likeliest).double().exp().sum()
-    for count in (min(FIRST_LOOK, len(row)), len(row)):
-        values = row.topk(count).values
+    for count in (*LOOKS, len(row)):
+        values = row.topk(min(count, len(row))).values
         reached = (values - likeliest).double().exp().cumsum(-1) >= top_p * mass
         if bool(reached[-1]):
             return values[int(reached.int().argmax())]
