@@ -13,67 +13,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
 from flyball.engine.local_cache import ATTENTION, SlotCache
 from flyball.engine.local_llama import LlamaPass
+from flyball.engine.local_request import Running, Slot
 from flyball.engine.local_sampling import draw
-from flyball.engine.local_vocabulary import Guide, Vocabulary
-from flyball.engine.protocol import Completion, FinishReason, Request
-from flyball.engine.stop_strings import StopStrings
+from flyball.engine.local_vocabulary import Vocabulary
+from flyball.engine.protocol import Completion, Request
 from flyball.errors import ConfigError, ContextError, EngineError, NumericsError, WeightsError, nearest
-from flyball.rl.support import SupportWriter
 from flyball.types import WeightsRef
 
 STEPS_PER_QUANTUM = 3
 MIN_ROOT = 16
-
-
-@dataclass
-class Slot:
-    """One row of the cache: the tokens whose keys and values it holds, root included."""
-
-    index: int
-    session: str = ""
-    tokens: list[int] = field(default_factory=list)
-    busy: bool = False
-    used_at: int = 0
-
-
-@dataclass(eq=False)
-class Running:
-    """A request being decoded."""
-
-    request: Request
-    future: asyncio.Future[Completion]
-    started: float
-    uniforms: npt.NDArray[np.float64]
-    support: SupportWriter | None = None
-    stop: StopStrings | None = None
-    guide: Guide | None = None
-    slot: Slot | None = None
-    sampled: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
-    prefilled: int = 0
-    finish_reason: FinishReason | None = None
-    failure: EngineError | None = None
-    """of its own grammar; others in the batch go on"""
-    aborted: bool = False
-    """set by the event loop at any time; acted on between steps"""
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """Prompt and what was sampled so far."""
-        return (*self.request.prompt_ids, *self.sampled)
 
 
 class LocalEngine:
@@ -166,16 +123,10 @@ class LocalEngine:
 
     def _prepare(self, request: Request, num_allowed: int) -> Running:
         sampling = request.sampling
-        stream = np.random.Generator(np.random.Philox(np.random.SeedSequence(sampling.seed)))
-        return Running(
-            request,
-            asyncio.get_running_loop().create_future(),
-            time.perf_counter(),
-            stream.random(num_allowed),
-            SupportWriter() if sampling.has_cuts or sampling.grammar else None,
-            StopStrings(sampling.stop) if sampling.stop and self._text else None,
-            self._text.guide(sampling.grammar, request.stop_ids) if sampling.grammar else None,
-        )
+        running = Running(request, asyncio.get_running_loop().create_future(), num_allowed)
+        if sampling.stop or sampling.grammar:
+            running.watch(self._text)
+        return running
 
     @property
     def _text(self) -> Vocabulary:
@@ -257,7 +208,7 @@ class LocalEngine:
                     if done.future.done():
                         continue
                     if done.failure is None:
-                        done.future.set_result(self._completion(done))
+                        done.future.set_result(done.completion())
                     else:
                         done.future.set_exception(done.failure)
                 await asyncio.sleep(0)
@@ -275,18 +226,6 @@ class LocalEngine:
                 slot.busy = False
             self._forget()
             self._cache.drop_slots()
-
-    def _completion(self, done: Running) -> Completion:
-        assert done.finish_reason is not None
-        return Completion(
-            tuple(done.sampled),
-            tuple(done.logprobs),
-            tuple(done.versions),
-            done.finish_reason,
-            done.prefilled,
-            time.perf_counter() - done.started,
-            None if done.support is None else done.support.support(),
-        )
 
     @torch.inference_mode()
     def _quantum(self) -> list[Running]:
@@ -431,7 +370,7 @@ class LocalEngine:
         dense = 2 * len(slots) > high and not self._deterministic
         covered = self._slots[:high] if dense else slots
         start = torch.tensor([max(len(slot.tokens) - root, 0) for slot in covered])
-        latest = {r.slot.index: r.sampled[-1] for r in batch if r.slot is not None}
+        latest = {r.slot.index: r.latest for r in batch if r.slot is not None}
         tokens = torch.tensor([[latest.get(slot.index, 0)] for slot in covered])
         for slot in slots:
             slot.tokens.append(latest[slot.index])
@@ -465,51 +404,14 @@ class LocalEngine:
         if not torch.isfinite(logits).all():
             raise NumericsError("the model produced NaN or infinite logits; the weights are damaged or diverged")
         params = [r.request.sampling for r in batch]
-        uniforms = [r.uniforms[len(r.sampled)] for r in batch]
-        drawn, logprobs, kept = draw(logits, params, uniforms, self._allowed(batch, logits.shape[-1]))
-        finished: list[Running] = []
+        drawn, logprobs, kept = draw(logits, params, [r.uniform for r in batch], _allowed(batch, logits.shape[-1]))
         self.sampled_tokens += len(batch)
         for i, (running, token, logprob) in enumerate(zip(batch, drawn.tolist(), logprobs.tolist(), strict=True)):
-            running.sampled.append(token)
-            running.logprobs.append(logprob)
-            running.versions.append(self._version)
-            if running.support is not None and kept is not None:
-                running.support.kept(kept[i].numpy())
-            if self._ends(running, token) or running.failure is not None:
-                running.finish_reason = "stop"
-            elif len(running.sampled) >= len(running.uniforms):
-                running.finish_reason = "length"
-            if running.finish_reason:
-                finished.append(running)
+            running.take(token, logprob, self._version, None if kept is None else kept[i].numpy())
+        finished = [running for running in batch if running.finish_reason]
         for running in finished:
             self._release(running)
         return finished
-
-    @staticmethod
-    def _allowed(batch: list[Running], vocab_size: int) -> torch.Tensor | None:
-        """What grammars allow next [n, V]; None when no request has one."""
-        if all(running.guide is None for running in batch):
-            return None
-        allowed = np.ones((len(batch), vocab_size), np.bool_)
-        for row, running in zip(allowed, batch, strict=True):
-            if running.guide is not None:
-                try:
-                    row[:] = running.guide.allowed()
-                except EngineError as error:
-                    running.failure = error
-        return torch.from_numpy(allowed)
-
-    def _ends(self, running: Running, token: int) -> bool:
-        """Whether `token` is the last: a stop token, the end of a stop string, or of a grammar without stop tokens."""
-        stop_ids = running.request.stop_ids
-        complete = False
-        if running.guide is not None and running.failure is None:
-            try:
-                complete = running.guide.take(token) and not stop_ids
-            except EngineError as error:
-                running.failure = error
-        said = running.stop is not None and running.stop.ends(self._text.bytes_of(token))
-        return token in stop_ids or said or complete
 
     def _release(self, running: Running) -> None:
         self._running = [r for r in self._running if r is not running]
@@ -518,6 +420,16 @@ class LocalEngine:
         slot.busy = False
         if not slot.session:
             slot.tokens = []
+
+
+def _allowed(batch: list[Running], vocab_size: int) -> torch.Tensor | None:
+    """What grammars allow next [n, V]; None when no request has one."""
+    if all(running.guide is None for running in batch):
+        return None
+    allowed = np.ones((len(batch), vocab_size), np.bool_)
+    for row, running in zip(allowed, batch, strict=True):
+        running.restrict(row)
+    return torch.from_numpy(allowed)
 
 
 def _read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
