@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -238,3 +239,41 @@ def test_an_abort_ends_the_named_session_only() -> None:
         return await task
 
     assert len(asyncio.run(main()).token_ids) == 9
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_order_of_aborts_sessions_and_updates_keeps_every_logprob_right(seed: int) -> None:
+    """Few slots, a shared beginning, three updates: each token's logprob is that of the weights it names."""
+    rng = np.random.default_rng(seed)
+    weights = [llama(version) for version in range(4)]
+    engine = LocalEngine(llama(), num_slots=4)
+    found: list[tuple[tuple[int, ...], Completion]] = []
+
+    async def talk(i: int) -> None:
+        prompt = (*ROOT[: int(rng.integers(0, 31))], *own(i, int(rng.integers(1, 9))))
+        for turn in range(3):
+            session = f"s{i}" if i % 2 else ""
+            done = await engine.generate(request(prompt, seed=i, tokens=int(rng.integers(5, 30)), session=session))
+            found.append((prompt, done))
+            prompt = (*prompt, *done.token_ids, *own(turn, 2))
+        await engine.end_session(f"s{i}")
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(talk(i)) for i in range(12)]
+        for version in (1, 2, 3):
+            await sampled(engine, int(rng.integers(10, 60)))
+            engine.use_weights(weights[version].state_dict(), version)
+            tasks[int(rng.integers(12))].cancel()
+            await engine.abort(f"s{2 * int(rng.integers(6)) + 1}")
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(end is None or isinstance(end, asyncio.CancelledError) for end in ended)
+
+    asyncio.run(main())
+    for reference in weights:
+        LocalEngine(reference)
+    assert len({v for _, done in found for v in done.policy_versions}) == 4
+    for prompt, done in found:
+        for version in set(done.policy_versions):
+            at = torch.tensor(done.policy_versions) == version
+            expected = plain_logprobs(weights[version], prompt, done)
+            torch.testing.assert_close(torch.tensor(done.logprobs)[at], expected[at], rtol=0, atol=1e-4)

@@ -92,6 +92,7 @@ def test_draws_follow_the_cut_distribution() -> None:
         ({"top_p": 0.0}, "top_p 0.0 is outside"),
         ({"top_p": 1.1}, "top_p 1.1 is outside"),
         ({"top_p": float("nan")}, "top_p nan is outside"),
+        ({"max_new_tokens": 0}, "max_new_tokens 0: at least one token must be allowed"),
         ({"top_k": -1}, "top_k -1 is negative"),
         ({"min_p": 1.0}, "min_p 1.0 is outside"),
         ({"temperature": 0.0, "top_k": 5}, "would be ignored"),
