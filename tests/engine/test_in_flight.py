@@ -207,6 +207,28 @@ def test_keep_gives_no_stale_prefix_to_whoever_comes_next() -> None:
     assert [done.prefilled for done in asyncio.run(main())] == [len(ROOT)] * 2
 
 
+def test_after_an_update_a_shared_beginning_is_computed_once_again() -> None:
+    """Also while a session waits for its tool; it joins the others' beginning on its next turn."""
+    newer = llama(1)
+    engine = LocalEngine(llama(), num_slots=8)
+
+    async def main() -> tuple[tuple[int, ...], Completion]:
+        first = await engine.generate(request(ROOT, tokens=5, session="paused"))
+        engine.use_weights(newer.state_dict(), version=1)
+        before = engine.prefilled_tokens
+        await asyncio.gather(*(engine.generate(request((*ROOT, i, i), seed=i)) for i in range(4)))
+        assert engine.prefilled_tokens - before == len(ROOT) + 4 * 2
+        prompt = (*ROOT, *first.token_ids, 9)
+        return prompt, await engine.generate(request(prompt, session="paused"))
+
+    prompt, resumed = asyncio.run(main())
+    assert resumed.prefilled == len(prompt) - len(ROOT)
+    LocalEngine(newer)
+    torch.testing.assert_close(
+        torch.tensor(resumed.logprobs), plain_logprobs(newer, prompt, resumed), rtol=0, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize("on_new_weights", ["recompute", "keep"])
 def test_refused_weights_leave_requests_in_flight_as_they_were(on_new_weights: Any) -> None:
     engine = LocalEngine(llama(), on_new_weights=on_new_weights)

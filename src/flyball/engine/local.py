@@ -259,7 +259,7 @@ class LocalEngine:
         return dropped
 
     def _admit(self) -> list[Running]:
-        if self._waiting and not self._running and not any(s.session for s in self._slots):
+        if self._waiting and not self._running and not any(s.session and s.tokens for s in self._slots):
             self._plant_root([r.request.prompt_ids for r in self._waiting])
         admitted: list[Running] = []
         for running in list(self._waiting):  # changed in place: the event loop appends to it meanwhile
