@@ -201,6 +201,34 @@ def test_bounds_and_what_is_not_sent() -> None:
     run(Server(LocalEngine(llama())), work)
 
 
+def test_closing_tells_those_who_wait() -> None:
+    server = Server(LocalEngine(llama()))
+
+    async def work(engine: VllmEngine) -> None:
+        server.hold = asyncio.Event()
+        task = asyncio.create_task(one(engine))
+        while len(server.bodies) < 2:
+            await asyncio.sleep(0.01)
+        await engine.close()
+        with pytest.raises(EngineError, match="was closed while this request waited"):
+            await task
+        server.hold.set()
+
+    run(server, work)
+
+
+def test_a_server_of_another_kind_is_refused() -> None:
+    async def models(_: HttpRequest) -> Response:
+        return JSONResponse({"data": [{"id": "policy"}]})
+
+    async def main() -> None:
+        async with serving(Starlette(routes=[Route("/v1/models", models)])) as url:
+            with pytest.raises(EngineError, match="does not list models as vLLM does"):
+                await VllmEngine.connect(url, "policy")
+
+    asyncio.run(main())
+
+
 def test_another_model_is_refused() -> None:
     async def main() -> None:
         async with serving(Server(LocalEngine(llama())).app) as url:

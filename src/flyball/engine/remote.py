@@ -69,9 +69,11 @@ class RemoteEngine(ABC):
             return await task
         except asyncio.CancelledError:
             current = asyncio.current_task()
-            if task in self._aborted and not (current and current.cancelling()):
+            if current and current.cancelling():  # the caller was, not the request
+                raise
+            if task in self._aborted:
                 return Completion((), (), (), "abort")
-            raise
+            raise EngineError("the engine was closed while this request waited for it") from None
         finally:
             self._aborted.discard(task)
             del self._in_flight[task]
@@ -92,6 +94,7 @@ class RemoteEngine(ABC):
         return
 
     async def close(self) -> None:
+        """End what is in flight and the connections."""
         for task in list(self._in_flight):
             task.cancel()
         await self._client.aclose()

@@ -54,11 +54,17 @@ class VllmEngine(RemoteEngine):
         return engine
 
     async def _check_server(self) -> None:
-        served = (await self._ask("GET", "/v1/models"))["data"]
-        found = next((card for card in served if card["id"] == self._model), None)
-        if found is None:
-            raise EngineError(f"the server has no model {self._model!r}; it serves {[card['id'] for card in served]}")
-        self._max_context = int(found["max_model_len"])
+        answer = await self._ask("GET", "/v1/models")
+        try:
+            contexts = {card["id"]: int(card["max_model_len"]) for card in answer["data"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError(
+                f"{self._base_url} does not list models as vLLM does ({error!r} in {str(answer)[:200]}); give the "
+                "address of a vLLM server, without /v1"
+            ) from error
+        if self._model not in contexts:
+            raise EngineError(f"the server has no model {self._model!r}; it serves {sorted(contexts)}")
+        self._max_context = contexts[self._model]
         only_one = SamplingParams(1.0, 1, seed=0, top_k=1)
         (logprob,) = (await self._complete(Request((0,), only_one, ()), 1)).logprobs
         if logprob < -1e-4:
