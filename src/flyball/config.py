@@ -97,9 +97,11 @@ class SamplingSettings(Section):
     stop: Names = Field(default=(), description="texts that end a turn, besides its end-of-turn token")
 
     @model_validator(mode="after")
-    def _cuts_act(self) -> SamplingSettings:
+    def _rules_act(self) -> SamplingSettings:
         if self.temperature == 0 and (self.top_p < 1 or self.top_k or self.min_p):
             raise ValueError("temperature 0 takes the likeliest token, so top_p, top_k and min_p would be ignored")
+        if "" in self.stop:
+            raise ValueError("stop holds an empty text, which would end every turn at once")
         return self
 
 
