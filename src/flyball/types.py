@@ -122,12 +122,38 @@ class ToolResult:
 Drift = Literal["clean", "realigned", "forked"]
 
 
+WHOLE, UNKNOWN = -1, -2
+"""In `Support.index`: nothing was cut from this draw's vocabulary; something was, and it is not known what."""
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """What each of T draws chose among, where top-p, top-k, min-p or a grammar had cut the vocabulary.
+
+    `index` [T] says which set a draw used (or WHOLE, UNKNOWN). Equal sets are stored once: set s is
+    `ids[ends[s - 1]:ends[s]]`, the ids that were kept, or where `cut[s]` the fewer ids that were taken away.
+    """
+
+    index: npt.NDArray[np.int32]
+    ids: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int64]
+    cut: npt.NDArray[np.bool_]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Support) and all(
+            np.array_equal(mine, theirs) for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True)
 class Call:
     """One model call: what it added to its parent's tokens, and what was sampled.
 
     Tokens up to and including this call = the parent's + `prompt_ids` (given, never trained) + `completion_ids`
     (sampled by the policy, one `sampling_logprobs` and one `policy_versions` entry each).
+    `support` (None = nothing was cut) says what they were drawn among.
     `drift`: clean = the new prompt extends what was sampled; realigned = recovered from the messages; forked = the
     agent sent back something else, so a new branch starts from the root.
     """
@@ -146,9 +172,12 @@ class Call:
     tool_results: tuple[ToolResult, ...] = ()
     drift: Drift = "clean"
     seconds: float = 0.0
+    support: Support | None = None
 
     def __post_init__(self) -> None:
         n = len(self.completion_ids)
+        if self.support is not None and len(self.support.index) != n:
+            raise ValueError(f"call {self.call_id}: {n} sampled tokens, support of {len(self.support.index)} draws")
         if len(self.sampling_logprobs) != n or len(self.policy_versions) != n:
             raise ValueError(
                 f"call {self.call_id}: {n} sampled tokens, {len(self.sampling_logprobs)} logprobs and "
@@ -377,9 +406,17 @@ class TrainingSample:
     ref_logprobs: npt.NDArray[np.float32] | None = None
     old_logprobs: npt.NDArray[np.float32] | None = None
     """of the policy before the first of several updates on this batch; None with one update"""
+    support: Support | None = None
+    """what sampled tokens were drawn among; all logprobs here are over it. None = the whole vocabulary"""
+    temperatures: tuple[float, ...] = ()
+    """at which they were drawn, each once; empty where it does not matter (imitation)"""
 
     def __post_init__(self) -> None:
         n = len(self.token_ids)
+        if self.support is not None and len(self.support.index) != n:
+            raise ValueError(
+                f"training sample {self.attempt_id}: support of {len(self.support.index)} draws for {n} tokens"
+            )
         for name in ("loss_mask", "sampling_logprobs", "advantages", "loss_weights"):
             m = len(getattr(self, name))
             if m != n:
