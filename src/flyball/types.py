@@ -29,7 +29,11 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """When an attempt is stopped. `max_tokens` bounds prompt plus completion of one branch."""
+    """When an attempt is stopped. `max_tokens` bounds prompt plus completion of one branch.
+
+    `max_cost_usd` bounds model and tools by the run's prices; it is read before every model call and every turn of
+    tools, so the call under way when it is reached is the last. None = no bound.
+    """
 
     max_turns: int = 12
     max_tool_calls: int = 24
@@ -38,6 +42,7 @@ class Limits:
     max_seconds: float = 120.0
     tool_timeout_seconds: float = 10.0
     tool_output_chars: int = 4000
+    max_cost_usd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,11 @@ class StopReason(StrEnum):
     MAX_TOOL_CALLS = "max_tool_calls"
     MAX_TOKENS = "max_tokens"
     MAX_SECONDS = "max_seconds"
+    MAX_COST = "max_cost"
     MALFORMED = "malformed"
     LOOP = "loop"
     APPROVAL_DENIED = "approval_denied"
+    BLOCKED = "blocked"
     WORLD_ERROR = "world_error"
     AGENT_ERROR = "agent_error"
     ENGINE_ERROR = "engine_error"
@@ -103,12 +110,29 @@ class ToolCall:
     arguments: str
 
 
-ToolProblem = Literal["unknown_tool", "bad_arguments", "raised", "timeout", "not_allowed", "denied", "malformed"]
+ToolProblem = Literal[
+    "unknown_tool",
+    "bad_arguments",
+    "raised",
+    "timeout",
+    "cancelled",
+    "not_allowed",
+    "denied",
+    "expired",
+    "over_budget",
+    "malformed",
+]
+
+ApprovalDecision = Literal["approve", "deny", "expire"]
 
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What the model was shown for a call. `problem` is None when the tool did its work."""
+    """What the model was shown for a call. `problem` is None when the tool did its work.
+
+    `seconds` and `cost_usd` are of all `tries` together; `approval` is what the declared simulator answered, None when
+    nobody was asked.
+    """
 
     call_id: str
     name: str
@@ -117,6 +141,8 @@ class ToolResult:
     seconds: float = 0.0
     truncated: bool = False
     cost_usd: float = 0.0
+    tries: int = 1
+    approval: ApprovalDecision | None = None
 
 
 Drift = Literal["clean", "realigned", "forked"]
@@ -232,6 +258,20 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class HookRecord:
+    """What a hook of the built-in loop said, and after which model call (None = before the first).
+
+    `value`: of a plan its steps and tool budget, of a critic its score, of a policy check `pass`, `block` or `revise`.
+    """
+
+    kind: Literal["plan", "critic", "policy_check"]
+    name: str
+    call_id: str | None
+    value: Any
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One attempt at one task: everything a grader may look at, and everything needed to grade it again later."""
 
@@ -247,6 +287,7 @@ class Attempt:
     group_index: int = 0
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
+    hooks: tuple[HookRecord, ...] = ()
 
     @property
     def stop(self) -> StopReason:
@@ -458,6 +499,7 @@ class TaskResult:
     cost_usd: float
     stop: str
     scores: Mapping[str, float | None] = field(default_factory=dict)
+    approvals_refused: int = 0
 
 
 @dataclass(frozen=True)

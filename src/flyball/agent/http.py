@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 
 from flyball.agent.foreign import AttemptHandle
-from flyball.agent.loop import Approver, approve_all
 from flyball.agent.loopback import Loopback, drive_over
 from flyball.agent.runner import AgentEnd
 from flyball.capture.door import Door
@@ -23,12 +22,11 @@ from flyball.types import Limits
 class Http:
     """Drives attempts through an agent's own server. `headers` are sent along, for its authentication."""
 
-    def __init__(self, url: str, *, headers: dict[str, str] | None = None, approver: Approver = approve_all) -> None:
+    def __init__(self, url: str, *, headers: dict[str, str] | None = None) -> None:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"the agent's url {url!r} must start with http:// or https://")
         self._url = f"{url.rstrip('/')}/run"
         self._headers = headers or {}
-        self._approver = approver
         self._loopback = Loopback()
 
     @property
@@ -37,7 +35,7 @@ class Http:
 
     async def run(self, world: World, door: Door, limits: Limits) -> AgentEnd:
         """Drive one attempt; see AgentRunner.run."""
-        return await drive_over(self._loopback, self._answer, world, door, limits, self._approver)
+        return await drive_over(self._loopback, self._answer, world, door, limits)
 
     async def _answer(self, handle: AttemptHandle) -> str:
         # Time is bounded by the attempt's limit, not by the client.

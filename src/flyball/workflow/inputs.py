@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flyball.agent.callable import CallableAgent
+from flyball.agent.hooks import Hooks
 from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentRunner
 from flyball.config import Section
@@ -87,7 +88,7 @@ class Inputs:
 
     @cached_property
     def world(self) -> WorldSpec:
-        return WorldSpec(self.workflow.world)
+        return WorldSpec(self.workflow.world, self.workflow.approver)
 
     @cached_property
     def graders(self) -> GraderSet:
@@ -107,12 +108,17 @@ class Inputs:
         """The built-in loop, or the user's agent."""
         agent = self.workflow.agent
         if agent is None:
-            return ToolLoop()
+            return ToolLoop(self.hooks)
         if callable(getattr(agent, "run", None)):
             return agent  # type: ignore[no-any-return]
         if callable(agent):
             return CallableAgent(agent)
         raise ConfigError(f"agent is {agent!r}; give an async function (attempt, client), fb.Command or fb.Http")
+
+    @cached_property
+    def hooks(self) -> Hooks:
+        flow = self.workflow
+        return Hooks(flow.planner, flow.critic, tuple(flow.policy_checks))
 
     @cached_property
     def prices(self) -> Prices:
@@ -140,6 +146,7 @@ class Inputs:
             "world": self.world.version,
             "graders": self.graders.version,
             "agent": self.runner.name,
+            "approver": self.world.approver.version if self.world.approver else "",
         }
 
 
