@@ -6,6 +6,8 @@ addresses are on this machine's loopback interface, so the agent's server runs h
 
 from __future__ import annotations
 
+import functools
+import ssl
 from typing import Any
 
 import httpx
@@ -39,7 +41,7 @@ class Http:
 
     async def _answer(self, handle: AttemptHandle) -> str:
         # Time is bounded by the attempt's limit, not by the client.
-        async with httpx.AsyncClient(timeout=None, headers=self._headers) as client:
+        async with httpx.AsyncClient(timeout=None, headers=self._headers, verify=_trust()) as client:
             try:
                 response = await client.post(self._url, json={**handle.public(), "api_key": "flyball"})
             except httpx.HTTPError as error:
@@ -50,6 +52,12 @@ class Http:
         if not isinstance(answer, str):
             raise AgentError(f'{self._url} answered {response.text[:200]!r}; it must answer {{"answer": "text"}}')
         return answer
+
+
+@functools.cache
+def _trust() -> ssl.SSLContext:
+    """The machine's certificates, loaded once: it takes some 20 ms, during which no other attempt would move."""
+    return ssl.create_default_context()
 
 
 def _answer_in(response: httpx.Response) -> Any:
