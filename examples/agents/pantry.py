@@ -32,7 +32,7 @@ def tasks(num_tasks: int = 128, seed: int = 0) -> list[fb.Task]:
     rng = random.Random(seed)
     made = []
     for i in range(num_tasks):
-        stock = {item: rng.randrange(10, 100) for item in ITEMS}
+        stock = {item: rng.randrange(1, 10) for item in ITEMS}
         item = rng.choice(ITEMS)
         public, hidden = {"item": item, "stock": stock}, {"count": stock[item]}
         made.append(fb.Task(f"pantry-{i}", public, hidden, split=SPLITS[i % len(SPLITS)]))

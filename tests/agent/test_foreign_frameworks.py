@@ -40,12 +40,12 @@ from flyball.train.learner import LocalLearner, LossSpec, OptimizerConfig
 from flyball.train.progress import Progress
 from flyball.train.rl import RLPlan, update
 from flyball.train.sft import demonstration_sample
-from flyball.types import GradedAttempt, Limits, Message, StopReason, Task, TrainingSample
+from flyball.types import Attempt, GradedAttempt, Limits, Message, StopReason, Task, TrainingSample
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.workflow import load_workflow
 
 EXAMPLES = Path(pantry.__file__).parent
-SHOWN, NUM_STEPS, GROUP_SIZE = 140, 2, 4
+SHOWN, NUM_STEPS, GROUP_SIZE = 120, 2, 4
 FRAMEWORKS = {"openai_sdk": "openai", "langgraph": "langgraph", "openai_agents": "agents", "pydantic_ai": "pydantic_ai"}
 LIMITS = Limits(max_turns=4, max_new_tokens=40, max_tokens=512)
 SHAPE = TinyConfig(500, hidden_size=72, intermediate_size=64, num_layers=2, head_dim=32, max_context=512)
@@ -93,6 +93,11 @@ class Recorder(LocalEngine):
         return completion
 
 
+def every_other(a: Attempt, hidden: Any) -> float:
+    """Half of a group is rewarded whatever it did, so that every group has something to teach and all is trained."""
+    return float(a.group_index % 2)
+
+
 @dataclass
 class Trained:
     """What one run left: attempts, what the engine sampled, and the samples that the learner was given."""
@@ -132,7 +137,7 @@ async def train(agent: ModuleType, start: LocalLearner) -> Trained:
 
     learner.forward_backward = forward_backward  # type: ignore[method-assign]
     async with served(agent) as url:
-        graders = GraderSet(FunctionGrader(pantry.success, "success"))
+        graders = GraderSet(FunctionGrader(pantry.success, "success"), FunctionGrader(every_other, "reward"))
         arm = Arm(WORLD, Http(url), engine, HfChat(start.tokenizer), SamplingParams(1.0), graders)
         for step in range(NUM_STEPS):
             engine.use_weights(learner.model.state_dict(), learner.version)
@@ -162,7 +167,7 @@ def test_the_agent_uses_its_tools_and_answers(trained: Trained) -> None:
     counted = [a for a in attempts if any(r.name == "count" and r.problem is None for r in a.tool_results)]
     assert len(counted) > len(attempts) / 2
     successes = sum(graded.outcome.success is True for graded in trained.graded)
-    assert 0 < successes < len(attempts)
+    assert successes > 0
     for attempt in attempts:  # every result lies with the call that asked for it
         for call in attempt.trajectory.calls:
             assert {result.call_id for result in call.tool_results} <= {tc.call_id for tc in call.tool_calls}
@@ -185,7 +190,7 @@ def test_every_trained_token_is_one_that_the_engine_sampled(trained: Trained) ->
             trained_here += end - begin
         assert trained_here == sample.loss_mask.sum()
         num_trained += trained_here
-    assert num_trained > 100
+    assert num_trained == sum(len(completion.token_ids) for _, completion in trained.drawn) > 0
 
 
 def _attempt_id(request: Request) -> str:

@@ -100,7 +100,7 @@ def _blame_world(end: AgentEnd, error: WorldError) -> AgentEnd:
 
 def _approver(world: WorldSpec) -> dict[str, str]:
     """The simulator that answered for a person, in the record of the attempt."""
-    return {"approver": world.approver.version} if world.approver else {}
+    return {"approver": world.approver.name} if world.approver else {}
 
 
 def _spent(prices: Prices, calls: Sequence[Call]) -> float:

@@ -50,6 +50,8 @@ class WorldSpec:
         self.tool_versions: Mapping[str, str] = {name: tool.version for name, tool in self._tools.items()}
         sources = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in sys.stdlib_module_names]
         self.version: str = source_digest(*sources) if make is cls else source_digest(make, *sources)
+        if self.approver is not None:  # whoever approves is part of the world that attempts meet
+            self.version += f"+{self.approver.version}"
 
     def check(self, task: Task) -> None:
         """Raise DatasetError when this world cannot be opened for the task: fields, allowed tools, surface.

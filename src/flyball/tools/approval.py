@@ -36,7 +36,7 @@ class Approver:
         elif callable(declared):
             self._fn = declared
             self.name = getattr(declared, "__qualname__", type(declared).__qualname__)
-            self.version = f"{self.name} {source_digest(declared)}"
+            self.version = source_digest(declared)
         else:
             raise ConfigError(
                 f"approver is {declared!r}; it is one of {', '.join(DECISIONS)}, or a function "

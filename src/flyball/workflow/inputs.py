@@ -146,7 +146,6 @@ class Inputs:
             "world": self.world.version,
             "graders": self.graders.version,
             "agent": self.runner.name,
-            "approver": self.world.approver.version if self.world.approver else "",
         }
 
 
