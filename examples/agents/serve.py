@@ -29,8 +29,8 @@ class Attempt:
     tools_url: str
     http: httpx.AsyncClient
 
-    async def use(self, name: str, **arguments: Any) -> str:
-        """Use a tool of the world; returns what the policy is to be shown."""
+    async def use(self, name: str, arguments: str | dict[str, Any]) -> str:
+        """Use a tool of the world, arguments as the policy wrote them or read; returns what it is to be shown."""
         response = await self.http.post(f"{self.tools_url}/{name}", json={"arguments": arguments})
         response.raise_for_status()
         return response.json()["content"]

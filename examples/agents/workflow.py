@@ -15,8 +15,8 @@ workflow = fb.Workflow(
     limits={"max_turns": 4, "max_new_tokens": 40, "max_tokens": 512},
     training={
         "tiny": {"vocab_size": 500, "hidden_size": 72, "intermediate_size": 64, "num_layers": 2, "head_dim": 32},
-        "sft": {"num_epochs": 8, "learning_rate": 1e-2, "batch_size": 8},
-        "rl": {"num_steps": 10, "tasks_per_step": 8, "group_size": 4, "learning_rate": 2e-3},
+        "sft": {"num_epochs": 7, "learning_rate": 1e-2, "batch_size": 8},
+        "rl": {"num_steps": 20, "tasks_per_step": 8, "group_size": 4, "learning_rate": 5e-4},
         "controls": [],
     },
 )

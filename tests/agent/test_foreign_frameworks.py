@@ -25,16 +25,19 @@ import uvicorn
 from examples.agents import pantry
 from examples.agents.serve import app
 from flyball.agent.http import Http
+from flyball.engine.fake import FakeEngine
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Completion, Request, SamplingParams
 from flyball.evals.run import Arm, attempt_all
 from flyball.graders.grade import GraderSet
 from flyball.graders.grader import FunctionGrader
+from flyball.models.fake import tool_call_text
 from flyball.models.hf_chat import HfChat
 from flyball.models.load import new_tiny_model
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import algorithm
 from flyball.rl.samples import weighted
+from flyball.rollout.attempt import run_attempt
 from flyball.tasks.world import WorldSpec
 from flyball.train.learner import LocalLearner, LossSpec, OptimizerConfig
 from flyball.train.progress import Progress
@@ -45,7 +48,8 @@ from flyball.workflow.inputs import Inputs
 from flyball.workflow.workflow import load_workflow
 
 EXAMPLES = Path(pantry.__file__).parent
-SHOWN, NUM_STEPS, GROUP_SIZE = 120, 2, 4
+SHOWN, NUM_STEPS, TASKS_PER_STEP, GROUP_SIZE = 130, 2, 3, 4
+WARM = 1.2  # attempts of a group that are all alike would cancel out
 FRAMEWORKS = {"openai_sdk": "openai", "langgraph": "langgraph", "openai_agents": "agents", "pydantic_ai": "pydantic_ai"}
 LIMITS = Limits(max_turns=4, max_new_tokens=40, max_tokens=512)
 SHAPE = TinyConfig(500, hidden_size=72, intermediate_size=64, num_layers=2, head_dim=32, max_context=512)
@@ -124,11 +128,11 @@ async def served(agent: ModuleType) -> AsyncIterator[str]:
 async def train(agent: ModuleType, start: LocalLearner) -> Trained:
     """`NUM_STEPS` steps of RL with the agent as it is."""
     model = copy.deepcopy(start.model)
-    learner = LocalLearner(model, start.tokenizer, OptimizerConfig(lr=1e-3))
-    reference = LocalLearner(copy.deepcopy(model), start.tokenizer, OptimizerConfig())
+    learner = LocalLearner(model, start.tokenizer, OptimizerConfig(lr=1e-3), temperature=WARM)
+    reference = LocalLearner(copy.deepcopy(model), start.tokenizer, OptimizerConfig(), temperature=WARM)
     engine = Recorder(copy.deepcopy(model))
     trained = Trained(before=copy.deepcopy(model.state_dict()))
-    plan = RLPlan(algorithm("rloo"), NUM_STEPS, 4, 0, 1, warmup_steps=1)
+    plan = RLPlan(algorithm("rloo"), NUM_STEPS, TASKS_PER_STEP, 0, 1, warmup_steps=1)
     learn = learner.forward_backward
 
     def forward_backward(samples: Sequence[TrainingSample], spec: LossSpec) -> dict[str, float]:
@@ -138,10 +142,10 @@ async def train(agent: ModuleType, start: LocalLearner) -> Trained:
     learner.forward_backward = forward_backward  # type: ignore[method-assign]
     async with served(agent) as url:
         graders = GraderSet(FunctionGrader(pantry.success, "success"), FunctionGrader(every_other, "reward"))
-        arm = Arm(WORLD, Http(url), engine, HfChat(start.tokenizer), SamplingParams(1.0), graders)
+        arm = Arm(WORLD, Http(url), engine, HfChat(start.tokenizer), SamplingParams(WARM), graders)
         for step in range(NUM_STEPS):
             engine.use_weights(learner.model.state_dict(), learner.version)
-            tasks = TASKS[step * 4 :][:4]
+            tasks = TASKS[step * TASKS_PER_STEP :][:TASKS_PER_STEP]
             flat = await attempt_all(
                 arm, tasks, num_trials=GROUP_SIZE, seed=step, concurrency=16, reduce=lambda graded: graded
             )
@@ -161,11 +165,11 @@ def trained(request: pytest.FixtureRequest, started: LocalLearner) -> Trained:
 
 def test_the_agent_uses_its_tools_and_answers(trained: Trained) -> None:
     attempts = [graded.attempt for graded in trained.graded]
-    assert len(attempts) == NUM_STEPS * 4 * GROUP_SIZE
+    assert len(attempts) == NUM_STEPS * TASKS_PER_STEP * GROUP_SIZE
     stops = {attempt.stop for attempt in attempts}
     assert not stops & {StopReason.AGENT_ERROR, StopReason.ENGINE_ERROR, StopReason.WORLD_ERROR}, stops
     counted = [a for a in attempts if any(r.name == "count" and r.problem is None for r in a.tool_results)]
-    assert len(counted) > len(attempts) / 2
+    assert len(counted) > len(attempts) / 3
     successes = sum(graded.outcome.success is True for graded in trained.graded)
     assert successes > 0
     for attempt in attempts:  # every result lies with the call that asked for it
@@ -210,6 +214,37 @@ def test_nothing_that_the_engine_sampled_is_lost_or_told_twice(trained: Trained)
 def test_the_weights_have_changed(trained: Trained) -> None:
     assert all(torch.isfinite(weights).all() for weights in trained.after.values())
     assert any(not torch.equal(trained.before[name], weights) for name, weights in trained.after.items())
+
+
+BLUNDERS = {
+    "a tool that does not exist": tool_call_text("cuont", item="figs"),
+    "an argument that does not exist": tool_call_text("count", thing="figs"),
+    "arguments that are no object": '<tool_call>{"name": "count", "arguments": [1]}</tool_call>',
+    "a call that cannot be read": "<tool_call>{oops</tool_call>",
+    "an item that is not there": tool_call_text("count", item="gold"),
+}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_what_the_policy_does_wrong_is_its_own_failure_and_never_the_agents(framework: str) -> None:
+    pytest.importorskip(FRAMEWORKS[framework], reason="pip install 'flyball[examples-agents]'")
+    agent = importlib.import_module(f"examples.agents.{framework}.agent")
+    engines = {blunder: FakeEngine([turn, "I do not know."]) for blunder, turn in BLUNDERS.items()}
+
+    async def go() -> dict[str, Attempt]:
+        async with served(agent) as url:
+            runner = Http(url)
+
+            async def attempt(engine: FakeEngine) -> Attempt:
+                how: Any = {"runner": runner, "engine": engine, "chat": engine.chat, "sampling": SamplingParams()}
+                return await run_attempt(replace(TASKS[0], limits=Limits()), world=WORLD, seed=0, **how)
+
+            done = await asyncio.gather(*map(attempt, engines.values()))
+            return dict(zip(engines, done, strict=True))
+
+    for blunder, done in asyncio.run(go()).items():
+        assert done.stop is StopReason.ANSWERED, (blunder, done.trajectory.detail)
+        assert len(done.trajectory.calls) == len(engines[blunder].completions), blunder
 
 
 def test_the_workflow_beside_the_agents_is_complete() -> None:

@@ -9,6 +9,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
+from pydantic import ValidationError
 
 from examples.agents.serve import Attempt, serve
 
@@ -17,7 +18,7 @@ async def answer(attempt: Attempt) -> str:
     @tool
     async def count(item: str) -> str:
         """Count one item."""
-        return await attempt.use("count", item=item)
+        return await attempt.use("count", {"item": item})
 
     model = ChatOpenAI(model="policy", base_url=attempt.base_url, api_key=attempt.api_key).bind_tools([count])
 
@@ -31,7 +32,10 @@ async def answer(attempt: Attempt) -> str:
     graph.add_conditional_edges("model", tools_condition)
     graph.add_edge("tools", "model")
     opening = [SystemMessage(attempt.system), HumanMessage(attempt.observation)]
-    end = await graph.compile().ainvoke({"messages": opening})
+    try:
+        end = await graph.compile().ainvoke({"messages": opening})
+    except ValidationError:  # the policy wrote arguments that no message can hold: its failure, not ours
+        return ""
     return str(end["messages"][-1].content)
 
 

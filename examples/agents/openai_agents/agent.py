@@ -12,7 +12,7 @@ async def answer(attempt: Attempt) -> str:
     @function_tool
     async def count(item: str) -> str:
         """Count one item."""
-        return await attempt.use("count", item=item)
+        return await attempt.use("count", {"item": item})
 
     async with AsyncOpenAI(base_url=attempt.base_url, api_key=attempt.api_key) as client:
         model = OpenAIChatCompletionsModel("policy", client)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from openai import AsyncOpenAI
@@ -23,7 +22,7 @@ async def answer(attempt: Attempt) -> str:
             if not message.tool_calls:
                 return message.content or ""
             for call in message.tool_calls:
-                shown = await attempt.use(call.function.name, **json.loads(call.function.arguments))
+                shown = await attempt.use(call.function.name, call.function.arguments)
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": shown})
 
 

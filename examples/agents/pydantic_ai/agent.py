@@ -19,7 +19,7 @@ async def answer(attempt: Attempt) -> str:
         @keeper.tool_plain
         async def count(item: str) -> str:
             """Count one item."""
-            return await attempt.use("count", item=item)
+            return await attempt.use("count", {"item": item})
 
         try:
             done = await keeper.run(attempt.observation)
