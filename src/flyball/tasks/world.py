@@ -48,6 +48,7 @@ class WorldSpec:
         self._reset: Arguments = arguments_of_function(inspect.unwrap(getattr(cls, "reset")), bound=True)  # noqa: B009
         self._tools: Mapping[str, Tool] = tools_of_class(cls)
         self.tool_versions: Mapping[str, str] = {name: tool.version for name, tool in self._tools.items()}
+        self.asks_for_approval = any(tool.approval == "human" for tool in self._tools.values())
         sources = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in sys.stdlib_module_names]
         self.version: str = source_digest(*sources) if make is cls else source_digest(make, *sources)
         if self.approver is not None:  # whoever approves is part of the world that attempts meet

@@ -134,6 +134,11 @@ class Inputs:
         check_names(self.workflow.settings, self.workflow.marks, names_in_force(set(self.splits)))
         for task in self.tasks:
             self.world.check(task)
+        if self.world.approver is not None and not self.world.asks_for_approval:
+            raise ConfigError(
+                f'approver would be ignored: no tool of {self.world.name} has approval="human"; remove it, or mark the '
+                'tools that a person must approve with `@fb.tool(approval="human")`'
+            )
         _ = self.graders, self.runner, self.prices, self.suites
 
     @cached_property

@@ -20,6 +20,7 @@ from typing import Any
 
 from flyball.config import Marks, Section, Settings, merge, parse, read_settings
 from flyball.errors import ConfigError
+from flyball.tools.approval import approver_of
 from flyball.types import Limits, Task
 from flyball.workflow.user_code import import_file
 
@@ -105,6 +106,7 @@ class Workflow:
             )
         for name, grader in (self.scores or {}).items():
             self._check_callable(f"scores[{name!r}]", grader, required=True)
+        approver_of(self.approver)
         self._check_hooks()
         if not isinstance(self.tasks, (str, Path, Sequence)) and not callable(self.tasks):
             raise ConfigError(
