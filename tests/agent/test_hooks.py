@@ -203,6 +203,16 @@ def test_everything_a_user_is_told_is_checked() -> None:
     assert done.said == "Which order, please?"
 
 
+def test_what_no_check_has_let_pass_is_not_told_to_the_user() -> None:
+    cut, _ = attempt("It comes tomorrow.", policy_checks=(no_promises,), limits=Limits(max_new_tokens=5))
+    assert (cut.stop, cut.said, cut.hooks) == (StopReason.MAX_TOKENS, "", ())
+    failed, _ = attempt("It comes tomorrow.", policy_checks=(broken,))
+    assert (failed.stop, failed.said) == (StopReason.AGENT_ERROR, "")
+    drafted, _ = attempt("Wait.", policy_checks=(polite,), limits=Limits(max_turns=1))
+    assert (drafted.stop, drafted.said) == (StopReason.MAX_TURNS, "")
+    assert [m["role"] for m in drafted.messages] == ["system", "user"]
+
+
 # --- hooks that fail, and where they would not be heard --------------------------------------------------------------
 
 

@@ -82,7 +82,7 @@ class _Conversation:
         self.records: list[HookRecord] = []
 
     def seen_by_user(self) -> tuple[Message, ...]:
-        """The conversation without drafts that a policy check held back."""
+        """The conversation without what the policy checks held back, or had no time to let pass."""
         return tuple(message for i, message in enumerate(self.messages) if i not in self._withheld)
 
     async def hold(self) -> None:
@@ -92,6 +92,8 @@ class _Conversation:
         while True:
             reply = await self._door.complete(self.messages, self._world.schemas)
             self.messages.append(reply.message)
+            if self._hooks.policy_checks and reply.parsed.malformed is None and not reply.parsed.tool_calls:
+                self._withheld.add(len(self.messages) - 1)  # until every check has let it pass
             if self._hooks.critic is not None:
                 await self._criticise(self._hooks.critic, reply.call_id)
             self._watch.check(reply)
@@ -149,24 +151,22 @@ class _Conversation:
                 self.records.append(HookRecord("policy_check", name_of(hook), call_id, "pass"))
             elif isinstance(said, Block):
                 self.records.append(HookRecord("policy_check", name_of(hook), call_id, "block", said.reason))
-                raise self._blocked(f"{name_of(hook)}: {said.reason}")
+                raise self._door.stop(StopReason.BLOCKED, f"{name_of(hook)}: {said.reason}")
             else:
                 self.records.append(HookRecord("policy_check", name_of(hook), call_id, "revise", said.instruction))
                 self._revise(name_of(hook), said)
                 return False
         self._revisions = 0
+        self._withheld.discard(len(self.messages) - 1)
         return True
 
     def _revise(self, name: str, asked: Revise) -> None:
         self._revisions += 1
         if self._revisions > self._max_revisions:
-            raise self._blocked(f"{name}: still to be revised after {self._max_revisions} revisions")
-        self._withheld |= {len(self.messages) - 1, len(self.messages)}
+            detail = f"{name}: still to be revised after {self._max_revisions} revisions"
+            raise self._door.stop(StopReason.BLOCKED, detail)
+        self._withheld.add(len(self.messages))
         self.messages.append({"role": "user", "content": f"[{name}] {asked.instruction}"})
-
-    def _blocked(self, detail: str) -> Stopped:
-        self._withheld.add(len(self.messages) - 1)
-        return self._door.stop(StopReason.BLOCKED, detail)
 
     def _view(self) -> View:
         task = self._world.task
