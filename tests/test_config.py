@@ -87,3 +87,12 @@ def test_merging_changes_only_what_was_written(tmp_path: Path) -> None:
     off = merge(base, parse(Settings, {"training": {"rl": None}}, marks))
     assert off.training.rl is None
     assert off.training.seed == 5
+
+
+def test_cuts_that_greedy_sampling_would_ignore_are_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "evaluation:\n  top_p: 0.9\n")
+    assert "w.yaml:1: evaluation is" in message and "would be ignored" in message
+    assert "an empty text" in refusal(tmp_path, "evaluation:\n  stop: ['END', '']\n")
+    _, marks = read_yaml(write(tmp_path, "python: w.py"))
+    cut = parse(Settings, {"training": {"rl": {"top_p": 0.9, "top_k": 20, "min_p": 0.05}}}, marks).training.rl
+    assert cut is not None and (cut.top_p, cut.top_k, cut.min_p, cut.temperature) == (0.9, 20, 0.05, 1.0)

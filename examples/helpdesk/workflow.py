@@ -16,7 +16,7 @@ from tasks import generate
 
 import flyball as fb
 
-NUM_TRAIN = 6000
+NUM_TRAIN = 3000
 HURRIED = 0.4
 """Share of the recorded tickets that a clerk in a hurry worked: where the ticket offers a short-cut it was taken."""
 

@@ -87,7 +87,25 @@ class SFTSettings(Section):
     max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
 
 
-class RLSettings(Section):
+class SamplingSettings(Section):
+    """How tokens are drawn; the rules and their order are those of `engine.protocol.SamplingParams`."""
+
+    temperature: float
+    top_p: float = Field(default=1.0, gt=0, le=1, description="share of probability kept, above 0; 1 keeps all")
+    top_k: int = Field(default=0, ge=0, description="how many of the likeliest tokens are kept; 0 keeps all")
+    min_p: float = Field(default=0.0, ge=0, lt=1, description="least share of the likeliest token's probability")
+    stop: Names = Field(default=(), description="texts that end a turn, besides its end-of-turn token")
+
+    @model_validator(mode="after")
+    def _rules_act(self) -> SamplingSettings:
+        if self.temperature == 0 and (self.top_p < 1 or self.top_k or self.min_p):
+            raise ValueError("temperature 0 takes the likeliest token, so top_p, top_k and min_p would be ignored")
+        if "" in self.stop:
+            raise ValueError("stop holds an empty text, which would end every turn at once")
+        return self
+
+
+class RLSettings(SamplingSettings):
     """Group-relative RL with tools in the loop. Fields that are None take the preset's value."""
 
     preset: str = Field(default="rloo", description="a row of the table in rl/algorithms.py")
@@ -125,7 +143,7 @@ class TrainingSettings(Section):
         return self.tiny or TinySettings()
 
 
-class EvaluationSettings(Section):
+class EvaluationSettings(SamplingSettings):
     """What proves it. A suite is a split of the tasks, frozen by digest."""
 
     suites: Names = Field(default=("test",), min_length=1, description="names of splits, at least one")

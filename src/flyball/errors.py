@@ -12,6 +12,9 @@ fault is a failure, anyone else's is a re-run and then `Missing` (invariant 2).
     ├── ToolError      tool         a tool raised, timed out or returned what cannot be shown
     ├── AgentError     agent        the agent program raised, exited or answered nonsense
     ├── EngineError    engine       generation failed
+    │   ├── ContextError    a prompt that leaves no room for a token
+    │   ├── NumericsError   NaN or infinite logits: the weights are damaged or diverged
+    │   └── WeightsError    weights of another architecture, size or place than asked for; the old ones stay
     ├── GraderError    grader       a grader raised or returned what is not a score
     ├── StoreError     store        what happened could not be written or read back
     ├── TrainError     train        a training step was refused or became unstable
@@ -73,6 +76,18 @@ class AgentError(FlyballError, RuntimeError):
 
 class EngineError(FlyballError, RuntimeError):
     boundary = "engine"
+
+
+class ContextError(EngineError):
+    fault = Fault.POLICY
+
+
+class NumericsError(EngineError):
+    pass
+
+
+class WeightsError(EngineError):
+    pass
 
 
 class GraderError(FlyballError, RuntimeError):

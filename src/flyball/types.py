@@ -10,7 +10,7 @@ one task, P tasks. Times are seconds, money is US dollars.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
@@ -31,8 +31,7 @@ Message = dict[str, Any]
 class Limits:
     """When an attempt is stopped. `max_tokens` bounds prompt plus completion of one branch.
 
-    `max_cost_usd` bounds model and tools by the run's prices; it is read before every model call and every turn of
-    tools, so the call under way when it is reached is the last. None = no bound.
+    `max_cost_usd` bounds model and tools by the run's prices (None = no bound); the call that reaches it is the last.
     """
 
     max_turns: int = 12
@@ -110,28 +109,17 @@ class ToolCall:
     arguments: str
 
 
-ToolProblem = Literal[
-    "unknown_tool",
-    "bad_arguments",
-    "raised",
-    "timeout",
-    "cancelled",
-    "not_allowed",
-    "denied",
-    "expired",
-    "over_budget",
-    "malformed",
-]
-
+Refusal = Literal["unknown_tool", "bad_arguments", "not_allowed", "denied", "expired", "over_budget", "malformed"]
+ToolProblem = Literal["raised", "timeout", "cancelled"] | Refusal
 ApprovalDecision = Literal["approve", "deny", "expire"]
+Drift = Literal["clean", "realigned", "forked"]
 
 
 @dataclass(frozen=True)
 class ToolResult:
     """What the model was shown for a call. `problem` is None when the tool did its work.
 
-    `seconds` and `cost_usd` are of all `tries` together; `approval` is what the declared simulator answered, None when
-    nobody was asked.
+    `seconds` and `cost_usd` are of all `tries`; `approval` is the declared simulator's answer, None = nobody was asked.
     """
 
     call_id: str
@@ -145,7 +133,29 @@ class ToolResult:
     approval: ApprovalDecision | None = None
 
 
-Drift = Literal["clean", "realigned", "forked"]
+WHOLE, UNKNOWN = -1, -2
+"""In `Support.index`: nothing was cut from this draw's vocabulary; something was, and it is not known what."""
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """What each of T draws chose among, where top-p, top-k, min-p or a grammar had cut the vocabulary.
+
+    `index` [T] says which set a draw used (or WHOLE, UNKNOWN). Equal sets are stored once: set s is
+    `ids[ends[s - 1]:ends[s]]`, the ids that were kept, or where `cut[s]` the fewer ids that were taken away.
+    """
+
+    index: npt.NDArray[np.int32]
+    ids: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int64]
+    cut: npt.NDArray[np.bool_]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Support) and all(
+            np.array_equal(mine, theirs) for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,7 @@ class Call:
 
     Tokens up to and including this call = the parent's + `prompt_ids` (given, never trained) + `completion_ids`
     (sampled by the policy, one `sampling_logprobs` and one `policy_versions` entry each).
+    `support` (None = nothing was cut) says what they were drawn among.
     `drift`: clean = the new prompt extends what was sampled; realigned = recovered from the messages; forked = the
     agent sent back something else, so a new branch starts from the root.
     """
@@ -172,9 +183,12 @@ class Call:
     tool_results: tuple[ToolResult, ...] = ()
     drift: Drift = "clean"
     seconds: float = 0.0
+    support: Support | None = None
 
     def __post_init__(self) -> None:
         n = len(self.completion_ids)
+        if self.support is not None and len(self.support.index) != n:
+            raise ValueError(f"call {self.call_id}: {n} sampled tokens, support of {len(self.support.index)} draws")
         if len(self.sampling_logprobs) != n or len(self.policy_versions) != n:
             raise ValueError(
                 f"call {self.call_id}: {n} sampled tokens, {len(self.sampling_logprobs)} logprobs and "
@@ -224,24 +238,15 @@ class Trajectory:
 
 
 def _flatten(line: list[Call], index: Mapping[str, int], claimed: set[str]) -> Branch:
-    tokens: list[int] = []
-    mask: list[bool] = []
-    logprobs: list[float] = []
-    versions: list[int] = []
-    origin: list[int] = []
-    for call in line:
-        given, sampled = len(call.prompt_ids), len(call.completion_ids)
-        tokens += [*call.prompt_ids, *call.completion_ids]
-        mask += [False] * given + [call.call_id not in claimed] * sampled
-        logprobs += [0.0] * given + list(call.sampling_logprobs)
-        versions += [-1] * given + list(call.policy_versions)
-        origin += [-1] * given + [index[call.call_id]] * sampled
+    def column(given: Any, sampled: Callable[[Call], Iterable[Any]], dtype: Any) -> npt.NDArray[Any]:
+        return np.asarray([v for call in line for v in (*[given] * len(call.prompt_ids), *sampled(call))], dtype)
+
     return Branch(
-        np.asarray(tokens, np.int64),
-        np.asarray(mask, np.bool_),
-        np.asarray(logprobs, np.float32),
-        np.asarray(versions, np.int64),
-        np.asarray(origin, np.int64),
+        np.asarray([token for call in line for token in (*call.prompt_ids, *call.completion_ids)], np.int64),
+        column(False, lambda call: [call.call_id not in claimed] * len(call.completion_ids), np.bool_),
+        column(0.0, lambda call: call.sampling_logprobs, np.float32),
+        column(-1, lambda call: call.policy_versions, np.int64),
+        column(-1, lambda call: [index[call.call_id]] * len(call.completion_ids), np.int64),
         tuple(line),
     )
 
@@ -418,9 +423,17 @@ class TrainingSample:
     ref_logprobs: npt.NDArray[np.float32] | None = None
     old_logprobs: npt.NDArray[np.float32] | None = None
     """of the policy before the first of several updates on this batch; None with one update"""
+    support: Support | None = None
+    """what sampled tokens were drawn among; all logprobs here are over it. None = the whole vocabulary"""
+    temperatures: tuple[float, ...] = ()
+    """at which they were drawn, each once; empty where it does not matter (imitation)"""
 
     def __post_init__(self) -> None:
         n = len(self.token_ids)
+        if self.support is not None and len(self.support.index) != n:
+            raise ValueError(
+                f"training sample {self.attempt_id}: support of {len(self.support.index)} draws for {n} tokens"
+            )
         for name in ("loss_mask", "sampling_logprobs", "advantages", "loss_weights"):
             m = len(getattr(self, name))
             if m != n:

@@ -26,7 +26,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 TORCH_ROOMS = ("models/load.py", "models/planted.py", "models/lora.py", "models/heads.py", "engine/local*", "train/*")
 # The rest of the extra `train` reads and writes model files and tokenizers, and does so without torch.
 MODEL_ROOMS = ("models/*", "engine/local*", "train/*")
-OTHERS = ("transformers", "tokenizers", "safetensors", "gguf", "peft", "accelerate", "huggingface_hub")
+OTHERS = ("transformers", "tokenizers", "safetensors", "gguf", "peft", "accelerate", "huggingface_hub", "llguidance")
 PACKAGES = {"torch": TORCH_ROOMS, **dict.fromkeys(OTHERS, MODEL_ROOMS)}
 
 

@@ -14,7 +14,17 @@ import pytest
 # alone in a process of their own, and the rest together.
 LIGHT_ROOMS = ("capture", "agent", "graders", "evals", "release", "reports", "stats store rl tools tasks rollout")
 
-ABSENT = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "peft", "accelerate", "huggingface_hub")
+ABSENT = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "gguf",
+    "peft",
+    "accelerate",
+    "huggingface_hub",
+    "llguidance",
+)
 
 # Runs first in a child process: makes it one in which the extra `train` is not installed.
 WITHOUT_TRAIN = f"""

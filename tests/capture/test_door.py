@@ -195,7 +195,8 @@ def test_each_call_has_the_seed_of_its_place_and_its_sampling_is_kept() -> None:
     say(door, *OPENING)
     say(door, *OPENING)
     assert [r.sampling.seed for r in engine.requests] == [derive(7, 0), derive(7, 1)]
-    assert door.calls[1].sampling == {"temperature": 0.5, "max_new_tokens": 9, "seed": derive(7, 1)}
+    drawn = {"temperature": 0.5, "max_new_tokens": 9, "seed": derive(7, 1)}
+    assert door.calls[1].sampling == vars(SamplingParams(**drawn))
 
 
 def test_tool_calls_get_ids_unique_in_the_attempt() -> None:

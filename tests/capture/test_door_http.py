@@ -100,7 +100,7 @@ def test_what_changes_nothing_is_accepted(field: dict[str, Any]) -> None:
         ({"temperature": 0.2}, "temperature", "0.2 in the request and 0.7 in the declared"),
         ({"max_tokens": 10}, "max_tokens", "10 in the request and 256 in the declared"),
         ({"max_completion_tokens": 9}, "max_completion_tokens", "9 in the request and 256"),
-        ({"top_p": 0.5}, "top_p", "serves 1 only"),
+        ({"top_p": 0.5}, "top_p", "0.5 in the request and 1.0 in the declared"),
         ({"n": 2}, "n", "serves 1 only"),
         ({"seed": 3}, "seed", "would be ignored"),
         ({"temprature": 0.7}, "temprature", "did you mean 'temperature'"),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from flyball import types
 from flyball.errors import Fault, StoreError
+from flyball.rl.support import unknown_support
 from flyball.store import records
 from flyball.types import Call, Missing, Outcome, Score, StopReason, Trajectory
 
@@ -66,6 +67,7 @@ def record(kind: type[Any]) -> st.SearchStrategy[Any]:
     hints = typing.get_type_hints(kind)
     fields = {name: strategy(hint) for name, hint in hints.items()}
     if kind is Call:
+        of_tokens = ("completion_ids", "policy_versions", "sampling_logprobs", "support")
         tokens = st.integers(0, 3).flatmap(lambda n: st.tuples(*[st.lists(st.integers(), min_size=n, max_size=n)] * 2))
         return st.builds(
             lambda pair, **rest: Call(
@@ -73,9 +75,10 @@ def record(kind: type[Any]) -> st.SearchStrategy[Any]:
                 completion_ids=tuple(pair[0]),
                 policy_versions=tuple(pair[1]),
                 sampling_logprobs=tuple(-0.1 * len(str(i)) for i in pair[0]),
+                support=unknown_support(len(pair[0])) if len(pair[0]) % 2 else None,
             ),
             tokens,
-            **{k: v for k, v in fields.items() if k not in ("completion_ids", "policy_versions", "sampling_logprobs")},
+            **{k: v for k, v in fields.items() if k not in of_tokens},
         )
     if kind is types.TrainingSample:
         floats = ("sampling_logprobs", "advantages", "loss_weights")

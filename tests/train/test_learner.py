@@ -14,14 +14,15 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from flyball.engine.local import LocalEngine
-from flyball.engine.protocol import Completion, Request, SamplingParams
+from flyball.engine.protocol import Request, SamplingParams
 from flyball.errors import ConfigError, TrainError
 from flyball.models.load import load_model
 from flyball.models.tiny import train_tokenizer
 from flyball.rl.pack import packs
-from flyball.rl.samples import weighted
+from flyball.rl.samples import attempt_samples, weighted
+from flyball.rl.support import kept_mask, unknown_support
 from flyball.train.learner import LocalLearner, LossSpec, OptimizerConfig
-from flyball.types import TrainingSample
+from flyball.types import Attempt, Call, GradedAttempt, Outcome, StopReason, Task, TrainingSample, Trajectory
 
 VOCAB = 61
 SHAPE: dict[str, Any] = {
@@ -127,31 +128,99 @@ def test_logprobs_are_those_of_whole_sequences_at_the_temperature(shared: bool) 
         assert not found[~sample.loss_mask].any()
 
 
-def test_learner_and_engine_agree_on_what_was_sampled() -> None:
-    """Logprobs of an attempt with a tool result in it: as sampled with caches, as read back by the learner."""
-    model = llama()
-    acting = llama()  # the same weights
-    engine = LocalEngine(acting, num_slots=4)
+def attempts(rules: SamplingParams) -> list[TrainingSample]:
+    """Six attempts of two turns with a tool result between them, by an engine with the weights of `llama`."""
+    engine = LocalEngine(llama(), num_slots=4)
 
     async def attempt(i: int) -> TrainingSample:
-        tokens, mask, logprobs = list(ROOT), [False] * len(ROOT), [0.0] * len(ROOT)
+        calls: list[Call] = []
+        given, seen = tuple(ROOT), ()
         for turn in range(2):
-            request = Request(tuple(tokens), SamplingParams(0.9, 8, 10 * i + turn), (), f"s{i}")
-            done: Completion = await engine.generate(request)
-            given = [(5 * i + j) % VOCAB for j in range(4)]
-            tokens += [*done.token_ids, *given]
-            mask += [True] * len(done.token_ids) + [False] * len(given)
-            logprobs += [*done.logprobs, *([0.0] * len(given))]
-        zeros = np.zeros(len(tokens), np.float32)
-        return TrainingSample(np.array(tokens), np.array(mask), np.array(logprobs, np.float32), zeros, zeros)
+            sampling = replace(rules, seed=10 * i + turn)
+            done = await engine.generate(Request((*seen, *given), sampling, (), f"s{i}"))
+            made = (done.token_ids, done.logprobs, done.policy_versions, vars(sampling), "stop", {"role": "assistant"})
+            calls.append(Call(f"c{turn}", "c0" if turn else None, "main", given, *made, support=done.support))
+            seen, given = (*seen, *given, *done.token_ids), tuple((5 * i + j) % VOCAB for j in range(4))
+        trajectory = Trajectory(tuple(calls), StopReason.ANSWERED)
+        graded = GradedAttempt(Attempt(f"a{i}", Task("t", {}), trajectory, ()), Outcome(True))
+        (sample,) = attempt_samples(graded, 1.0)
+        return sample
 
-    async def attempts() -> list[TrainingSample]:
+    async def all_of_them() -> list[TrainingSample]:
         return await asyncio.gather(*map(attempt, range(6)))
 
-    samples = asyncio.run(attempts())
-    found = learner(model, temperature=0.9).forward(samples)
-    gaps = [np.abs(f - s.sampling_logprobs)[s.loss_mask] for f, s in zip(found, samples, strict=True)]
-    assert np.concatenate(gaps).mean() < 1e-5
+    return asyncio.run(all_of_them())
+
+
+def gaps(one: LocalLearner, samples: list[TrainingSample]) -> np.ndarray:
+    """|learner - sampler| of the logprobs of all sampled tokens."""
+    found = one.forward(samples)
+    return np.concatenate([np.abs(f - s.sampling_logprobs)[s.loss_mask] for f, s in zip(found, samples, strict=True)])
+
+
+CUTS = [{"top_p": 0.7}, {"top_k": 4}, {"min_p": 0.3}, {"top_p": 0.9, "top_k": 30, "min_p": 0.05}]
+
+
+@pytest.mark.parametrize("cut", [{}, *CUTS], ids=str)
+def test_learner_and_engine_agree_on_what_was_sampled(cut: dict[str, Any]) -> None:
+    """As sampled with caches, as read back by the learner, over the distribution that was sampled."""
+    samples = attempts(SamplingParams(0.9, 8, **cut))
+    one = learner(llama(), temperature=0.9, max_tokens=100)
+    assert all((s.support is not None) == bool(cut) for s in samples)
+    assert gaps(one, samples).mean() < 1e-5
+    if cut:
+        ignored = gaps(one, [replace(s, support=None) for s in samples])
+        assert ignored.mean() > 0.05 and (ignored > 0.01).mean() > 0.9
+
+
+@pytest.mark.parametrize("max_tokens", [1, 100_000])
+def test_the_gradient_over_a_support_is_exact(max_tokens: int) -> None:
+    """Also where samples share the prediction and not the support: attempt 0 and a copy that was drawn uncut."""
+    cut = attempts(SamplingParams(1.0, 8, top_k=5))
+    samples = weighted([*cut, replace(cut[0], support=None, attempt_id="uncut")], "token-mean")
+    model = llama()
+    total = torch.zeros(())
+    for sample in samples:
+        where = np.flatnonzero(sample.loss_mask)
+        logits = model(torch.from_numpy(sample.token_ids)[None]).logits[0, where - 1].float()
+        kept = torch.from_numpy(kept_mask([(sample.support, where)], VOCAB))
+        logprobs = logits.masked_fill(~kept, -1e9).log_softmax(-1)[range(len(where)), sample.token_ids[where]]
+        total = total - (logprobs * torch.from_numpy(sample.loss_weights[where])).sum()
+    expected = torch.autograd.grad(total, list(model.parameters()))
+    one = learner(model, max_tokens=max_tokens)
+    metrics = one.forward_backward(samples, SFT)
+    assert metrics["loss"] == pytest.approx(total.item(), abs=1e-5) and 0 < metrics["entropy"] < np.log(VOCAB)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cut_sample_without_its_support_is_refused() -> None:
+    (sample, *_) = attempts(SamplingParams(1.0, 8, top_p=0.7))
+    n = len(sample.token_ids)
+    unknown = replace(sample, support=unknown_support(n))
+    one = learner(llama())
+    for ask in (lambda: one.forward([unknown]), lambda: one.forward_backward([unknown], SFT)):
+        with pytest.raises(TrainError, match="'a0': 16 of 16 sampled tokens were drawn from a cut distribution"):
+            ask()
+    one.forward([replace(unknown, loss_mask=np.zeros(n, np.bool_)), sample])
+
+
+def test_a_sample_of_another_temperature_is_refused() -> None:
+    (sample, *_) = attempts(SamplingParams(0.8, 8))
+    with pytest.raises(TrainError, match=r"'a0' was sampled at temperature 0.8 and the learner scores at 1.0"):
+        learner(llama()).forward_backward([sample], SFT)
+    learner(llama(), temperature=0.8).forward([sample])
+    learner(llama()).forward([replace(sample, temperatures=())])
+
+
+def test_a_sample_that_contradicts_its_support_is_refused() -> None:
+    (sample, *_) = attempts(SamplingParams(1.0, 8, top_k=2))
+    tokens = sample.token_ids.copy()
+    at = int(np.flatnonzero(sample.loss_mask)[0])
+    kept = kept_mask([(sample.support, np.array([at]))], VOCAB)[0]
+    tokens[at] = int(np.flatnonzero(~kept)[0])
+    with pytest.raises(TrainError, match=f"token {tokens[at]} at position {at} is not in the support"):
+        learner(llama()).forward([replace(sample, token_ids=tokens)])
 
 
 def test_metrics_are_means_over_trained_tokens() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from flyball.capture.ledger import Ledger, Place, text_of
 from flyball.engine.protocol import Completion, Engine, Request, SamplingParams
-from flyball.errors import ConfigError, EngineError
+from flyball.errors import ConfigError, ContextError, EngineError
 from flyball.models.chat import ChatFormat, Parsed
 from flyball.rng import derive
 from flyball.types import Call, Limits, Message, StopReason, ToolCall, ToolResult
@@ -118,6 +118,7 @@ class Door:
             tool_calls=parsed.tool_calls,
             drift=place.drift,
             seconds=completion.seconds,
+            support=completion.support,
         )
         self._ledger.add(place.node, call)
         if agent == "main":
@@ -248,6 +249,8 @@ class Door:
     async def _generate(self, request: Request) -> Completion:
         try:
             completion = await self._engine.generate(request)
+        except ContextError as error:
+            raise self.stop(StopReason.MAX_TOKENS, str(error)) from error
         except EngineError as error:
             raise self.stop(StopReason.ENGINE_ERROR, str(error)) from error
         n = len(completion.token_ids)

@@ -22,7 +22,6 @@ HARMLESS = frozenset({"user", "metadata", "store", "parallel_tool_calls", "safet
 ONLY: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "tool_choice": ("auto",),
-    "top_p": (1,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logprobs": (False,),
@@ -36,6 +35,7 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
 
 DECLARED: Mapping[str, str] = {
     "temperature": "temperature",
+    "top_p": "top_p",
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
 }

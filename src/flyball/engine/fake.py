@@ -15,7 +15,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from flyball.engine.protocol import Completion, Request
+from flyball.engine.protocol import Completion, FinishReason, Request
+from flyball.engine.stop_strings import StopStrings
 from flyball.errors import EngineError
 from flyball.models.fake import ROLES, FakeChat
 from flyball.types import Message, WeightsRef
@@ -75,6 +76,7 @@ class FakeEngine:
         self._fail_at = frozenset(fail_at)
         self._delay_seconds = delay_seconds
         self._version = version
+        self._delayed: list[tuple[str, asyncio.Future[None]]] = []
 
     @property
     def max_context(self) -> int:
@@ -87,8 +89,8 @@ class FakeEngine:
     async def generate(self, request: Request) -> Completion:
         number = len(self.requests)
         self.requests.append(request)
-        if self._delay_seconds:
-            await asyncio.sleep(self._delay_seconds)
+        if self._delay_seconds and not await self._delay(request.session):
+            return Completion((), (), (), "abort")
         if number in self._fail_at:
             raise EngineError(f"call {number} fails because the script of this fake engine says so")
         completion = self._complete(request)
@@ -100,8 +102,7 @@ class FakeEngine:
         if room < 1:
             raise EngineError(f"a prompt of {len(request.prompt_ids)} tokens fills the context of {self._max_context}")
         ids = self.chat.encode_sampled(self._script(Prompt(request, self.chat)))
-        finish_reason = "stop" if len(ids) <= room else "length"
-        kept = tuple(ids[:room])
+        kept, finish_reason = self._ended(ids, room, request.sampling.stop)
         return Completion(
             token_ids=kept,
             logprobs=tuple([fake_logprob(token) for token in kept]),
@@ -110,6 +111,31 @@ class FakeEngine:
             prefilled=len(request.prompt_ids),
             seconds=self._delay_seconds,
         )
+
+    def _ended(self, ids: Sequence[int], room: int, stop: Sequence[str]) -> tuple[tuple[int, ...], FinishReason]:
+        watch = StopStrings(stop) if stop else None
+        for i, token in enumerate(ids[:room]):
+            if watch and watch.ends(self.chat.decode_bytes([token])):
+                return tuple(ids[: i + 1]), "stop"
+        return tuple(ids[:room]), "stop" if len(ids) <= room else "length"
+
+    async def abort(self, session: str) -> None:
+        """End the delay of the session's calls; what they would have said is not said."""
+        for delayed, aborted in self._delayed:
+            if delayed == session and not aborted.done():
+                aborted.set_result(None)
+
+    async def _delay(self, session: str) -> bool:
+        """Whether the whole delay passed, and nobody aborted."""
+        entry = session, asyncio.get_running_loop().create_future()
+        self._delayed.append(entry)
+        try:
+            await asyncio.wait_for(entry[1], self._delay_seconds)
+        except TimeoutError:
+            return True
+        finally:
+            self._delayed.remove(entry)
+        return False
 
     async def load_weights(self, ref: WeightsRef) -> None:
         self._version = ref.version

@@ -12,75 +12,83 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from dataclasses import dataclass, field
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from flyball.engine.local_cache import ATTENTION, SlotCache
 from flyball.engine.local_llama import LlamaPass
+from flyball.engine.local_request import Running, Slot
+from flyball.engine.local_sampling import draw
+from flyball.engine.local_vocabulary import Vocabulary
 from flyball.engine.protocol import Completion, Request
-from flyball.errors import EngineError
+from flyball.errors import ConfigError, ContextError, EngineError, NumericsError, WeightsError, nearest
 from flyball.types import WeightsRef
 
 STEPS_PER_QUANTUM = 3
 MIN_ROOT = 16
 
 
-@dataclass
-class Slot:
-    """One row of the cache: the tokens whose keys and values it holds, root included."""
-
-    index: int
-    session: str = ""
-    tokens: list[int] = field(default_factory=list)
-    busy: bool = False
-    used_at: int = 0
-
-
-@dataclass(eq=False)
-class Running:
-    """A request being decoded."""
-
-    request: Request
-    future: asyncio.Future[Completion]
-    started: float
-    slot: Slot | None = None
-    uniforms: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    sampled: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    prefilled: int = 0
-    finish_reason: str = ""
-
-
 class LocalEngine:
     """Generate with a Hugging Face causal language model in this process.
 
     `model` must go through transformers' attention interface (Llama, Qwen, Mistral, SmolLM and most others do).
-    `num_slots` bounds how many conversations keep their cache; more requests wait their turn.
+    `num_slots` bounds how many conversations keep their cache; more requests wait their turn. `tokenizer` is needed for
+    stop strings and grammars.
+
+    `on_new_weights` says what becomes of keys and values cached under the old weights. `recompute`: all are dropped,
+    and requests in flight compute theirs again, so every logprob is of the new weights alone. `keep`: requests in
+    flight and sessions go on with theirs (cheaper; their logprobs are of a mixture), conversations that begin later
+    share nothing with them.
+
+    `deterministic` computes each conversation alone: what it samples is the same to the bit whatever else runs, as long
+    as `num_slots` is enough for all. Several times slower.
     """
 
-    def __init__(self, model: Any, *, num_slots: int = 64, max_context: int | None = None, version: int = 0) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        num_slots: int = 64,
+        max_context: int | None = None,
+        version: int = 0,
+        tokenizer: Any = None,
+        on_new_weights: Literal["recompute", "keep"] = "recompute",
+        deterministic: bool = False,
+    ) -> None:
         if not getattr(model, "_supports_attention_backend", False):
             raise EngineError(
                 f"{type(model).__name__} does not use transformers' attention interface, which the local engine needs; "
                 "serve it with another engine (vllm, http)"
             )
+        if on_new_weights not in ("recompute", "keep"):
+            raise ConfigError(f"on_new_weights {on_new_weights!r}{nearest(on_new_weights, ('recompute', 'keep'))}")
         self._model = model.eval()
         self._model.set_attn_implementation(ATTENTION)
         self._lean = LlamaPass(model) if LlamaPass.fits(model) else None
         self._max_context = max_context or int(model.config.max_position_embeddings)
         self._version = version
+        self._tokenizer = tokenizer
+        self._vocabulary: Vocabulary | None = None
+        self._keeps_caches = on_new_weights == "keep"
+        self._deterministic = deterministic
+        self._shares = not deterministic and not self._keeps_caches
+        """whether a conversation may begin with what another one left in its slot"""
         self._cache = SlotCache(num_slots)
         self._root: list[int] = []
         self._slots = [Slot(i) for i in range(num_slots)]
+        self._open: set[Running] = set()
         self._waiting: list[Running] = []
         self._running: list[Running] = []
+        self._must_recompute = False
         self._clock = 0
         self._task: asyncio.Task[None] | None = None
+        self._lock = threading.Lock()
+        """held by whoever works with model, caches and running requests: the worker, or an update between its steps"""
         self.prefilled_tokens = 0
         self.sampled_tokens = 0
 
@@ -93,62 +101,85 @@ class LocalEngine:
         return self._version
 
     async def generate(self, request: Request) -> Completion:
-        """Draw one completion. Raises EngineError when the prompt leaves no room for a token."""
+        """Draw one completion. Raises ContextError when the prompt leaves no room for a token, else EngineError."""
         room = self._max_context - len(request.prompt_ids)
         if not request.prompt_ids or room < 1:
-            raise EngineError(
+            raise ContextError(
                 f"prompt of {len(request.prompt_ids)} tokens leaves no room in a context of {self._max_context}; "
                 "shorten the conversation or use a model with a longer context"
             )
-        allowed = min(request.sampling.max_new_tokens, room)
-        seed = request.sampling.seed
-        stream = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
-        running = Running(request, asyncio.get_running_loop().create_future(), time.perf_counter())
-        running.uniforms = stream.random(allowed)
+        running = self._prepare(request, min(request.sampling.max_new_tokens, room))
+        self._open.add(running)
         self._waiting.append(running)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve())
         try:
             return await running.future
         except asyncio.CancelledError:
-            running.finish_reason = "abort"
+            running.aborted = True
             raise
+        finally:
+            self._open.discard(running)
+
+    def _prepare(self, request: Request, num_allowed: int) -> Running:
+        sampling = request.sampling
+        running = Running(request, asyncio.get_running_loop().create_future(), num_allowed)
+        if sampling.stop or sampling.grammar:
+            running.watch(self._text)
+        return running
+
+    @property
+    def _text(self) -> Vocabulary:
+        if self._vocabulary is None:
+            if self._tokenizer is None:
+                raise EngineError("stop strings and grammars need the tokenizer; give LocalEngine `tokenizer=`")
+            self._vocabulary = Vocabulary(self._tokenizer, self._model.get_output_embeddings().weight.shape[0])
+        return self._vocabulary
+
+    async def abort(self, session: str) -> None:
+        for running in self._open:
+            if running.request.session == session:
+                running.aborted = True
 
     async def load_weights(self, ref: WeightsRef) -> None:
-        """Load a published safetensors folder; caches are dropped, requests in flight must have ended."""
-        from safetensors.torch import load_file
-
-        path = Path(ref.path)
-        state: dict[str, torch.Tensor] = {}
-        for file in sorted(path.glob("*.safetensors")):
-            state.update(load_file(file))
-        if not state:
-            raise EngineError(f"no safetensors file in {path}; publish weights with the learner first")
-        self._copy_in(state, str(path))
-        self._version = ref.version
+        """Load a published safetensors folder, also while requests run. Raises WeightsError; the old weights stay."""
+        state = await asyncio.to_thread(_read_safetensors, Path(ref.path))
+        await asyncio.to_thread(self._take, state, ref.version, ref.path)
 
     def use_weights(self, state: dict[str, torch.Tensor], version: int) -> None:
-        """Take weights from memory (the learner in the same process); requests in flight must have ended."""
-        self._copy_in(state, "memory")
-        self._version = version
+        """Take weights from memory (the learner in the same process), as `load_weights` does from a folder.
 
-    def _copy_in(self, state: dict[str, torch.Tensor], origin: str) -> None:
-        if self._running or self._waiting:
-            in_flight = len(self._running) + len(self._waiting)
-            raise EngineError(f"{in_flight} requests in flight; let them end, then load weights")
+        Returns when they are in use, at the end of the decode steps under way.
+        """
+        self._take(state, version, "memory")
+
+    def _take(self, state: dict[str, torch.Tensor], version: int, origin: str) -> None:
         own = self._model.state_dict()
         missing = sorted(k for k in own if k not in state and not _tied(self._model, k))
         unknown = sorted(k for k in state if k not in own)
         wrong = sorted(k for k, v in state.items() if k in own and own[k].shape != v.shape)
         if missing or unknown or wrong:
-            raise EngineError(
+            raise WeightsError(
                 f"weights from {origin} do not fit this {type(self._model).__name__}: missing {missing[:3]}, unknown "
                 f"{unknown[:3]}, of another shape {wrong[:3]}; load weights of the same architecture and size"
             )
-        with torch.no_grad():
+        with self._lock, torch.no_grad():
             for key, value in state.items():
                 own[key].copy_(value)
-        self._forget()
+            self._version = version
+            self._renew_caches()
+
+    def _renew_caches(self) -> None:
+        """Do with what the old weights computed what `on_new_weights` says."""
+        if not self._keeps_caches or not any(s.busy or s.session for s in self._slots):
+            self._forget()
+            self._must_recompute = bool(self._running)
+            return
+        if self._root:  # those in flight take it with them; whoever comes must not begin with it
+            self._move_root_into_slots(0)
+        for slot in self._slots:
+            if not slot.busy and not slot.session:
+                slot.tokens = []
 
     def _forget(self) -> None:
         self._root = []
@@ -174,60 +205,72 @@ class LocalEngine:
         try:
             while self._waiting or self._running:
                 for done in await asyncio.to_thread(self._quantum):
-                    if not done.future.done():
-                        done.future.set_result(self._completion(done))
+                    if done.future.done():
+                        continue
+                    if done.failure is None:
+                        done.future.set_result(done.completion())
+                    else:
+                        done.future.set_exception(done.failure)
                 await asyncio.sleep(0)
         except Exception as error:
             self._fail(error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}"))
 
     def _fail(self, failure: EngineError) -> None:
         """Tell everyone in flight, and start afresh: a NaN left in the cache would outlive the weights it is from."""
-        for running in self._running + self._waiting:
-            if not running.future.done():
-                running.future.set_exception(failure)
-        self._running, self._waiting = [], []
-        for slot in self._slots:
-            slot.busy = False
-        self._forget()
-        self._cache.drop_slots()
-
-    def _completion(self, done: Running) -> Completion:
-        n = len(done.sampled)
-        return Completion(
-            tuple(done.sampled),
-            tuple(done.logprobs),
-            (self._version,) * n,
-            done.finish_reason,
-            done.prefilled,
-            time.perf_counter() - done.started,
-        )
+        with self._lock:
+            for running in self._open:  # also those that a cancelled loop had ended and not yet told
+                if not running.future.done():
+                    running.future.set_exception(failure)
+            self._running, self._waiting = [], []
+            for slot in self._slots:
+                slot.busy = False
+            self._forget()
+            self._cache.drop_slots()
 
     @torch.inference_mode()
     def _quantum(self) -> list[Running]:
         """Admit if it is worth a forward pass, then decode a few steps. Returns the requests that ended."""
-        finished: list[Running] = []
-        if len(self._waiting) * 4 >= len(self._running) or self._clock % 2 == 0:
-            finished += self._admit()
-        self._clock += 1
-        for _ in range(STEPS_PER_QUANTUM):
-            if not self._running:
-                break
-            finished += self._decode()
-        return finished
+        with self._lock:
+            finished = self._drop_aborted()
+            if self._must_recompute:
+                self._must_recompute = False
+                if self._running:
+                    self._plant_root([r.tokens for r in self._running])
+                    finished += self._prefill(self._running)
+            if len(self._waiting) * 4 >= len(self._running) or self._clock % 2 == 0:
+                finished += self._admit()
+            self._clock += 1
+            for _ in range(STEPS_PER_QUANTUM):
+                finished += self._drop_aborted()
+                if not self._running:
+                    break
+                finished += self._decode()
+            return finished
+
+    def _drop_aborted(self) -> list[Running]:
+        """End what was aborted or cancelled; its slot is free for the next admission."""
+        dropped = [r for r in self._waiting + self._running if r.aborted]
+        for running in dropped:
+            running.finish_reason = "abort"
+            if running.slot is None:
+                self._waiting.remove(running)  # in place: the event loop appends to it meanwhile
+            else:
+                self._release(running)
+        return dropped
 
     def _admit(self) -> list[Running]:
-        for running in list(self._waiting):  # changed in place: the event loop appends to it meanwhile
-            if running.finish_reason == "abort":
-                self._waiting.remove(running)
-        if self._waiting and not self._running and not any(s.session for s in self._slots):
+        if self._waiting and not self._running and not any(s.session and s.tokens for s in self._slots):
             self._plant_root([r.request.prompt_ids for r in self._waiting])
         admitted: list[Running] = []
-        for running in list(self._waiting):
+        for running in list(self._waiting):  # changed in place: the event loop appends to it meanwhile
             slot = self._find_slot(running.request)
             if slot is None:
                 break
             self._waiting.remove(running)
             running.slot = slot
+            resumes = slot.session and slot.session == running.request.session
+            if not self._shares and not resumes:
+                slot.tokens = []
             slot.busy, slot.session, slot.used_at = True, running.request.session, self._clock
             admitted.append(running)
         self._running += admitted  # before the pass: if it fails, they are among those who are told
@@ -245,7 +288,9 @@ class LocalEngine:
         return min(idle, key=lambda s: s.used_at) if idle else None
 
     def _plant_root(self, prompts: list[tuple[int, ...]]) -> None:
-        """With no live conversation: the common prefix of what waits becomes the root, unless the old one fits."""
+        """With nothing cached that lives: the common prefix of `prompts` becomes the root, unless the old one fits."""
+        if self._deterministic:
+            return
         common = _common_prefix(prompts)
         if self._root and common[: len(self._root)] == self._root:
             return
@@ -268,26 +313,33 @@ class LocalEngine:
         length = len(_common_prefix([tuple(self._root), *prompts]))
         length = min(length, min(len(p) for p in prompts) - 1)
         if length < len(self._root):
-            root = len(self._root)
-            self._cache.shrink_root(length, [max(len(s.tokens) - root, 0) for s in self._slots])
-            self._root = self._root[:length]
+            self._move_root_into_slots(length)
+
+    def _move_root_into_slots(self, length: int) -> None:
+        """Shorten the root to `length`; every slot takes over the rest."""
+        root = len(self._root)
+        self._cache.shrink_root(length, [max(len(s.tokens) - root, 0) for s in self._slots])
+        self._root = self._root[:length]
 
     def _prefill(self, admitted: list[Running]) -> list[Running]:
+        """Compute what is not cached of the admitted requests' tokens and draw the next of each."""
+        if self._deterministic and len(admitted) > 1:
+            return [ended for running in admitted for ended in self._prefill([running])]
         if self._root:
-            self._fit_root([r.request.prompt_ids for r in admitted])
+            self._fit_root([r.tokens for r in admitted])
         root = len(self._root)
         deltas: list[tuple[int, ...]] = []
         starts: list[int] = []
         for running in admitted:
-            slot, prompt = running.slot, running.request.prompt_ids
+            slot, prompt = running.slot, running.tokens
             assert slot is not None
             cached = len(_common_prefix([tuple(slot.tokens), prompt])) if slot.tokens else 0
             cached = min(max(cached, root), len(prompt) - 1)
             deltas.append(prompt[cached:])
             starts.append(cached - root)
             slot.tokens = list(prompt)
-            running.prefilled = len(prompt) - cached
-            self.prefilled_tokens += running.prefilled
+            running.prefilled += len(prompt) - cached
+            self.prefilled_tokens += len(prompt) - cached
         width = max(map(len, deltas))
         tokens = torch.tensor([[*d, *[0] * (width - len(d))] for d in deltas])
         start = torch.tensor(starts)
@@ -302,18 +354,23 @@ class LocalEngine:
         return self._sample(admitted, hidden[torch.arange(len(admitted)), last])
 
     def _decode(self) -> list[Running]:
-        """One token for every running request.
+        """One token for every running request."""
+        batches = [[running] for running in self._running] if self._deterministic else [self._running]
+        return [ended for batch in batches for ended in self._decode_batch(batch)]
+
+    def _decode_batch(self, batch: list[Running]) -> list[Running]:
+        """One token each, in one pass.
 
         While most slots run, the pass covers the contiguous block that holds them, so no keys are copied: an idle row
         writes its garbage just behind what it holds. When few run, their rows are gathered instead.
         """
         root = len(self._root)
-        slots = [r.slot for r in self._running if r.slot is not None]
+        slots = [r.slot for r in batch if r.slot is not None]
         high = 1 + max(slot.index for slot in slots)
-        dense = 2 * len(slots) > high
+        dense = 2 * len(slots) > high and not self._deterministic
         covered = self._slots[:high] if dense else slots
         start = torch.tensor([max(len(slot.tokens) - root, 0) for slot in covered])
-        latest = {r.slot.index: r.sampled[-1] for r in self._running if r.slot is not None}
+        latest = {r.slot.index: r.latest for r in batch if r.slot is not None}
         tokens = torch.tensor([[latest.get(slot.index, 0)] for slot in covered])
         for slot in slots:
             slot.tokens.append(latest[slot.index])
@@ -323,7 +380,7 @@ class LocalEngine:
         visible = torch.arange(extent)[None, :] <= start[:, None]
         mask = _additive(visible, self._model.dtype)[:, None, None]
         hidden = self._forward(tokens, (start + root)[:, None], mask)[:, 0]
-        return self._sample(self._running, hidden[[slot.index for slot in slots]] if dense else hidden)
+        return self._sample(batch, hidden[[slot.index for slot in slots]] if dense else hidden)
 
     def _forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor | None = None
@@ -345,28 +402,13 @@ class LocalEngine:
         """Draw the next token of every request by inverse transform; keep the rest running, return the ended."""
         logits = self._model.get_output_embeddings()(hidden).float()
         if not torch.isfinite(logits).all():
-            raise EngineError("the model produced NaN or infinite logits; the weights are damaged or diverged")
-        temperature = torch.tensor([r.request.sampling.temperature for r in batch])[:, None]
-        logprobs = torch.log_softmax(logits / torch.where(temperature > 0, temperature, 1.0), dim=-1)
-        uniform = torch.tensor([r.uniforms[len(r.sampled)] for r in batch], dtype=torch.float64)[:, None]
-        cumulative = logprobs.double().exp().cumsum(-1)
-        drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_(
-            max=logits.shape[-1] - 1
-        )
-        if bool((temperature == 0).any()):
-            drawn = torch.where(temperature > 0, drawn, logits.argmax(-1, keepdim=True))
-        chosen = logprobs.gather(1, drawn)
-        finished: list[Running] = []
+            raise NumericsError("the model produced NaN or infinite logits; the weights are damaged or diverged")
+        params = [r.request.sampling for r in batch]
+        drawn, logprobs, kept = draw(logits, params, [r.uniform for r in batch], _allowed(batch, logits.shape[-1]))
         self.sampled_tokens += len(batch)
-        for running, token, logprob in zip(batch, drawn[:, 0].tolist(), chosen[:, 0].tolist(), strict=True):
-            running.sampled.append(token)
-            running.logprobs.append(logprob)
-            if token in running.request.stop_ids:
-                running.finish_reason = "stop"
-            elif len(running.sampled) >= len(running.uniforms):
-                running.finish_reason = "length"
-            if running.finish_reason:
-                finished.append(running)
+        for i, (running, token, logprob) in enumerate(zip(batch, drawn.tolist(), logprobs.tolist(), strict=True)):
+            running.take(token, logprob, self._version, None if kept is None else kept[i].numpy())
+        finished = [running for running in batch if running.finish_reason]
         for running in finished:
             self._release(running)
         return finished
@@ -378,6 +420,25 @@ class LocalEngine:
         slot.busy = False
         if not slot.session:
             slot.tokens = []
+
+
+def _allowed(batch: list[Running], vocab_size: int) -> torch.Tensor | None:
+    """What grammars allow next [n, V]; None when no request has one."""
+    if all(running.guide is None for running in batch):
+        return None
+    allowed = np.ones((len(batch), vocab_size), np.bool_)
+    for row, running in zip(allowed, batch, strict=True):
+        running.restrict(row)
+    return torch.from_numpy(allowed)
+
+
+def _read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        state.update(load_file(file))
+    if not state:
+        raise WeightsError(f"no safetensors file in {folder}; publish weights with the learner first")
+    return state
 
 
 def _common_prefix(rows: list[tuple[int, ...]]) -> list[int]:

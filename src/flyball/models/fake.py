@@ -78,8 +78,11 @@ class FakeChat:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the byte tokens; role tokens are left out."""
-        raw = bytes(t if t < 256 else t - SAMPLED for t in token_ids if t < 256 or t >= SAMPLED)
-        return raw.decode(errors="replace")
+        return self.decode_bytes(token_ids).decode(errors="replace")
+
+    def decode_bytes(self, token_ids: Sequence[int]) -> bytes:
+        """As `decode`, before the bytes are read as text."""
+        return bytes(t if t < 256 else t - SAMPLED for t in token_ids if t < 256 or t >= SAMPLED)
 
     def messages(self, token_ids: Sequence[int]) -> list[Message]:
         """Read a rendered conversation back, role and raw text of each turn; for scripted engines."""

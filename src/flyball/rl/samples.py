@@ -15,7 +15,8 @@ import numpy as np
 from flyball.rl.advantage import has_signal
 from flyball.rl.aggregate import loss_weights
 from flyball.rl.algorithms import Algorithm
-from flyball.types import GradedAttempt, Missing, TrainingSample
+from flyball.rl.support import branch_support
+from flyball.types import Call, GradedAttempt, Missing, TrainingSample
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,16 @@ def attempt_samples(graded: GradedAttempt, advantage: float) -> list[TrainingSam
                     attempt.attempt_id,
                     i,
                     branch.policy_versions,
+                    support=branch_support(branch.calls),
+                    temperatures=_temperatures(branch.calls),
                 )
             )
     return out
+
+
+def _temperatures(calls: Sequence[Call]) -> tuple[float, ...]:
+    sampled = (call.sampling.get("temperature") for call in calls if call.completion_ids)
+    return tuple(sorted({t for t in sampled if t is not None}))
 
 
 def weighted(samples: Sequence[TrainingSample], mode: str, horizon: int | None = None) -> list[TrainingSample]:

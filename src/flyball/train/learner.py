@@ -23,9 +23,10 @@ from flyball.errors import ConfigError, TrainError, nearest
 from flyball.models.load import save_model
 from flyball.rl.loss import policy_loss, sft_loss
 from flyball.rl.pack import Pack, packs
+from flyball.rl.support import kept_mask, outside_support
 from flyball.train.muon import Muon
 from flyball.train.packed_attention import Layout, packed_hidden_states, use_packed_attention
-from flyball.types import TrainingSample, WeightsRef
+from flyball.types import UNKNOWN, TrainingSample, WeightsRef
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,11 @@ class LocalLearner:
         self._optimizers = _optimizers(model, optimizer)
 
     def forward(self, samples: Sequence[TrainingSample]) -> list[npt.NDArray[np.float32]]:
-        """Logprobs [T] of every sample's trained tokens under the current weights (0 elsewhere)."""
+        """Logprobs [T] of every sample's trained tokens under the current weights (0 elsewhere).
+
+        Over the support of each draw. Raises TrainError for a draw from a distribution that cannot be scored here.
+        """
+        _refuse_other_distributions(samples, self.temperature)
         out = [np.zeros(len(s.token_ids), np.float32) for s in samples]
         self.model.eval()
         with torch.no_grad():
@@ -91,8 +96,9 @@ class LocalLearner:
     def forward_backward(self, samples: Sequence[TrainingSample], spec: LossSpec) -> dict[str, float]:
         """Add the gradient of sum(weights * loss). Returns the loss and token-mean metrics.
 
-        Raises TrainError when the loss is not finite; the gradient is then dropped.
+        Raises TrainError when the loss is not finite (the gradient is then dropped), and as `forward` does.
         """
+        _refuse_other_distributions(samples, self.temperature)
         self.model.train()
         sums: dict[str, float] = {"loss": 0.0, "entropy": 0.0}
         tokens = 0
@@ -170,7 +176,8 @@ class LocalLearner:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logprob and entropy [N] of the N trained tokens, with row and position [N] of each.
 
-        Only the hidden states that predict a trained token go through the output layer.
+        Only the hidden states that predict a trained token go through the output layer. Both numbers are of the
+        distribution that the sample was drawn from: over its support, where it stores one.
         """
         taken = [samples[i] for i in pack.rows]
         where = [np.flatnonzero(s.loss_mask) for s in taken]
@@ -185,16 +192,49 @@ class LocalLearner:
             hidden = packed_hidden_states(self.model, torch.from_numpy(tokens), Layout(pack.pieces))
             logits = self.model.get_output_embeddings()(hidden[torch.from_numpy(distinct)])
         scaled = logits.float() if self.temperature == 1 else logits.float() / self.temperature
+        at = torch.from_numpy(which)
+        if any(s.support is not None for s in taken):  # one prediction may be shared by draws of different supports
+            supports = [(s.support, w) for s, w in zip(taken, where, strict=True)]
+            kept = torch.from_numpy(kept_mask(supports, scaled.shape[-1]))
+            scaled, at = scaled[at].masked_fill(~kept, -torch.inf), torch.arange(len(at))
         log_softmax = torch.log_softmax(scaled, dim=-1)
         with torch.no_grad():
-            entropy = -(log_softmax.exp() * log_softmax).sum(-1)
-        at = torch.from_numpy(which)
+            entropy = torch.special.entr(log_softmax.exp()).sum(-1)
         return (
             log_softmax[at, torch.from_numpy(labels)],
             entropy[at],
             torch.from_numpy(row),
             torch.from_numpy(position),
         )
+
+
+def _refuse_other_distributions(samples: Sequence[TrainingSample], temperature: float) -> None:
+    """Raise TrainError for a trained token drawn from a distribution that the learner cannot score.
+
+    At another temperature, or cut without storing what it was drawn among, or to a set that does not hold it.
+    """
+    for sample in samples:
+        if other := [t for t in sample.temperatures if t != temperature]:
+            raise TrainError(
+                f"attempt {sample.attempt_id!r} was sampled at temperature {other[0]} and the learner scores at "
+                f"{temperature}; give both the same"
+            )
+        if sample.support is None:
+            continue
+        trained = np.flatnonzero(sample.loss_mask)
+        unknown = int((sample.support.index[trained] == UNKNOWN).sum())
+        if unknown:
+            raise TrainError(
+                f"attempt {sample.attempt_id!r}: {unknown} of {len(trained)} sampled tokens were drawn from a cut "
+                "distribution (top_p, top_k, min_p or a grammar) without its support, or by an engine that answers in "
+                "text (http), so their logprobs cannot be compared with the learner's; sample with the local engine, "
+                "or with vllm without cuts larger than its logprobs"
+            )
+        if outside := outside_support(sample.support, sample.token_ids, trained):
+            raise TrainError(
+                f"attempt {sample.attempt_id!r}: token {sample.token_ids[outside[0]]} at position {outside[0]} is not "
+                "in the support it is said to be drawn from; the sample is damaged"
+            )
 
 
 def _optimizers(model: Any, config: OptimizerConfig) -> list[torch.optim.Optimizer]:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from flyball.engine.protocol import Engine, SamplingParams
+from flyball.engine.protocol import Engine
 from flyball.errors import EvalError
 from flyball.evals.compare import compare
 from flyball.evals.run import evaluate
@@ -73,7 +73,7 @@ async def rehearse_rollback(context: Context, baseline: PolicyVersion, candidate
                 runner=context.inputs.runner,
                 engine=engine,
                 chat=chat,
-                sampling=_sampling(context),
+                sampling=context.inputs.sampling(context.inputs.workflow.settings.evaluation),
                 seed=0,
                 prices=context.inputs.prices,
             )
@@ -95,7 +95,7 @@ async def _evaluate(
             runner=context.inputs.runner,
             engine=engine,
             chat=chat,
-            sampling=_sampling(context),
+            sampling=context.inputs.sampling(settings),
             graders=context.inputs.graders,
             num_trials=settings.num_trials,
             seed=context.inputs.workflow.settings.training.seed,
@@ -138,12 +138,6 @@ class _Keeper:
 
     def _live(self) -> dict[str, float]:
         return measured("success", wilson(self._succeeded, self._judged)) if self._judged else {}
-
-
-def _sampling(context: Context) -> SamplingParams:
-    """The evaluation's temperature; how long a completion may be is a limit of each task, which the door holds."""
-    longest = max(task.limits.max_new_tokens for task in context.inputs.tasks)
-    return SamplingParams(context.inputs.workflow.settings.evaluation.temperature, longest)
 
 
 @asynccontextmanager

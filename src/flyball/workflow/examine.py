@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from flyball.config import RLSettings
-from flyball.engine.protocol import SamplingParams
 from flyball.evals.doctor import Examination, examine
 from flyball.evals.policy_checks import TrainingPlan
 from flyball.evals.readiness import Readiness
@@ -49,10 +48,8 @@ async def _examine(inputs: Inputs, policy: str | None, make_trainer: Callable[[]
     trainer = make_trainer()
     folder = trainer.find_policy(inputs.policy_folder_or_name(policy))
     engine, chat = trainer.open_engine(folder, concurrency=rl.concurrency, seed=settings.training.seed)
-    longest = max(task.limits.max_new_tokens for task in inputs.tasks)
-    sampling = SamplingParams(rl.temperature, longest)
     try:
-        arm = Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)
+        arm = Arm(inputs.world, inputs.runner, engine, chat, inputs.sampling(rl), inputs.graders, inputs.prices)
         return await examine(inputs.tasks, replace(how, policy=arm))
     finally:
         await engine.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flyball.config import TinySettings
 from flyball.engine.fake import FakeEngine, Prompt
-from flyball.engine.protocol import Engine, SamplingParams
+from flyball.engine.protocol import Engine
 from flyball.errors import ModelError
 from flyball.evals.run import Arm, attempt_all
 from flyball.models.chat import ChatFormat
@@ -100,7 +100,7 @@ class FakeTrainer:
     async def _rollouts(self, job: RLJob, skill: float, step: int) -> list[GradedAttempt]:
         engine, chat = self.open_engine(write_policy(job.folder / "now", skill), concurrency=1, seed=0)
         inputs = job.inputs
-        sampling = SamplingParams(job.settings.temperature)
+        sampling = inputs.sampling(job.settings)
         arm = Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)
         first = (step - 1) * job.settings.tasks_per_step
         tasks = [job.tasks[(first + i) % len(job.tasks)] for i in range(job.settings.tasks_per_step)]

@@ -13,7 +13,8 @@ from flyball.agent.callable import CallableAgent
 from flyball.agent.hooks import Hooks
 from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentRunner
-from flyball.config import Section
+from flyball.config import SamplingSettings, Section
+from flyball.engine.protocol import SamplingParams
 from flyball.errors import ConfigError, DatasetError
 from flyball.evals.suite import Suite
 from flyball.graders.grade import GraderSet
@@ -123,6 +124,18 @@ class Inputs:
     @cached_property
     def prices(self) -> Prices:
         return _over(Prices(), self.workflow.settings.prices)
+
+    def sampling(self, settings: SamplingSettings) -> SamplingParams:
+        """How this workflow draws; how long a completion may be is a limit of each task, which the door holds."""
+        longest = max(task.limits.max_new_tokens for task in self.tasks)
+        return SamplingParams(
+            settings.temperature,
+            longest,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            min_p=settings.min_p,
+            stop=settings.stop,
+        )
 
     def policy_folder_or_name(self, name: str) -> str:
         """A relative path is meant from the workflow's folder when it leads somewhere, so a file runs from anywhere."""

@@ -14,9 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from flyball.config import RLSettings, TinySettings
+from flyball.config import RLSettings, SamplingSettings, TinySettings
 from flyball.engine.local import LocalEngine
-from flyball.engine.protocol import Engine, SamplingParams
+from flyball.engine.protocol import Engine
 from flyball.errors import TrainError
 from flyball.evals.run import Arm, attempt_all
 from flyball.models import names
@@ -92,8 +92,10 @@ class LocalTrainer:
             settings.temperature,
         )
         reference = _learner(copy.deepcopy(model), chat, OptimizerConfig(), settings.temperature)
-        engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=settings.concurrency)
-        arm = _arm(job.inputs, engine, chat, settings.temperature)
+        engine = LocalEngine(
+            _for_sampling(copy.deepcopy(model)), num_slots=settings.concurrency, tokenizer=chat.tokenizer
+        )
+        arm = _arm(job.inputs, engine, chat, settings)
         plan = RLPlan(
             chosen,
             settings.num_steps,
@@ -105,7 +107,7 @@ class LocalTrainer:
             updates_per_batch=settings.updates_per_batch,
             horizon=_horizon(job.tasks) if chosen.loss_agg_mode == "seq-mean-token-sum-norm" else None,
         )
-        judged = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation.temperature)
+        judged = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation)
 
         async def attempt(tasks: Sequence[Task], step: int) -> list[list[GradedAttempt]]:
             engine.use_weights(learner.model.state_dict(), learner.version)
@@ -146,7 +148,8 @@ class LocalTrainer:
 
     def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
         """Load a policy for generation. The caller closes the engine."""
-        return LocalEngine(_for_sampling(load_model(folder)), num_slots=concurrency), load_chat(folder)
+        chat = load_chat(folder)
+        return LocalEngine(_for_sampling(load_model(folder)), num_slots=concurrency, tokenizer=chat.tokenizer), chat
 
     async def _imitate(
         self,
@@ -176,8 +179,8 @@ class LocalTrainer:
         )
         checkpoints = Checkpoints(job.folder, learner)
         tasks = job.inputs.splits.get("validation", [])[: settings.validation_tasks]
-        engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=64)
-        arm = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation.temperature)
+        engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=64, tokenizer=chat.tokenizer)
+        arm = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation)
         try:
             done = await run_sft(
                 learner,
@@ -227,9 +230,8 @@ def _for_sampling(model: Any) -> Any:
     return model.bfloat16() if pays_bfloat16(model) else model
 
 
-def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, temperature: float) -> Arm:
-    sampling = SamplingParams(temperature)
-    return Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)
+def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, settings: SamplingSettings) -> Arm:
+    return Arm(inputs.world, inputs.runner, engine, chat, inputs.sampling(settings), inputs.graders, inputs.prices)
 
 
 def _validator(engine: LocalEngine, learner: LocalLearner, arm: Arm, tasks: Sequence[Task], seed: int) -> Validate:
@@ -263,8 +265,11 @@ def _algorithm(settings: RLSettings, preset: str) -> Algorithm:
 
 
 def _sampled_turns(graded: GradedAttempt) -> list[TrainingSample]:
-    """A rollout as demonstrations: the tokens that were sampled are the ones imitated."""
-    return attempt_samples(graded, 0.0)
+    """A rollout as demonstrations: the tokens that were sampled are the ones imitated.
+
+    At temperature 1 and among the whole vocabulary, whatever the sampler did: what is imitated is the text.
+    """
+    return [replace(sample, support=None, temperatures=()) for sample in attempt_samples(graded, 0.0)]
 
 
 def _texts(demonstration: Demonstration) -> list[str]:
