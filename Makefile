@@ -36,7 +36,7 @@ install: $(stamp)
 $(stamp):
 	@$(MAKE) --no-print-directory check-machine
 	@$(BIN)/python -m pip --version 2>/dev/null | grep -q "(python $$('$(PYTHON)' -c 'import sys; print("%d.%d" % sys.version_info[:2])'))" || '$(PYTHON)' -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[train,dev,examples-agents]'
 	@rm -f $(VENV)/installed-*
 	@touch $@
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flyball.agent.command import Command
+    from flyball.agent.hooks import Block, Plan, Revise, View
     from flyball.agent.http import Http
     from flyball.errors import Fault
     from flyball.tools.tool import tool
@@ -21,16 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt",
+    "Block",
     "Command",
     "Fault",
     "Http",
     "Limits",
     "Missing",
     "Outcome",
+    "Plan",
+    "Revise",
     "RewardEvent",
     "Score",
     "StopReason",
     "Task",
+    "View",
     "Workflow",
     "tool",
 ]
@@ -39,6 +44,7 @@ _TYPES = ("Attempt", "Limits", "Missing", "Outcome", "RewardEvent", "Score", "St
 _HOMES = {
     **dict.fromkeys(_TYPES, "flyball.types"),
     "Command": "flyball.agent.command",
+    **dict.fromkeys(("Block", "Plan", "Revise", "View"), "flyball.agent.hooks"),
     "Fault": "flyball.errors",
     "Http": "flyball.agent.http",
     "Workflow": "flyball.workflow.workflow",

@@ -10,7 +10,7 @@ one task, P tasks. Times are seconds, money is US dollars.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
@@ -29,7 +29,10 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """When an attempt is stopped. `max_tokens` bounds prompt plus completion of one branch."""
+    """When an attempt is stopped. `max_tokens` bounds prompt plus completion of one branch.
+
+    `max_cost_usd` bounds model and tools by the run's prices (None = no bound); the call that reaches it is the last.
+    """
 
     max_turns: int = 12
     max_tool_calls: int = 24
@@ -38,6 +41,7 @@ class Limits:
     max_seconds: float = 120.0
     tool_timeout_seconds: float = 10.0
     tool_output_chars: int = 4000
+    max_cost_usd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,11 @@ class StopReason(StrEnum):
     MAX_TOOL_CALLS = "max_tool_calls"
     MAX_TOKENS = "max_tokens"
     MAX_SECONDS = "max_seconds"
+    MAX_COST = "max_cost"
     MALFORMED = "malformed"
     LOOP = "loop"
     APPROVAL_DENIED = "approval_denied"
+    BLOCKED = "blocked"
     WORLD_ERROR = "world_error"
     AGENT_ERROR = "agent_error"
     ENGINE_ERROR = "engine_error"
@@ -103,12 +109,18 @@ class ToolCall:
     arguments: str
 
 
-ToolProblem = Literal["unknown_tool", "bad_arguments", "raised", "timeout", "not_allowed", "denied", "malformed"]
+Refusal = Literal["unknown_tool", "bad_arguments", "not_allowed", "denied", "expired", "over_budget", "malformed"]
+ToolProblem = Literal["raised", "timeout", "cancelled"] | Refusal
+ApprovalDecision = Literal["approve", "deny", "expire"]
+Drift = Literal["clean", "realigned", "forked"]
 
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What the model was shown for a call. `problem` is None when the tool did its work."""
+    """What the model was shown for a call. `problem` is None when the tool did its work.
+
+    `seconds` and `cost_usd` are of all `tries`; `approval` is the declared simulator's answer, None = nobody was asked.
+    """
 
     call_id: str
     name: str
@@ -117,9 +129,8 @@ class ToolResult:
     seconds: float = 0.0
     truncated: bool = False
     cost_usd: float = 0.0
-
-
-Drift = Literal["clean", "realigned", "forked"]
+    tries: int = 1
+    approval: ApprovalDecision | None = None
 
 
 WHOLE, UNKNOWN = -1, -2
@@ -227,24 +238,15 @@ class Trajectory:
 
 
 def _flatten(line: list[Call], index: Mapping[str, int], claimed: set[str]) -> Branch:
-    tokens: list[int] = []
-    mask: list[bool] = []
-    logprobs: list[float] = []
-    versions: list[int] = []
-    origin: list[int] = []
-    for call in line:
-        given, sampled = len(call.prompt_ids), len(call.completion_ids)
-        tokens += [*call.prompt_ids, *call.completion_ids]
-        mask += [False] * given + [call.call_id not in claimed] * sampled
-        logprobs += [0.0] * given + list(call.sampling_logprobs)
-        versions += [-1] * given + list(call.policy_versions)
-        origin += [-1] * given + [index[call.call_id]] * sampled
+    def column(given: Any, sampled: Callable[[Call], Iterable[Any]], dtype: Any) -> npt.NDArray[Any]:
+        return np.asarray([v for call in line for v in (*[given] * len(call.prompt_ids), *sampled(call))], dtype)
+
     return Branch(
-        np.asarray(tokens, np.int64),
-        np.asarray(mask, np.bool_),
-        np.asarray(logprobs, np.float32),
-        np.asarray(versions, np.int64),
-        np.asarray(origin, np.int64),
+        np.asarray([token for call in line for token in (*call.prompt_ids, *call.completion_ids)], np.int64),
+        column(False, lambda call: [call.call_id not in claimed] * len(call.completion_ids), np.bool_),
+        column(0.0, lambda call: call.sampling_logprobs, np.float32),
+        column(-1, lambda call: call.policy_versions, np.int64),
+        column(-1, lambda call: [index[call.call_id]] * len(call.completion_ids), np.int64),
         tuple(line),
     )
 
@@ -258,6 +260,20 @@ class Usage:
     model_seconds: float = 0.0
     tool_seconds: float = 0.0
     wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class HookRecord:
+    """What a hook of the built-in loop said, and after which model call (None = before the first).
+
+    `value`: of a plan its steps and tool budget, of a critic its score, of a policy check `pass`, `block` or `revise`.
+    """
+
+    kind: Literal["plan", "critic", "policy_check"]
+    name: str
+    call_id: str | None
+    value: Any
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -276,6 +292,7 @@ class Attempt:
     group_index: int = 0
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
+    hooks: tuple[HookRecord, ...] = ()
 
     @property
     def stop(self) -> StopReason:
@@ -495,6 +512,7 @@ class TaskResult:
     cost_usd: float
     stop: str
     scores: Mapping[str, float | None] = field(default_factory=dict)
+    approvals_refused: int = 0
 
 
 @dataclass(frozen=True)

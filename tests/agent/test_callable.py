@@ -28,13 +28,13 @@ Agent = Callable[[AttemptHandle, Any], Awaitable[str]]
 
 
 def drive(
-    agent: Any, engine: FakeEngine, limits: Limits | None = None, **public: Any
+    agent: Any, engine: FakeEngine, limits: Limits | None = None, approver: Any = "approve", **public: Any
 ) -> tuple[AgentEnd, Door, list[str]]:
     limits = limits or Limits()
     door = open_door(engine, limits)
 
     async def go() -> tuple[AgentEnd, list[str]]:
-        world = await WorldSpec(Desk).open(task(limits=limits, **public))
+        world = await WorldSpec(Desk, approver).open(task(limits=limits, **public))
         end = await CallableAgent(agent).run(world, door, limits)
         return end, await world.export_state()
 
@@ -211,3 +211,28 @@ def test_without_the_openai_package_the_way_out_is_named(monkeypatch: pytest.Mon
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(AgentError, match="pip install openai"):
         drive(plain_agent, FakeEngine(["x"]))
+
+
+def refund(cents: int) -> str:
+    return tool_call_text("refund", order_id="A1", cents=cents)
+
+
+def test_approvals_are_answered_by_the_declared_simulator() -> None:
+    end, door, state = drive(plain_agent, FakeEngine([refund(5), "sorry"]), approver="deny")
+    assert (end.stop, state, door.calls[0].tool_results[0].approval) == (StopReason.ANSWERED, [], "deny")
+    end, door, state = drive(plain_agent, FakeEngine([refund(5), refund(5), "never said"]), approver="expire")
+    assert (end.stop, len(door.calls), state) == (StopReason.APPROVAL_DENIED, 2, [])
+    assert [call.tool_results[0].problem for call in door.calls] == ["expired", "expired"]
+
+
+def test_an_approver_that_fails_is_the_worlds_failure() -> None:
+    end, _, state = drive(plain_agent, FakeEngine([refund(5), "x"]), approver=lambda call: "maybe")
+    assert (end.stop, state) == (StopReason.WORLD_ERROR, [])
+    assert "returned 'maybe'" in end.detail
+
+
+def test_a_tool_that_the_end_of_the_attempt_cut_off_is_recorded_so() -> None:
+    slow = tool_call_text("slow", seconds=3.0)
+    end, door, _ = drive(plain_agent, FakeEngine([slow, "x"]), Limits(max_seconds=0.1))
+    assert end.stop is StopReason.MAX_SECONDS
+    assert [result.problem for result in door.calls[0].tool_results] == ["cancelled"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from typing import Any, ClassVar
 
 import pytest
 
@@ -11,6 +12,7 @@ from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentEnd
 from flyball.capture.door import Door
 from flyball.engine.fake import FakeEngine
+from flyball.errors import ConfigError
 from flyball.models.fake import tool_call_text
 from flyball.tasks.world import WorldSpec
 from flyball.tools.tool import tool
@@ -25,6 +27,7 @@ def converse(
     limits: Limits | None = None,
     loop: ToolLoop | None = None,
     engine: FakeEngine | None = None,
+    approver: Any = "approve",
     **public: Any,
 ) -> tuple[AgentEnd, Door, list[str], FakeEngine]:
     limits = limits or Limits()
@@ -32,7 +35,7 @@ def converse(
     door = open_door(engine, limits)
 
     async def go() -> tuple[AgentEnd, list[str]]:
-        world = await WorldSpec(Desk).open(task(limits=limits, **public))
+        world = await WorldSpec(Desk, approver).open(task(limits=limits, **public))
         end = await (loop or ToolLoop()).run(world, door, limits)
         return end, await world.export_state()
 
@@ -116,11 +119,137 @@ def test_what_tools_refuse_is_shown_to_the_policy_and_recorded() -> None:
 
 def test_approvals_are_answered_by_the_declared_simulator() -> None:
     refund = tool_call_text("refund", order_id="A1", cents=500)
-    assert converse(refund, "done")[2] == ["refund A1 500"]
-    deny = ToolLoop(approver=lambda call: "deny")
-    _, door, state, _ = converse(refund, "done", loop=deny)
-    assert (state, door.calls[0].tool_results[0].problem) == ([], "denied")
-    assert "approve_all" in ToolLoop().name
+    _, door, state, _ = converse(refund, "done")
+    assert (state, door.calls[0].tool_results[0].approval) == (["refund A1 500"], "approve")
+    for decision, problem in (("deny", "denied"), ("expire", "expired")):
+        end, door, state, _ = converse(refund, "I may not.", approver=decision)
+        (result,) = door.calls[0].tool_results
+        assert (state, result.problem, result.approval) == ([], problem, decision)
+        assert (end.stop, end.messages[3]["content"]) == (StopReason.ANSWERED, result.content)
+
+
+def test_a_policy_that_insists_on_what_was_refused_is_ended() -> None:
+    refund = [tool_call_text("refund", order_id="A1", cents=cents) for cents in (500, 400)]
+    again = '<tool_call>{"name": "refund", "arguments": {"cents": 500, "order_id": "A1"}}</tool_call>'
+    end, door, state, _ = converse(*refund, again, "never said", approver="deny")
+    assert (end.stop, len(door.calls), state) == (StopReason.APPROVAL_DENIED, 3, [])
+    assert end.detail == 'refund was refused before and asked for again, with {"cents": 500, "order_id": "A1"}'
+    assert door.calls[2].tool_results[0].problem == "denied"
+
+
+def test_a_tool_that_nobody_may_approve_stops_the_program() -> None:
+    with pytest.raises(ConfigError, match="no approver is declared"):
+        converse(tool_call_text("refund", order_id="A1", cents=500), approver=None)
+
+
+class Waiting:
+    """Tools that end when they are let go, or never."""
+
+    cancelled: ClassVar[list[str]] = []
+
+    def reset(self, ticket: str) -> str:
+        return ticket
+
+    async def wait(self, who: str) -> str:
+        """Take for ever."""
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            self.cancelled.append(who)
+            raise
+        return ""
+
+    async def soon(self) -> str:
+        """Take a moment."""
+        return "here"
+
+    @tool(writes=True)
+    async def write(self) -> str:
+        """Write."""
+        return "written"
+
+    @tool(approval="human")
+    async def ask(self) -> str:
+        """Ask a person."""
+        return "asked"
+
+
+def wait_in(turn: str, limits: Limits, approver: Any = "approve") -> tuple[AgentEnd, Door]:
+    Waiting.cancelled = []
+
+    async def go() -> tuple[AgentEnd, Door]:
+        door = open_door(FakeEngine([turn, "done"]), limits)
+        return await ToolLoop().run(await WorldSpec(Waiting, approver).open(task()), door, limits), door
+
+    return asyncio.run(go())
+
+
+def test_the_end_of_an_attempt_cancels_its_tools_and_says_which() -> None:
+    turn = tool_call_text("wait", who="one") + tool_call_text("soon") + tool_call_text("wait", who="two")
+    end, door = wait_in(turn, Limits(max_seconds=0.1))
+    assert (end.stop, sorted(Waiting.cancelled)) == (StopReason.MAX_SECONDS, ["one", "two"])
+    results = door.calls[0].tool_results
+    assert [result.problem for result in results] == ["cancelled", None, "cancelled"]
+    assert [result.call_id for result in results] == [tc.call_id for tc in door.calls[0].tool_calls]
+    assert results[0].seconds > 0.05 > results[1].seconds
+
+
+def test_tools_that_had_not_begun_have_no_result() -> None:
+    turn = tool_call_text("wait", who="one") + tool_call_text("write")
+    _, door = wait_in(turn, Limits(max_seconds=0.1))
+    assert [result.problem for result in door.calls[0].tool_results] == ["cancelled"]
+
+
+def test_a_call_that_cannot_go_on_cancels_the_others() -> None:
+    def gone(call: Any) -> str:
+        raise RuntimeError("on holiday")
+
+    end, door = wait_in(tool_call_text("wait", who="one") + tool_call_text("ask"), Limits(), gone)
+    assert (end.stop, Waiting.cancelled) == (StopReason.WORLD_ERROR, ["one"])
+    assert "on holiday" in end.detail
+    assert [result.problem for result in door.calls[0].tool_results] == ["cancelled"]
+
+
+def test_one_slow_tool_delays_no_other_attempt() -> None:
+    async def go() -> list[float]:
+        async def attempt(turn: str) -> float:
+            door = open_door(FakeEngine([turn, "done"]), Limits(tool_timeout_seconds=1.0))
+            world = await WorldSpec(Waiting, "approve").open(task())
+            started = time.perf_counter()
+            await ToolLoop().run(world, door, door.limits)
+            return time.perf_counter() - started
+
+        others = [attempt(tool_call_text("soon")) for _ in range(20)]
+        return await asyncio.gather(attempt(tool_call_text("wait", who="stuck")), *others)
+
+    stuck, *others = asyncio.run(go())
+    assert stuck >= 1.0
+    assert max(others) < 0.5
+
+
+def test_tools_of_many_attempts_wait_at_the_same_time() -> None:
+    """32 attempts of 4 turns with a tool of 0.1 s: 0.4 s one beside the other, 12.8 s one after the other."""
+
+    class Sleepy:
+        def reset(self, ticket: str) -> str:
+            return ticket
+
+        def nap(self, i: int) -> str:
+            """Take a tenth of a second."""
+            time.sleep(0.1)
+            return "rested"
+
+    async def go() -> float:
+        async def attempt() -> AgentEnd:
+            door = open_door(FakeEngine([*(tool_call_text("nap", i=i) for i in range(4)), "done"]), Limits())
+            return await ToolLoop().run(await WorldSpec(Sleepy).open(task()), door, door.limits)
+
+        started = time.perf_counter()
+        ends = await asyncio.gather(*(attempt() for _ in range(32)))
+        assert {end.stop for end in ends} == {StopReason.ANSWERED}
+        return time.perf_counter() - started
+
+    assert asyncio.run(go()) < 1.5
 
 
 def test_the_user_answers_until_there_is_nothing_more_to_say() -> None:

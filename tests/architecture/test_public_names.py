@@ -11,19 +11,24 @@ import flyball
 
 PUBLIC = {
     "Attempt": "attempt_id task trajectory messages state usage cost_usd trace_id session_id group_index seed versions",
+    "Block": "reason",
     "Command": "",
     "Fault": "",
     "Http": "",
-    "Limits": "max_turns max_tool_calls max_new_tokens max_tokens max_seconds tool_timeout_seconds tool_output_chars",
+    "Limits": "max_turns max_tool_calls max_new_tokens max_tokens max_seconds tool_timeout_seconds tool_output_chars "
+    "max_cost_usd",
     "Missing": "cause fault",
     "Outcome": "success safe grader_version",
+    "Plan": "steps max_tool_calls",
+    "Revise": "instruction",
     "RewardEvent": "branch turn call_id component value",
     "Score": "value raw raw_range parts explanation grader grader_version",
     "StopReason": "",
     "Task": "task_id public hidden tools limits split family stage cluster surface",
+    "View": "task_id task tools messages",
     "Workflow": "world tasks success reward policy safety scores agent oracle demonstrations "
     "training evaluation release monitoring prices limits name",
-    "tool": "fn writes approval name description",
+    "tool": "fn writes approval name description retries cost_usd",
 }
 """Public names, and for those that are called the first parameters in order; new ones may only follow."""
 

@@ -59,7 +59,7 @@ def test_pass_hat_k_is_unbiased_over_tasks() -> None:
 
 def test_tool_errors_are_per_call_and_reliability_multiplies() -> None:
     results = [result(f"t{i}", i > 1, tool_calls=2 + i % 2, tool_errors=i % 2) for i in range(10)]
-    results[9] = result("t9", True, tool_calls=3, tool_errors=1, stop="approval_denied")
+    results[9] = result("t9", True, tool_calls=3, tool_errors=1, approvals_refused=1)
     numbers = whole(results)
     assert numbers["tool_error_rate"].value == 5 / 25 and numbers["tool_error_rate"].n == 25
     assert numbers["human_override_rate"].value == 0.1

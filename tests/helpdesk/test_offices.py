@@ -52,9 +52,7 @@ def test_what_the_calculator_is_asked_is_what_it_answers() -> None:
             for used in call.get("tool_calls", ()):
                 arguments = json.loads(used["function"]["arguments"])
                 if set(arguments) == {"expression"}:
-                    value = eval(
-                        arguments["expression"], {"__builtins__": {}}
-                    )  # of our own making
+                    value = eval(arguments["expression"], {"__builtins__": {}})  # of our own making
                     assert json.loads(result["content"])["value"] == int(value)
                     checked += 1
     assert checked > 20

@@ -47,7 +47,7 @@ def test_the_oracle_works_through_the_world_that_attempts_use(rows):
             for call in turn.get("tool_calls", ()):
                 function = call["function"]
                 made = ToolCall(call["id"], function["name"], function["arguments"])
-                result = await call_tool(world.tools, made, timeout_seconds=5, output_chars=4000, approve=None)
+                result = await call_tool(world.tools, made, timeout_seconds=5, output_chars=4000)
                 assert result.problem is None, result
                 messages.append(
                     {"role": "tool", "tool_call_id": call["id"], "name": result.name, "content": result.content}

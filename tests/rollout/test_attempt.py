@@ -16,6 +16,7 @@ from flyball.rng import derive
 from flyball.rollout.attempt import MAX_RERUNS, run_attempt
 from flyball.rollout.prices import Prices
 from flyball.tasks.world import WorldSpec
+from flyball.tools.tool import tool
 from flyball.types import Attempt, Limits, StopReason, Task, Usage
 
 
@@ -165,6 +166,56 @@ def test_cancellation_closes_the_world_and_the_session() -> None:
 
     asyncio.run(go())
     assert (world.opened, world.closed, len(engine.ended_sessions)) == (1, 1, 1)
+
+
+def test_money_ends_an_attempt() -> None:
+    class Billed(Counter):
+        @tool(cost_usd=0.4)
+        def pay(self, n: int) -> str:
+            """Cost money."""
+            return "paid"
+
+    free = Prices(0.0, 0.0, 0.0, 0.0)
+    script = [tool_call_text("pay", n=i) for i in range(9)]
+    got = attempt(FakeEngine(script), Billed, limits=Limits(max_cost_usd=1.0), prices=free)
+    assert got.stop is StopReason.MAX_COST
+    assert got.trajectory.detail == "1.2 USD were spent, 1 are allowed"
+    assert (len(got.tool_results), round(got.cost_usd, 6)) == (3, 1.2)
+    tokens = attempt(FakeEngine(script), Billed, limits=Limits(max_cost_usd=1e-9), prices=Prices(1.0, 1.0, 0.0, 0.0))
+    assert (tokens.stop, len(tokens.trajectory.calls), tokens.tool_results) == (StopReason.MAX_COST, 1, ())
+
+
+def test_no_tokens_to_draw_is_refused_before_any_work() -> None:
+    world = fresh()
+    with pytest.raises(ConfigError, match="max_new_tokens 0: at least one token must be allowed"):
+        attempt(FakeEngine(["3"]), world, limits=Limits(max_new_tokens=0))
+    assert world.opened == 0
+
+
+def test_a_tool_that_needs_approval_needs_somebody_declared_to_give_it() -> None:
+    class Guarded(fresh()):  # type: ignore[misc]
+        @tool(approval="human")
+        def spend(self) -> str:
+            """Ask first."""
+            return "spent"
+
+    with pytest.raises(ConfigError, match=r"tool 'spend' has approval=.*no approver is declared"):
+        attempt(FakeEngine(["3"]), Guarded)
+    assert Guarded.opened == 0
+    engine = FakeEngine([tool_call_text("spend"), "done"])
+    world = WorldSpec(Guarded, "deny")
+    got = asyncio.run(
+        run_attempt(
+            Task("t", {"start": 1}),
+            world=world,
+            runner=ToolLoop(),
+            engine=engine,
+            chat=engine.chat,
+            sampling=SamplingParams(),
+            seed=0,
+        )
+    )
+    assert (got.tool_results[0].approval, got.versions["approver"]) == ("deny", "deny")
 
 
 def test_prices_by_hand() -> None:

@@ -296,3 +296,30 @@ def test_classes_that_are_no_worlds() -> None:
         WorldSpec(NeedsArguments)
     with pytest.raises(ConfigError, match=r"Untyped\.reset: parameter 'ticket' has no type"):
         WorldSpec(Untyped)
+
+
+class Guarded:
+    def reset(self, ticket: str) -> str:
+        return ticket
+
+    def look(self) -> str:
+        """Look."""
+        return ""
+
+    @tool(approval="human")
+    def pay(self) -> str:
+        """Pay."""
+        return ""
+
+
+def test_a_task_with_a_tool_that_needs_approval_needs_an_approver() -> None:
+    ticket = {"ticket": "x"}
+    with pytest.raises(ConfigError, match=r"tool 'pay' has approval=.*`fb.Workflow\(approver=...\)` takes 'approve'"):
+        WorldSpec(Guarded).check(Task("t", ticket))
+    WorldSpec(Guarded).check(Task("t", ticket, tools=("look",)))
+    WorldSpec(Guarded, "deny").check(Task("t", ticket))
+
+
+def test_whoever_approves_is_part_of_the_worlds_version() -> None:
+    versions = {WorldSpec(Guarded, approver).version for approver in (None, "approve", "deny", lambda call: "deny")}
+    assert len(versions) == 4

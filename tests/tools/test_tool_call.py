@@ -4,11 +4,14 @@ import asyncio
 import dataclasses
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from flyball.errors import ConfigError, ToolError, WorldError
+from flyball.tools.approval import Approver
 from flyball.tools.call import call_tool, hallucinated_parameter
 from flyball.tools.tool import Tool, find_tools, tool
 from flyball.types import ToolCall, ToolResult
@@ -227,15 +230,121 @@ def test_text_that_is_not_unicode_is_repaired(shop: Shop) -> None:
 def test_a_person_is_asked_after_the_arguments_are_checked(shop: Shop) -> None:
     asked: list[str] = []
 
-    def approve(call: ToolCall) -> Any:
+    def answer(call: ToolCall) -> str:
         asked.append(call.arguments)
         return "approve" if "100" in call.arguments else "deny"
 
-    assert run(shop, "pay", '{"cents": "1"}', approve=approve).problem == "bad_arguments"
-    assert run(shop, "pay", '{"cents": 100}', approve=approve).content == "paid"
-    assert run(shop, "pay", '{"cents": 200}', approve=approve).problem == "denied"
-    assert run(shop, "pay", '{"cents": 300}').problem == "denied"  # nobody there to approve
+    approver = Approver(answer)
+    assert run(shop, "pay", '{"cents": "1"}', approver=approver).problem == "bad_arguments"
+    paid = run(shop, "pay", '{"cents": 100}', approver=approver)
+    assert (paid.content, paid.approval) == ("paid", "approve")
+    denied = run(shop, "pay", '{"cents": 200}', approver=approver)
+    assert (denied.problem, denied.approval) == ("denied", "deny")
     assert asked == ['{"cents": 100}', '{"cents": 200}'] and shop.paid == [100]
+
+
+def test_a_person_may_not_answer_in_time(shop: Shop) -> None:
+    result = run(shop, "pay", '{"cents": 100}', approver=Approver("expire"))
+    assert (result.problem, result.approval, shop.paid) == ("expired", "expire", [])
+    assert result.content == "error: nobody approved pay in time; it was not carried out"
+
+
+def test_nobody_declared_means_nothing_is_approved(shop: Shop) -> None:
+    with pytest.raises(ConfigError, match=r"tool 'pay' has approval=.*no approver is declared"):
+        run(shop, "pay", '{"cents": 100}')
+    assert shop.paid == []
+
+
+@pytest.mark.parametrize(
+    ("declared", "text"),
+    [("approved", "did you mean 'approve'"), (True, "approver is True; it is one of approve, deny, expire")],
+)
+def test_what_cannot_approve_is_refused(declared: Any, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        Approver(declared)
+
+
+def raising(call: ToolCall) -> str:
+    raise KeyError(call.name)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [(raising, "raised KeyError: 'pay'"), (lambda call: "yes", "returned 'yes'; return one of approve, deny, expire")],
+)
+def test_an_approver_that_fails_is_the_worlds_failure(shop: Shop, answer: Any, text: str) -> None:
+    with pytest.raises(WorldError, match=text):
+        run(shop, "pay", '{"cents": 100}', approver=Approver(answer))
+    assert shop.paid == []
+
+
+class Flaky:
+    """Tools that work the second or third time."""
+
+    def __init__(self, failures: int, error: BaseException | None = None) -> None:
+        self.left, self.error, self.running = failures, error or OSError("busy"), 0
+
+    def _try(self) -> str:
+        self.left -= 1
+        if self.left >= 0:
+            raise self.error
+        return "done"
+
+    @tool(retries=2, cost_usd=0.5)
+    def fetch(self) -> str:
+        return self._try()
+
+    @tool(cost_usd=0.5)
+    def send(self) -> str:
+        return self._try()
+
+    @tool(retries=2)
+    async def wait(self) -> str:
+        self.running += 1
+        try:
+            await asyncio.sleep(3600 if self.running < 2 else 0)
+        finally:
+            self.left -= 1
+        return "done"
+
+    @tool(retries=2)
+    def block(self) -> str:
+        self.running += 1
+        time.sleep(0.2)
+        return "late"
+
+
+def use(flaky: Flaky, name: str, **options: Any) -> ToolResult:
+    return asyncio.run(call_tool(find_tools(flaky), ToolCall("c1", name, "{}"), **options))
+
+
+def test_a_call_is_tried_again_where_it_is_declared_idempotent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flyball.tools.call.PAUSE_SECONDS", 0.0)
+    second = use(Flaky(1), "fetch")
+    assert (second.content, second.problem, second.tries, second.cost_usd) == ("done", None, 2, 1.0)
+    given_up = use(Flaky(9), "fetch")
+    assert (given_up.problem, given_up.tries, given_up.cost_usd) == ("raised", 3, 1.5)
+    once = use(Flaky(1), "send")
+    assert (once.problem, once.tries, once.cost_usd) == ("raised", 1, 0.5)
+
+
+def test_what_a_tool_says_on_purpose_is_not_tried_again() -> None:
+    told = use(Flaky(1, ToolError("no such order")), "fetch")
+    assert (told.content, told.tries) == ("error: no such order", 1)
+
+
+def test_a_timeout_is_tried_again_only_where_the_first_try_is_over() -> None:
+    waited = use(Flaky(0), "wait", timeout_seconds=0.05)
+    assert (waited.content, waited.tries) == ("done", 2)
+    flaky = Flaky(0)
+    blocked = use(flaky, "block", timeout_seconds=0.02)
+    assert (blocked.problem, blocked.tries, flaky.running) == ("timeout", 1, 1)
+
+
+@pytest.mark.parametrize(("declared", "text"), [({"retries": -1}, "retries is -1"), ({"cost_usd": -0.5}, "cost_usd")])
+def test_impossible_declarations_are_refused(declared: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        Tool("send", "", {}, lambda: "", **declared)
 
 
 def test_hallucinated_parameters_are_told_from_wrong_types(shop: Shop) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from flyball.errors import ConfigError
-from flyball.types import Limits
+from flyball.tools.tool import tool
+from flyball.types import Limits, Task
+from flyball.workflow.inputs import Inputs
 from flyball.workflow.workflow import Workflow, load_workflow
 
 CODE = """
@@ -126,3 +128,39 @@ def test_limits_may_be_the_dataclass() -> None:
 def test_monitoring_as_a_string_is_refused() -> None:
     with pytest.raises(ConfigError, match="it is a list of metric names"):
         Workflow(world=Desk, tasks=[], success=success, monitoring="tool_error_rate")
+
+
+class Till(Desk):
+    @tool(writes=True, approval="human")
+    def refund(self, cents: int) -> str:
+        """Refund."""
+        return "refunded"
+
+
+def flow(world: Any, **changes: Any) -> Workflow:
+    return Workflow(world=world, tasks=[Task("t", {"ticket": "hello"}, split="test")], success=success, **changes)
+
+
+def test_a_tool_that_needs_approval_is_refused_without_an_approver_before_any_work() -> None:
+    with pytest.raises(ConfigError, match=r"tool 'refund' has approval=\"human\" and no approver is declared"):
+        Inputs(flow(Till)).check()
+    for approver in ("approve", "deny", "expire", lambda call: "deny"):
+        Inputs(flow(Till, approver=approver)).check()
+
+
+def test_an_approver_that_cannot_answer_or_is_never_asked_is_refused() -> None:
+    with pytest.raises(ConfigError, match="approver is 'no'"):
+        flow(Till, approver="no")
+    with pytest.raises(ConfigError, match='approver would be ignored: no tool of Desk has approval="human"'):
+        Inputs(flow(Desk, approver="deny")).check()
+
+
+def test_the_approver_and_hooks_of_a_workflow_are_what_attempts_run_with() -> None:
+    def careful(view: Any) -> None:
+        return None
+
+    inputs = Inputs(flow(Till, approver="deny", policy_checks=[careful]))
+    assert inputs.world.approver is not None
+    assert inputs.world.approver.name == "deny"
+    assert "policy_check=" in inputs.runner.name
+    assert inputs.fingerprint["world"] != Inputs(flow(Till, approver="approve")).fingerprint["world"]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from flyball.agent.foreign import AttemptHandle, drive
-from flyball.agent.loop import Approver, approve_all
 from flyball.agent.runner import AgentEnd
 from flyball.capture.door import Door, Stopped
 from flyball.capture.http import DoorApp, OpenAttempt
@@ -31,9 +30,8 @@ AgentFunction = Callable[[AttemptHandle, Any], Awaitable[str]]
 class CallableAgent:
     """Runs the user's function. What it raises is the agent's failure, unless the door had ended the attempt before."""
 
-    def __init__(self, fn: AgentFunction, *, approver: Approver = approve_all) -> None:
+    def __init__(self, fn: AgentFunction) -> None:
         self._fn = fn
-        self._approver = approver
         self._name = getattr(fn, "__qualname__", type(fn).__qualname__)
 
     @property
@@ -44,7 +42,7 @@ class CallableAgent:
         """Drive one attempt; see AgentRunner.run. Raises AgentError when the openai package is missing."""
         app = DoorApp()
         base_url = f"http://door/{door.session}/v1"
-        handle = AttemptHandle(world, door, limits, self._approver, base_url)
+        handle = AttemptHandle(world, door, limits, base_url)
         with app.open(door.session, OpenAttempt(door, handle)):
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), trust_env=False) as http_client:
                 client = _openai_client(base_url, http_client)

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 import orjson
 
 from flyball.agent.foreign import AttemptHandle
-from flyball.agent.loop import Approver, approve_all
 from flyball.agent.loopback import Loopback, drive_over
 from flyball.agent.runner import AgentEnd
 from flyball.capture.door import Door
@@ -38,14 +37,12 @@ class Command:
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
-        approver: Approver = approve_all,
     ) -> None:
         self._argv = shlex.split(command) if isinstance(command, str) else list(command)
         if not self._argv:
             raise ConfigError("the agent's command is empty; give a program, such as 'node agent.js'")
         self._env = dict(env or {})
         self._cwd = cwd
-        self._approver = approver
         self._loopback = Loopback()
 
     @property
@@ -54,7 +51,7 @@ class Command:
 
     async def run(self, world: World, door: Door, limits: Limits) -> AgentEnd:
         """Drive one attempt; see AgentRunner.run."""
-        return await drive_over(self._loopback, self._answer, world, door, limits, self._approver)
+        return await drive_over(self._loopback, self._answer, world, door, limits)
 
     async def _answer(self, handle: AttemptHandle) -> str:
         environment = {

@@ -11,12 +11,11 @@ import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
-from flyball.agent.loop import Approver
 from flyball.agent.runner import AgentEnd, opening
+from flyball.agent.use_tools import Refusals, use_tool
 from flyball.capture.door import Door, Stopped
 from flyball.errors import AgentError, WorldError
 from flyball.tasks.world import World
-from flyball.tools.call import call_tool
 from flyball.types import Limits, Message, StopReason, ToolResult
 
 GRACE_SECONDS = 2.0
@@ -33,7 +32,7 @@ class AttemptHandle:
     OpenAI-compatible address of this attempt's policy.
     """
 
-    def __init__(self, world: World, door: Door, limits: Limits, approver: Approver, base_url: str) -> None:
+    def __init__(self, world: World, door: Door, limits: Limits, base_url: str) -> None:
         self.task_id = world.task.task_id
         self.task: Mapping[str, Any] = world.task.public
         self.system = world.system
@@ -44,7 +43,7 @@ class AttemptHandle:
         self._world = world
         self._door = door
         self._limits = limits
-        self._approver = approver
+        self._refusals = Refusals()
 
     async def call_tool(self, name: str, arguments: str | Mapping[str, Any], tool_call_id: str | None = None) -> str:
         """Use a tool the way the policy asked for it: `arguments` as it wrote them. Returns what to show it."""
@@ -52,17 +51,16 @@ class AttemptHandle:
         return (await self.use_tool(name, raw, tool_call_id)).content
 
     async def use_tool(self, name: str, arguments: str, tool_call_id: str | None = None) -> ToolResult:
-        """As `call_tool`, with the whole result. Raises Stopped past the limit of tool calls."""
+        """As `call_tool`, with the whole result. Raises Stopped past a limit, and when the attempt ends meanwhile."""
         self._door.count_tool_calls(1)
         owner, call = self._door.claim_tool_call(name, arguments, tool_call_id)
-        result = await call_tool(
-            self._world.tools,
-            call,
-            timeout_seconds=self._limits.tool_timeout_seconds,
-            output_chars=self._limits.tool_output_chars,
-            approve=self._approver,
-        )
-        self._door.record_foreign_result(owner, result)
+        try:
+            result = await use_tool(
+                self._world, call, self._limits, lambda result: self._door.record_foreign_result(owner, result)
+            )
+        except WorldError as error:
+            raise self._door.stop(StopReason.WORLD_ERROR, str(error)) from error
+        self._refusals.check(self._door, [(call, result)])
         return result
 
     async def user_reply(self, text: str) -> str | None:

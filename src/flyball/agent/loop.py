@@ -1,4 +1,4 @@
-"""The built-in agent: ask the policy, run the tools it calls, show it the results, until it answers.
+"""The built-in loop: ask the policy, run the tools it calls, show it the results, until it answers.
 
 A policy cannot break the loop: a call it garbles is shown back to it as an observation, a tool that fails is a result
 with a problem, and past a limit the attempt ends with the reason. Tool calls of one turn run at the same time (sync
@@ -9,106 +9,168 @@ wrote them, so that the same turn leaves the same world.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
+from flyball.agent.hooks import Block, Hook, Hooks, Revise, View, asking, check, criticise, name_of, plan
 from flyball.agent.runner import AgentEnd, opening
+from flyball.agent.use_tools import Refusals, over_budget, use_tools
 from flyball.capture.door import Door, Reply, Stopped
-from flyball.errors import WorldError
+from flyball.errors import AgentError, WorldError
 from flyball.tasks.world import World
-from flyball.tools.call import call_tool
-from flyball.types import Limits, Message, StopReason, ToolCall, ToolResult
+from flyball.types import HookRecord, Limits, Message, StopReason, ToolResult
 
-Approver = Callable[[ToolCall], Literal["approve", "deny"]]
-
-
-def approve_all(call: ToolCall) -> Literal["approve", "deny"]:
-    """The default simulator of a person who approves: yes to everything. Never the live inbox (invariant 5)."""
-    return "approve"
+NO_HOOKS = Hooks()
 
 
 class ToolLoop:
     """The default AgentRunner.
 
-    `approver` answers for tools that need a person's approval. An attempt ends as LOOP after `max_repeats` identical
-    turns in a row and as MALFORMED after `max_malformed` unreadable ones in a row.
+    An attempt ends as LOOP after `max_repeats` identical turns in a row, as MALFORMED after `max_malformed` unreadable
+    ones in a row, and as BLOCKED when an answer was to be revised more than `max_revisions` times.
     """
 
-    def __init__(self, *, approver: Approver = approve_all, max_repeats: int = 3, max_malformed: int = 3) -> None:
-        self._approver = approver
+    def __init__(
+        self, hooks: Hooks = NO_HOOKS, *, max_repeats: int = 3, max_malformed: int = 3, max_revisions: int = 2
+    ) -> None:
+        self._hooks = hooks
         self._max_repeats = max_repeats
         self._max_malformed = max_malformed
+        self._max_revisions = max_revisions
 
     @property
     def name(self) -> str:
-        approver = getattr(self._approver, "__qualname__", type(self._approver).__qualname__)
-        return f"tool_loop(approver={approver}, max_repeats={self._max_repeats}, max_malformed={self._max_malformed})"
+        settings = f"max_repeats={self._max_repeats}, max_malformed={self._max_malformed}"
+        if version := self._hooks.version:
+            settings += f", max_revisions={self._max_revisions}, {version}"
+        return f"tool_loop({settings})"
 
     async def run(self, world: World, door: Door, limits: Limits) -> AgentEnd:
         """Drive one attempt; see AgentRunner.run."""
-        messages = opening(world)
+        watch = _Watch(self._max_repeats, self._max_malformed)
+        conversation = _Conversation(world, door, limits, watch, self._hooks, self._max_revisions)
+        stop, detail = StopReason.ANSWERED, ""
         try:
             async with asyncio.timeout(limits.max_seconds) as deadline:
-                await self._converse(world, door, limits, messages)
+                await conversation.hold()
         except Stopped as stopped:
-            return AgentEnd(stopped.reason, stopped.detail, tuple(messages))
+            stop, detail = stopped.reason, stopped.detail
         except WorldError as error:
-            return AgentEnd(StopReason.WORLD_ERROR, str(error), tuple(messages))
+            stop, detail = StopReason.WORLD_ERROR, str(error)
+        except AgentError as error:
+            stop, detail = StopReason.AGENT_ERROR, str(error)
         except TimeoutError:
             if not deadline.expired():
                 raise
-            return AgentEnd(StopReason.MAX_SECONDS, f"{limits.max_seconds:g} s are allowed", tuple(messages))
-        return AgentEnd(StopReason.ANSWERED, "", tuple(messages))
+            stop, detail = StopReason.MAX_SECONDS, f"{limits.max_seconds:g} s are allowed"
+        return AgentEnd(stop, detail, conversation.seen_by_user(), tuple(conversation.records))
 
-    async def _converse(self, world: World, door: Door, limits: Limits, messages: list[Message]) -> None:
-        """Append to `messages` until the conversation is over. Raises Stopped when something else ends it."""
-        watch = _Watch(self._max_repeats, self._max_malformed)
+
+class _Conversation:
+    """One attempt of the loop. `messages` is what the policy was told and said so far, `records` what hooks said."""
+
+    def __init__(
+        self, world: World, door: Door, limits: Limits, watch: _Watch, hooks: Hooks, max_revisions: int
+    ) -> None:
+        self._world, self._door, self._limits, self._watch = world, door, limits, watch
+        self._hooks, self._max_revisions = hooks, max_revisions
+        self._refusals = Refusals()
+        self._budget: int | None = None
+        self._revisions = 0
+        self._withheld: set[int] = set()
+        self.messages = opening(world)
+        self.records: list[HookRecord] = []
+
+    def seen_by_user(self) -> tuple[Message, ...]:
+        """The conversation without what the policy checks held back, or had no time to let pass."""
+        return tuple(message for i, message in enumerate(self.messages) if i not in self._withheld)
+
+    async def hold(self) -> None:
+        """Return when the conversation is over. Raises Stopped when something else ends it."""
+        if self._hooks.planner is not None:
+            await self._plan(self._hooks.planner)
         while True:
-            reply = await door.complete(messages, world.schemas)
-            messages.append(reply.message)
-            watch.check(reply)
+            reply = await self._door.complete(self.messages, self._world.schemas)
+            self.messages.append(reply.message)
+            if self._hooks.policy_checks and reply.parsed.malformed is None and not reply.parsed.tool_calls:
+                self._withheld.add(len(self.messages) - 1)  # until every check has let it pass
+            if self._hooks.critic is not None:
+                await self._criticise(self._hooks.critic, reply.call_id)
+            self._watch.check(reply)
             if reply.parsed.malformed is not None:
-                shown = await self._show_malformed(door, reply, reply.parsed.malformed)
+                self._show_malformed(reply, reply.parsed.malformed)
             elif reply.parsed.tool_calls:
-                shown = await self._use_tools(world, door, limits, reply)
-            elif world.has_user and (said := await world.user_reply(reply.parsed.content)) is not None:
-                shown = [{"role": "user", "content": said}]
-            else:
-                return
-            messages += shown
+                await self._use_tools(reply)
+            elif await self._may_be_said(reply.call_id):
+                said = await self._world.user_reply(reply.parsed.content)
+                if said is None:
+                    return
+                self.messages.append({"role": "user", "content": said})
 
-    async def _show_malformed(self, door: Door, reply: Reply, explanation: str) -> list[Message]:
+    def _show_malformed(self, reply: Reply, explanation: str) -> None:
         """A call that cannot be read counts as a failed tool call, and the policy is told what is wrong with it."""
-        door.count_tool_calls(1)
+        self._door.count_tool_calls(1)
         result = ToolResult(f"{reply.call_id}_0", "", f"error: {explanation}", "malformed")
-        door.record_results(reply.call_id, [result])
-        return [_tool_message(result)]
+        self._door.record_results(reply.call_id, [result])
+        self.messages.append(_tool_message(result))
 
-    async def _use_tools(self, world: World, door: Door, limits: Limits, reply: Reply) -> list[Message]:
+    async def _use_tools(self, reply: Reply) -> None:
         calls = reply.parsed.tool_calls
-        door.count_tool_calls(len(calls))
-        results = await run_tools(world, calls, limits, self._approver)
-        door.record_results(reply.call_id, results)
-        return [_tool_message(result) for result in results]
+        self._door.count_tool_calls(len(calls))
+        num_allowed = len(calls) if self._budget is None else min(len(calls), self._budget)
+        refused = [over_budget(call) for call in calls[num_allowed:]]
 
+        def record(results: list[ToolResult]) -> None:
+            self._door.record_results(reply.call_id, [*results, *refused])
 
-async def run_tools(
-    world: World, calls: Sequence[ToolCall], limits: Limits, approver: Approver
-) -> Sequence[ToolResult]:
-    """Run the calls of one turn, at the same time unless one of them writes. Results come in the order of the calls."""
+        results = await use_tools(self._world, calls[:num_allowed], self._limits, record)
+        if self._budget is not None:
+            self._budget -= num_allowed
+        self.messages += map(_tool_message, [*results, *refused])
+        self._refusals.check(self._door, zip(calls, results, strict=False))
 
-    async def run(call: ToolCall) -> ToolResult:
-        return await call_tool(
-            world.tools,
-            call,
-            timeout_seconds=limits.tool_timeout_seconds,
-            output_chars=limits.tool_output_chars,
-            approve=approver,
-        )
+    async def _plan(self, hook: Hook) -> None:
+        made = await plan(hook, replace(self._view(), ask=asking(self._door)), self._limits.max_seconds)
+        if made is None:
+            return
+        value = {"steps": list(made.steps), "max_tool_calls": made.max_tool_calls}
+        self.records.append(HookRecord("plan", name_of(hook), None, value))
+        self._budget = made.max_tool_calls
+        system = f"{self._world.system}\n\n{made.text()}" if self._world.system else made.text()
+        self.messages = [{"role": "system", "content": system}, self.messages[-1]]
 
-    if len(calls) == 1 or any(call.name in world.tools and world.tools[call.name].writes for call in calls):
-        return [await run(call) for call in calls]
-    return await asyncio.gather(*[run(call) for call in calls])
+    async def _criticise(self, hook: Hook, call_id: str) -> None:
+        score = await criticise(hook, self._view(), self._limits.tool_timeout_seconds)
+        self.records.append(HookRecord("critic", name_of(hook), call_id, score))
+
+    async def _may_be_said(self, call_id: str) -> bool:
+        """Put the last turn before the policy checks; the first that objects decides. Raises Stopped for a block."""
+        for hook in self._hooks.policy_checks:
+            said = await check(hook, self._view(), self._limits.tool_timeout_seconds)
+            if said is None:
+                self.records.append(HookRecord("policy_check", name_of(hook), call_id, "pass"))
+            elif isinstance(said, Block):
+                self.records.append(HookRecord("policy_check", name_of(hook), call_id, "block", said.reason))
+                raise self._door.stop(StopReason.BLOCKED, f"{name_of(hook)}: {said.reason}")
+            else:
+                self.records.append(HookRecord("policy_check", name_of(hook), call_id, "revise", said.instruction))
+                self._revise(name_of(hook), said)
+                return False
+        self._revisions = 0
+        self._withheld.discard(len(self.messages) - 1)
+        return True
+
+    def _revise(self, name: str, asked: Revise) -> None:
+        self._revisions += 1
+        if self._revisions > self._max_revisions:
+            detail = f"{name}: still to be revised after {self._max_revisions} revisions"
+            raise self._door.stop(StopReason.BLOCKED, detail)
+        self._withheld.add(len(self.messages))
+        self.messages.append({"role": "user", "content": f"[{name}] {asked.instruction}"})
+
+    def _view(self) -> View:
+        task = self._world.task
+        return View(task.task_id, task.public, self._world.schemas, tuple(self.messages))
 
 
 class _Watch:

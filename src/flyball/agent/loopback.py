@@ -15,7 +15,6 @@ from typing import Any
 import uvicorn
 
 from flyball.agent.foreign import AttemptHandle, drive
-from flyball.agent.loop import Approver
 from flyball.agent.runner import AgentEnd
 from flyball.capture.door import Door
 from flyball.capture.http import DoorApp, OpenAttempt
@@ -76,10 +75,9 @@ async def drive_over(
     world: World,
     door: Door,
     limits: Limits,
-    approver: Approver,
 ) -> AgentEnd:
     """Drive one attempt by an agent in another process: `answer` reaches it, the attempt is open on the loopback."""
     async with loopback.serving() as url:
-        handle = AttemptHandle(world, door, limits, approver, f"{url}/{door.session}/v1")
+        handle = AttemptHandle(world, door, limits, f"{url}/{door.session}/v1")
         with loopback.app.open(door.session, OpenAttempt(door, handle)):
             return await drive(answer(handle), world, door, limits)

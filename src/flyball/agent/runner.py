@@ -7,16 +7,17 @@ from typing import Protocol
 
 from flyball.capture.door import Door
 from flyball.tasks.world import World
-from flyball.types import Limits, Message, StopReason
+from flyball.types import HookRecord, Limits, Message, StopReason
 
 
 @dataclass(frozen=True)
 class AgentEnd:
-    """How the agent ended, in one reason and some words, and the conversation as the user saw it."""
+    """How the agent ended, in one reason and some words, the conversation as the user saw it, and what hooks said."""
 
     stop: StopReason
     detail: str = ""
     messages: tuple[Message, ...] = ()
+    hooks: tuple[HookRecord, ...] = ()
 
 
 class AgentRunner(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 
 from flyball.capture.ledger import Ledger, Place, text_of
 from flyball.engine.protocol import Completion, Engine, Request, SamplingParams
-from flyball.errors import ContextError, EngineError
+from flyball.errors import ConfigError, ContextError, EngineError
 from flyball.models.chat import ChatFormat, Parsed
 from flyball.rng import derive
 from flyball.types import Call, Limits, Message, StopReason, ToolCall, ToolResult
@@ -42,7 +42,10 @@ class Reply:
 
 
 class Door:
-    """The policy as one attempt sees it. `seed` makes each call's sampling seed; `session` names its cached prefix."""
+    """The policy as one attempt sees it. `seed` makes each call's sampling seed; `session` names its cached prefix.
+
+    `cost_usd` prices the calls so far, their tool results included; a limit in money needs it.
+    """
 
     def __init__(
         self,
@@ -53,12 +56,16 @@ class Door:
         limits: Limits,
         seed: int,
         session: str,
+        cost_usd: Callable[[Sequence[Call]], float] | None = None,
     ) -> None:
+        if limits.max_cost_usd is not None and cost_usd is None:
+            raise ConfigError(f"limits.max_cost_usd {limits.max_cost_usd:g} would be ignored: no prices were given")
         self.sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, limits.max_new_tokens))
         self.session = session
         self.limits = limits
         self.ended: Stopped | None = None
         self._over = asyncio.Event()
+        self._cost_usd = cost_usd
         self._engine = engine
         self._chat = chat
         self._seed = seed
@@ -77,6 +84,11 @@ class Door:
     def transcript(self) -> tuple[Message, ...]:
         """The conversation of the main agent as of its last call, reply included."""
         return self._transcript
+
+    @property
+    def scripted(self) -> bool:
+        """Whether the turns come from a script and not from a policy."""
+        return self._script is not None
 
     async def complete(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, agent: str = "main"
@@ -137,6 +149,7 @@ class Door:
     def count_tool_calls(self, num_calls: int) -> None:
         """Admit this many further tool calls, or raise Stopped."""
         self._refuse_if_ended()
+        self._refuse_if_spent()
         allowed = self.limits.max_tool_calls
         if self._num_tool_calls + num_calls > allowed:
             raise self.stop(
@@ -189,10 +202,18 @@ class Door:
         if self.ended is not None:
             raise Stopped(self.ended.reason, self.ended.detail)
 
+    def _refuse_if_spent(self) -> None:
+        allowed = self.limits.max_cost_usd
+        if allowed is None or self._cost_usd is None:
+            return
+        if (spent := self._cost_usd(self.calls)) >= allowed:
+            raise self.stop(StopReason.MAX_COST, f"{spent:.4g} USD were spent, {allowed:g} are allowed")
+
     def _admit(self) -> int:
         self._refuse_if_ended()
         if self._num_calls >= self.limits.max_turns:
             raise self.stop(StopReason.MAX_TURNS, f"{self.limits.max_turns} model calls are allowed")
+        self._refuse_if_spent()
         index = self._num_calls
         self._num_calls += 1
         return index

@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from flyball.agent.hooks import Hooks
+from flyball.agent.loop import NO_HOOKS
 from flyball.errors import EvalError
 from flyball.evals import policy_checks, task_checks
 from flyball.evals.policy_checks import Groups, TrainingPlan
@@ -36,6 +38,7 @@ class Examination:
     graders: GraderSet
     plan: TrainingPlan
     oracle: Script | None = None
+    hooks: Hooks = NO_HOOKS
     policy: Arm | None = None
     cold_start: bool = False
     train_split: str = "train"
@@ -77,11 +80,11 @@ def spread(tasks: Sequence[Task], num_tasks: int, seed: int) -> list[Task]:
 async def _scripted_findings(tasks: Sequence[Task], how: Examination) -> list[Finding]:
     solved = None
     if how.oracle is not None:
-        solved = await _attempt(scripted_arm(how.oracle, how.world, how.graders), tasks, 1, how)
+        solved = await _attempt(scripted_arm(how.oracle, how.world, how.graders, how.hooks), tasks, 1, how)
     idle = await _attempt(scripted_arm(do_nothing, how.world, how.graders), tasks, 1, how)
     findings = [task_checks.check_oracle(solved), task_checks.check_do_nothing(idle)]
     script = how.oracle or do_nothing
-    again = await _attempt(scripted_arm(script, how.world, how.graders), tasks[: how.num_repeated], 1, how)
+    again = await _attempt(scripted_arm(script, how.world, how.graders, how.hooks), tasks[: how.num_repeated], 1, how)
     pairs = list(zip(solved or idle, again, strict=False))
     return [*findings, task_checks.check_determinism(pairs)]
 

@@ -157,6 +157,7 @@ def task_result(graded: GradedAttempt) -> TaskResult:
         safe=outcome.safe,
         tool_calls=sum(max(len(call.tool_calls), len(call.tool_results)) for call in attempt.trajectory.calls),
         tool_errors=attempt.num_tool_errors,
+        approvals_refused=sum(result.approval in ("deny", "expire") for result in tool_results),
         hallucinated_tools=sum(result.problem in _NOT_OFFERED for result in tool_results),
         hallucinated_parameters=sum(hallucinated_parameter(result) for result in tool_results),
         tokens_in=usage.tokens_in,

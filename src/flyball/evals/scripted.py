@@ -14,7 +14,8 @@ import json
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
-from flyball.agent.loop import Approver, ToolLoop, approve_all
+from flyball.agent.hooks import Hooks
+from flyball.agent.loop import NO_HOOKS, ToolLoop
 from flyball.agent.runner import AgentEnd
 from flyball.capture.door import Door
 from flyball.engine.fake import FakeEngine
@@ -46,9 +47,10 @@ def do_nothing(task: Task) -> list[Message]:
     return [say("")]
 
 
-def scripted_arm(script: Script, world: WorldSpec, graders: GraderSet) -> Arm:
+def scripted_arm(script: Script, world: WorldSpec, graders: GraderSet, hooks: Hooks = NO_HOOKS) -> Arm:
     """An arm that follows a script, for `attempt_all`. It has an engine only in name: no script reaches it."""
-    return Arm(world, ScriptedAgent(script), FakeEngine([""]), FakeChat(), SamplingParams(temperature=0.0), graders)
+    runner = ScriptedAgent(script, hooks)
+    return Arm(world, runner, FakeEngine([""]), FakeChat(), SamplingParams(temperature=0.0), graders)
 
 
 class ScriptedAgent:
@@ -57,9 +59,9 @@ class ScriptedAgent:
     What a script raises is its own failure, an AgentError: the agent's program, not the policy.
     """
 
-    def __init__(self, turns_fn: Script, *, approver: Approver = approve_all) -> None:
+    def __init__(self, turns_fn: Script, hooks: Hooks = NO_HOOKS) -> None:
         self._turns_fn = turns_fn
-        self._loop = ToolLoop(approver=approver)
+        self._loop = ToolLoop(hooks)
 
     @property
     def name(self) -> str:
@@ -69,9 +71,9 @@ class ScriptedAgent:
         """Drive one attempt; see AgentRunner.run."""
         try:
             door.follow(_Reader(self._turns_fn, world.task, door).next_turn)
-            return await self._loop.run(world, door, limits)
         except AgentError as error:
             return AgentEnd(StopReason.AGENT_ERROR, str(error), door.transcript)
+        return await self._loop.run(world, door, limits)
 
 
 class _Reader:

@@ -7,7 +7,7 @@ Names are those of `flyball.metrics`; `tool_calls_p95` is the 95th percentile of
 are pass^k for every k up to the number of trials. A number that has no value is absent: the rate of tool errors
 without a tool call, `safe` without a safety grader.
 
-`human_override_rate` of an offline run is the share of attempts that the declared approver stopped.
+`human_override_rate` of an offline run is the share of attempts in which the declared approver refused a call.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from flyball.stats.intervals import (
     share_interval,
 )
 from flyball.stats.pass_k import pass_hat_k
-from flyball.types import Estimate, EvalRun, Missing, StopReason, TaskResult
+from flyball.types import Estimate, EvalRun, Missing, TaskResult
 
 By = Literal["all", "split", "family", "stage"]
 
@@ -144,7 +144,7 @@ def _succeeded(result: TaskResult) -> bool:
 
 
 def _overridden(result: TaskResult) -> bool:
-    return result.stop == StopReason.APPROVAL_DENIED.value
+    return result.approvals_refused > 0
 
 
 def _pass_hat(results: Sequence[TaskResult], level: float) -> dict[str, Estimate]:

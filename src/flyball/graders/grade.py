@@ -52,16 +52,16 @@ class GraderSet:
         """Judge an attempt. Never raises for what a grader did."""
         if attempt.stop.fault is Fault.INFRASTRUCTURE:
             return self._unjudged(attempt)
-        hidden = attempt.task.hidden
-        scores = {SUCCESS: await self._success(attempt, hidden)}
+        hidden, seen = attempt.task.hidden, _without_critic(attempt)
+        scores = {SUCCESS: await self._success(seen, hidden)}
         if self.safety is not None:
-            scores[SAFETY] = _yes_or_no(await self.safety.grade(attempt, hidden))
+            scores[SAFETY] = _yes_or_no(await self.safety.grade(seen, hidden))
         for name, grader in self.scores.items():
-            scores[name] = await grader.grade(attempt, hidden)
+            scores[name] = await grader.grade(seen, hidden)
         outcome = Outcome(
             _decided(scores[SUCCESS]), _decided(scores[SAFETY]) if SAFETY in scores else None, self.version
         )
-        reward = await self._reward(attempt, hidden, scores[SUCCESS])
+        reward = await self._reward(seen, hidden, scores[SUCCESS])
         events: tuple[RewardEvent, ...] = ()
         if not isinstance(reward, Missing):
             component = SUCCESS if self.reward is None else REWARD
@@ -93,6 +93,11 @@ class GraderSet:
         }
         outcome = Outcome(missing, None if self.safety is None else missing, self.version)
         return GradedAttempt(attempt, outcome, scores, (), missing)
+
+
+def _without_critic(attempt: Attempt) -> Attempt:
+    """The attempt as graders see it: a critic's opinion of the agent is logged and never trusted as evidence."""
+    return replace(attempt, hooks=tuple(record for record in attempt.hooks if record.kind != "critic"))
 
 
 def _yes_or_no(score: Score) -> Score:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from flyball.agent.runner import AgentEnd, AgentRunner
 from flyball.capture.door import Door
@@ -41,6 +42,7 @@ async def run_attempt(
 
     Raises DatasetError, ConfigError and ModelError, which no re-run cures; every other fault is a StopReason.
     """
+    world.check(task)
     attempt = Attempt(
         attempt_id=f"at_{uuid.uuid4().hex}",
         task=task,
@@ -49,18 +51,21 @@ async def run_attempt(
         trace_id=uuid.uuid4().hex,
         group_index=group_index,
         seed=seed,
-        versions={"world": world.version, "agent": runner.name, **(versions or {})},
+        versions={"world": world.version, "agent": runner.name, **_approver(world), **(versions or {})},
     )
+    spent = partial(_spent, prices or Prices())
     for _ in range(1 + MAX_RERUNS):
         session = f"{attempt.attempt_id}-{uuid.uuid4().hex[:8]}"
-        door = Door(engine, chat, sampling, limits=task.limits, seed=seed, session=session)
-        attempt = await _run_once(replace(attempt, session_id=session), world, runner, door, prices or Prices())
+        door = Door(engine, chat, sampling, limits=task.limits, seed=seed, session=session, cost_usd=spent)
+        attempt = await _run_once(replace(attempt, session_id=session), world, runner, door, spent)
         if attempt.stop.fault is not Fault.INFRASTRUCTURE:
             break
     return attempt
 
 
-async def _run_once(attempt: Attempt, spec: WorldSpec, runner: AgentRunner, door: Door, prices: Prices) -> Attempt:
+async def _run_once(
+    attempt: Attempt, spec: WorldSpec, runner: AgentRunner, door: Door, spent: Callable[[Sequence[Call]], float]
+) -> Attempt:
     started = time.perf_counter()
     state = None
     end = AgentEnd(StopReason.ANSWERED)
@@ -75,16 +80,14 @@ async def _run_once(attempt: Attempt, spec: WorldSpec, runner: AgentRunner, door
         end = _blame_world(end, error)
     finally:
         await door.end_session()
-    usage = _usage(door.calls, time.perf_counter() - started)
-    billed = sum(result.cost_usd for call in door.calls for result in call.tool_results)
-    num_results = sum(len(call.tool_results) for call in door.calls)
     return replace(
         attempt,
         trajectory=Trajectory(door.calls, end.stop, end.detail),
         messages=end.messages,
+        hooks=end.hooks,
         state=state,
-        usage=usage,
-        cost_usd=prices.cost(usage, num_results) + billed,
+        usage=_usage(door.calls, time.perf_counter() - started),
+        cost_usd=spent(door.calls),
     )
 
 
@@ -95,7 +98,18 @@ def _blame_world(end: AgentEnd, error: WorldError) -> AgentEnd:
     return replace(end, stop=StopReason.WORLD_ERROR, detail=str(error))
 
 
-def _usage(calls: tuple[Call, ...], wall_seconds: float) -> Usage:
+def _approver(world: WorldSpec) -> dict[str, str]:
+    """The simulator that answered for a person, in the record of the attempt."""
+    return {"approver": world.approver.name} if world.approver else {}
+
+
+def _spent(prices: Prices, calls: Sequence[Call]) -> float:
+    """US dollars for these calls: tokens and tools by the table of prices, and what the tools themselves billed."""
+    results = [result for call in calls for result in call.tool_results]
+    return prices.cost(_usage(calls, 0.0), len(results)) + sum(result.cost_usd for result in results)
+
+
+def _usage(calls: Sequence[Call], wall_seconds: float) -> Usage:
     return Usage(
         tokens_in=sum(len(call.prompt_ids) for call in calls),
         tokens_out=sum(len(call.completion_ids) for call in calls),

@@ -16,7 +16,9 @@ from dataclasses import replace
 from typing import Any
 
 from flyball.errors import ConfigError, DatasetError, WorldError, nearest
+from flyball.tools.approval import Approver, ApproverFunction, approver_of
 from flyball.tools.arguments import Arguments, BadArguments, arguments_of_function
+from flyball.tools.call import needed
 from flyball.tools.jsonable import as_json
 from flyball.tools.source import source_digest
 from flyball.tools.surface import apply_surface
@@ -29,11 +31,13 @@ class WorldSpec:
     """How to open worlds. `system` is the class's docstring, `version` a digest of its source and its bases'.
 
     `make` is the user's class, or a factory without arguments; a factory is called once here to learn its class.
-    Raises ConfigError for what is not a world.
+    `approver` declares who answers for tools with `approval="human"` (see `tools/approval.py`). Raises ConfigError for
+    what is not a world.
     """
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], Any], approver: str | ApproverFunction | None = None) -> None:
         self._make = make
+        self.approver = approver_of(approver)
         cls = make if inspect.isclass(make) else type(_example(make))
         if not callable(getattr(cls, "reset", None)):
             raise ConfigError(f"world {cls.__qualname__} has no reset(self, ...) -> str, which starts an attempt")
@@ -44,13 +48,21 @@ class WorldSpec:
         self._reset: Arguments = arguments_of_function(inspect.unwrap(getattr(cls, "reset")), bound=True)  # noqa: B009
         self._tools: Mapping[str, Tool] = tools_of_class(cls)
         self.tool_versions: Mapping[str, str] = {name: tool.version for name, tool in self._tools.items()}
+        self.asks_for_approval = any(tool.approval == "human" for tool in self._tools.values())
         sources = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in sys.stdlib_module_names]
         self.version: str = source_digest(*sources) if make is cls else source_digest(make, *sources)
+        if self.approver is not None:  # whoever approves is part of the world that attempts meet
+            self.version += f"+{self.approver.version}"
 
     def check(self, task: Task) -> None:
-        """Raise DatasetError when this world cannot be opened for the task: fields, allowed tools, surface."""
+        """Raise DatasetError when this world cannot be opened for the task: fields, allowed tools, surface.
+
+        Raises ConfigError when a tool of the task needs approval and nobody is declared to answer.
+        """
         self._fields(task)
-        _shown_tools(self._tools, task)
+        for tool in _shown_tools(self._tools, task).values():
+            if tool.approval == "human":
+                needed(self.approver, tool)
 
     def schemas(self, task: Task) -> list[dict[str, Any]]:
         """The tools that a task shows, in OpenAI's form, without opening a world. Raises DatasetError as `check`."""
@@ -60,7 +72,7 @@ class WorldSpec:
         """Make a world and reset it to the task. Raises DatasetError (the task's fault) or WorldError (the world's)."""
         fields = self._fields(task)
         instance = await _call(self.name, "__init__", task, self._make, {})
-        world = World(self.name, self.system, instance, task)
+        world = World(self.name, self.system, instance, task, self.approver)
         try:
             await world.start(fields)
         except BaseException:  # cancelled while it started: what it holds is released all the same
@@ -87,8 +99,9 @@ class WorldSpec:
 class World:
     """The world of one attempt at `task`: what it shows (`observation`, `system`, `tools`, `schemas`) and its end."""
 
-    def __init__(self, name: str, system: str, instance: Any, task: Task) -> None:
+    def __init__(self, name: str, system: str, instance: Any, task: Task, approver: Approver | None = None) -> None:
         self._name, self._instance, self.task = name, instance, task
+        self.approver = approver
         self.system = system
         self.observation = ""
         self.has_user = hasattr(instance, "user_reply")

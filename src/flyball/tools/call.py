@@ -5,20 +5,24 @@ The text of a problem is written for the model: short, and saying what to do ins
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from flyball.errors import nearest
+from flyball.errors import ConfigError, FlyballError, nearest
+from flyball.tools.approval import Approver
 from flyball.tools.arguments import UNKNOWN_ARGUMENT, BadArguments, MalformedArguments
 from flyball.tools.jsonable import to_json
 from flyball.tools.tool import Tool
 from flyball.tools.user_code import Finished, message_of, run_user_code
 from flyball.types import ToolCall, ToolProblem, ToolResult
 
-Approver = Callable[[ToolCall], Literal["approve", "deny"]]
+PAUSE_SECONDS = 0.05
+"""Before the first repetition of a call; doubled before each further one."""
 
 
 async def call_tool(
@@ -27,13 +31,14 @@ async def call_tool(
     *,
     timeout_seconds: float = 10.0,
     output_chars: int = 4000,
-    approve: Approver | None = None,
+    approver: Approver | None = None,
 ) -> ToolResult:
     """Run the tool and return what the model is shown, at most `output_chars` characters.
 
-    Text is shown as it is, other values as JSON. `approve` answers for tools with `approval="human"`; without one
-    they are denied. A sync tool runs in a thread; one that does not return within `timeout_seconds` is abandoned.
-    Calls of tools that share a `turn` follow one another.
+    Text is shown as it is, other values as JSON. `approver` answers for tools with `approval="human"`. A sync tool runs
+    in a thread; one that does not return within `timeout_seconds` is abandoned. Calls of tools that share a `turn`
+    follow one another. Raises ConfigError for a tool that needs approval and no approver, WorldError for an approver
+    that fails.
     """
     tool = tools.get(call.name)
     if tool is None:
@@ -45,15 +50,58 @@ async def call_tool(
         return _refused(call, "malformed", str(error), output_chars)
     except BadArguments as error:
         return _refused(call, "bad_arguments", str(error), output_chars)
-    if tool.approval == "human" and (approve is None or approve(call) != "approve"):
-        return _refused(call, "denied", f"{call.name} was not approved", output_chars)
+    if tool.approval == "none":
+        return await _carry_out(tool, call, arguments, timeout_seconds, output_chars)
+    decision = await needed(approver, tool).decide(call, timeout_seconds)
+    if decision == "approve":
+        result = await _carry_out(tool, call, arguments, timeout_seconds, output_chars)
+    elif decision == "deny":
+        result = _refused(call, "denied", f"{call.name} was not approved", output_chars)
+    else:
+        text = f"nobody approved {call.name} in time; it was not carried out"
+        result = _refused(call, "expired", text, output_chars)
+    return replace(result, approval=decision)
+
+
+def needed(approver: Approver | None, tool: Tool) -> Approver:
+    """Return the approver, or raise ConfigError: nobody may be asked who was not declared, and nothing is approved."""
+    if approver is None:
+        raise ConfigError(
+            f'tool {tool.origin or tool.name!r} has approval="human" and no approver is declared; declare who answers '
+            "in training and evaluation: `fb.Workflow(approver=...)` takes 'approve', 'deny', 'expire' or a function"
+        )
+    return approver
+
+
+async def _carry_out(
+    tool: Tool, call: ToolCall, arguments: Mapping[str, Any], timeout_seconds: float, output_chars: int
+) -> ToolResult:
+    """Run the tool, again where it is declared idempotent. Waiting for one's turn is not the tool's time."""
+    tries = 0
     async with tool.turn or contextlib.nullcontext():
-        started = time.perf_counter()  # waiting for one's turn is not the tool's time
-        finished = await run_user_code(_shown(tool.fn), arguments, timeout_seconds)
+        started = time.perf_counter()
+        while True:
+            finished = await run_user_code(_shown(tool.fn), arguments, timeout_seconds)
+            tries += 1
+            if tries > tool.retries or not _may_pass(tool, finished):
+                break
+            await asyncio.sleep(PAUSE_SECONDS * 2 ** (tries - 1))
         seconds = time.perf_counter() - started
     problem, text = _read(tool, finished, timeout_seconds)
     content, truncated = _cut(text, output_chars)
-    return ToolResult(call.call_id, call.name, content, problem, seconds, truncated)
+    return ToolResult(call.call_id, call.name, content, problem, seconds, truncated, tool.cost_usd * tries, tries)
+
+
+def _may_pass(tool: Tool, finished: Finished) -> bool:
+    """Whether trying again could help: not where it worked, or said in our own words what is wrong with the call."""
+    if finished.timed_out:
+        return inspect.iscoroutinefunction(tool.fn)
+    return finished.error is not None and not isinstance(finished.error, FlyballError)
+
+
+def cancelled(call: ToolCall, seconds: float) -> ToolResult:
+    """The record of a call that the end of its attempt cut off after `seconds`."""
+    return ToolResult(call.call_id, call.name, "error: the attempt was over before it answered", "cancelled", seconds)
 
 
 def hallucinated_parameter(result: ToolResult) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,7 @@ class Tool:
 
     `origin` is the name its author gave it, kept when a task shows the tool under another; "" = a distractor.
     `turn` is shared by tools that must not run at the same time: calls wait for it in the order they were made.
+    `retries` and `cost_usd` are explained at `tool` below.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Tool:
     fn: Callable[..., Any]
     writes: bool = False
     approval: Approval = "none"
+    retries: int = 0
+    cost_usd: float = 0.0
     version: str = ""
     origin: str | None = None
     arguments: Arguments = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # set below
@@ -51,6 +55,10 @@ class Tool:
             raise ConfigError(
                 f"tool name {self.name!r}: use 1 to 64 letters, digits, _ or -, not starting with a digit"
             )
+        if self.retries < 0:
+            raise ConfigError(f"tool {self.name}: retries is {self.retries}; it is a number of repetitions, 0 or more")
+        if not (math.isfinite(self.cost_usd) and self.cost_usd >= 0):
+            raise ConfigError(f"tool {self.name}: cost_usd is {self.cost_usd}; a cost is a finite number, 0 or more")
         if self.arguments is None:
             object.__setattr__(self, "arguments", arguments_of_schema(self.parameters))
         if self.origin is None:
@@ -68,13 +76,21 @@ class _Mark:
     approval: Approval
     name: str | None
     description: str | None
+    retries: int
+    cost_usd: float
 
 
 @overload
 def tool(fn: F, /) -> F: ...
 @overload
 def tool(
-    *, writes: bool = False, approval: Approval | None = None, name: str | None = None, description: str | None = None
+    *,
+    writes: bool = False,
+    approval: Approval | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    retries: int = 0,
+    cost_usd: float = 0.0,
 ) -> Callable[[F], F]: ...
 def tool(
     fn: F | None = None,
@@ -84,17 +100,21 @@ def tool(
     approval: Approval | None = None,
     name: str | None = None,
     description: str | None = None,
+    retries: int = 0,
+    cost_usd: float = 0.0,
 ) -> F | Callable[[F], F]:
     """Mark a function or method as a tool and say what its signature cannot.
 
     `writes`: it changes the world. `approval="human"`: a person is asked before each call. `name` and `description`
-    replace those read from the function. Raises ConfigError for an unknown approval.
+    replace those read from the function. `retries` declares it idempotent: a call that raised is tried again up to so
+    many times, one that ran out of time too if the tool is async (a thread cannot be stopped, and two would run at
+    once). `cost_usd` is what one try is billed. Raises ConfigError for an unknown approval.
     """
     if approval not in (None, "none", "human"):
         raise ConfigError(f"approval {approval!r}: valid are 'none' and 'human'")
 
     def mark(target: F) -> F:
-        setattr(target, _MARK, _Mark(writes, approval or "none", name, description))
+        setattr(target, _MARK, _Mark(writes, approval or "none", name, description, retries, cost_usd))
         return target
 
     return mark if fn is None else mark(fn)
@@ -107,7 +127,7 @@ def tool_from_function(fn: Callable[..., Any]) -> Tool:
 
 @functools.lru_cache(maxsize=1024)  # a world is opened once per attempt; its schemas are the same every time
 def _template(function: Callable[..., Any], bound: bool) -> Tool:
-    mark: _Mark = getattr(function, _MARK, _Mark(False, "none", None, None))
+    mark: _Mark = getattr(function, _MARK, _Mark(False, "none", None, None, 0, 0.0))
     written = inspect.unwrap(function)
     summary, described = _read_docstring(inspect.getdoc(written) or "")
     arguments = arguments_of_function(written, bound, described)
@@ -118,6 +138,8 @@ def _template(function: Callable[..., Any], bound: bool) -> Tool:
         fn=function,
         writes=mark.writes,
         approval=mark.approval,
+        retries=mark.retries,
+        cost_usd=mark.cost_usd,
         version=source_digest(written),
         arguments=arguments,
     )

@@ -239,7 +239,7 @@ def attempt_metrics(graded: Sequence[GradedAttempt]) -> dict[str, float]:
     outcomes = [
         (float(g.outcome.success), g.attempt.task.task_id) for g in graded if not isinstance(g.outcome.success, Missing)
     ]
-    limits = (StopReason.MAX_TURNS, StopReason.MAX_TOOL_CALLS, StopReason.MAX_TOKENS, StopReason.MAX_SECONDS)
+    limits = [reason for reason in StopReason if reason.value.startswith("max_")]
     n = max(len(graded), 1)
     metrics = {
         "completion_tokens_mean": sum(g.attempt.usage.tokens_out for g in graded) / n,

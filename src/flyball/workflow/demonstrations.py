@@ -77,7 +77,7 @@ async def _from_oracle(
 ) -> list[Demonstration]:
     if inputs.workflow.oracle is None:
         return []
-    recorder = _Recorder(ScriptedAgent(inputs.workflow.oracle))
+    recorder = _Recorder(ScriptedAgent(inputs.workflow.oracle, inputs.hooks))
     engine = FakeEngine([""])  # never asked: the script gives every turn
     gate, done = asyncio.Semaphore(AT_ONCE), 0
 

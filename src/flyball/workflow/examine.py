@@ -36,6 +36,7 @@ async def _examine(inputs: Inputs, policy: str | None, make_trainer: Callable[[]
         graders=inputs.graders,
         plan=plan,
         oracle=inputs.workflow.oracle,
+        hooks=inputs.hooks,
         cold_start=settings.training.sft is not None,
         train_split=TRAIN,
         test_split=settings.evaluation.suites[0],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flyball.agent.callable import CallableAgent
+from flyball.agent.hooks import Hooks
 from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentRunner
 from flyball.config import SamplingSettings, Section
@@ -88,7 +89,7 @@ class Inputs:
 
     @cached_property
     def world(self) -> WorldSpec:
-        return WorldSpec(self.workflow.world)
+        return WorldSpec(self.workflow.world, self.workflow.approver)
 
     @cached_property
     def graders(self) -> GraderSet:
@@ -108,12 +109,17 @@ class Inputs:
         """The built-in loop, or the user's agent."""
         agent = self.workflow.agent
         if agent is None:
-            return ToolLoop()
+            return ToolLoop(self.hooks)
         if callable(getattr(agent, "run", None)):
             return agent  # type: ignore[no-any-return]
         if callable(agent):
             return CallableAgent(agent)
         raise ConfigError(f"agent is {agent!r}; give an async function (attempt, client), fb.Command or fb.Http")
+
+    @cached_property
+    def hooks(self) -> Hooks:
+        flow = self.workflow
+        return Hooks(flow.planner, flow.critic, tuple(flow.policy_checks))
 
     @cached_property
     def prices(self) -> Prices:
@@ -141,6 +147,11 @@ class Inputs:
         check_names(self.workflow.settings, self.workflow.marks, names_in_force(set(self.splits)))
         for task in self.tasks:
             self.world.check(task)
+        if self.world.approver is not None and not self.world.asks_for_approval:
+            raise ConfigError(
+                f'approver would be ignored: no tool of {self.world.name} has approval="human"; remove it, or mark the '
+                'tools that a person must approve with `@fb.tool(approval="human")`'
+            )
         _ = self.graders, self.runner, self.prices, self.suites
 
     @cached_property

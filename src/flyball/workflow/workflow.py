@@ -20,6 +20,7 @@ from typing import Any
 
 from flyball.config import Marks, Section, Settings, merge, parse, read_settings
 from flyball.errors import ConfigError
+from flyball.tools.approval import approver_of
 from flyball.types import Limits, Task
 from flyball.workflow.user_code import import_file
 
@@ -36,7 +37,10 @@ class Workflow:
     learning (default: success as 0 or 1), `safety` is False for a forbidden deed, `scores` are shown beside; each is
     `(attempt, hidden) -> bool | float | Score | None`, sync or async. `agent`: None for the built-in loop, an async
     function `(attempt, client)`, `fb.Command` or `fb.Http`. `oracle` solves a task by script (doctor and demonstrations
-    use it), `demonstrations` overrides the ones made from it.
+    use it), `demonstrations` overrides the ones made from it. `approver` answers for tools with `approval="human"` in
+    training and evaluation: `approve`, `deny`, `expire`, or a function `(call)` that returns one of them.
+    `planner`, `critic` and `policy_checks` are hooks of the built-in loop, functions of an `fb.View` (see
+    `agent/hooks.py`).
     """
 
     world: Callable[[], Any]
@@ -57,6 +61,10 @@ class Workflow:
     limits: Section | Limits | Mapping[str, Any] | None = None
     name: str | None = None
     plan: Section | Mapping[str, Any] | None = None
+    approver: str | Callable[..., Any] | None = None
+    planner: Callable[..., Any] | None = None
+    critic: Callable[..., Any] | None = None
+    policy_checks: Sequence[Callable[..., Any]] = ()
     source: Path | None = field(default=None, compare=False)
     marks: Marks = field(default=Marks("Workflow(...)"), compare=False, repr=False)
     settings: Settings = field(init=False, compare=False)
@@ -88,24 +96,40 @@ class Workflow:
                 f"world {self.world.__name__} has no method `reset`; "
                 "it takes a task's public fields and returns the first message"
             )
-        for name in ("success", "reward", "safety", "oracle"):
+        for name in ("success", "reward", "safety"):
             self._check_callable(name, getattr(self, name), required=name == "success")
+        for name, takes in (("oracle", "task"), ("planner", "view"), ("critic", "view")):
+            self._check_callable(name, getattr(self, name), required=False, takes=takes)
         if self.scores is not None and not isinstance(self.scores, Mapping):
             raise ConfigError(
                 f"scores is {self.scores!r}; it is a mapping of a name to a grader: {{'politeness': politeness}}"
             )
         for name, grader in (self.scores or {}).items():
             self._check_callable(f"scores[{name!r}]", grader, required=True)
+        approver_of(self.approver)
+        self._check_hooks()
         if not isinstance(self.tasks, (str, Path, Sequence)) and not callable(self.tasks):
             raise ConfigError(
                 f"tasks is {self.tasks!r}; "
                 "give a JSONL file, a folder of them, a list of Task or a function that returns one"
             )
 
+    def _check_hooks(self) -> None:
+        if callable(self.policy_checks) or not isinstance(self.policy_checks, Sequence):
+            raise ConfigError(f"policy_checks is {self.policy_checks!r}; it is a list of functions: [no_promises]")
+        for i, hook in enumerate(self.policy_checks):
+            self._check_callable(f"policy_checks[{i}]", hook, required=True, takes="view")
+        declared = [name for name in ("planner", "critic", "policy_checks") if getattr(self, name)]
+        if declared and self.agent is not None:
+            raise ConfigError(
+                f"{declared[0]} would be ignored: it is a hook of the built-in loop, and this workflow's agent drives "
+                "itself; remove one of the two"
+            )
+
     @staticmethod
-    def _check_callable(name: str, value: Any, *, required: bool) -> None:
+    def _check_callable(name: str, value: Any, *, required: bool, takes: str = "attempt, hidden") -> None:
         if not callable(value) and (required or value is not None):
-            raise ConfigError(f"{name} is {value!r}; it is a function, for example `def {name}(attempt, hidden): ...`")
+            raise ConfigError(f"{name} is {value!r}; it is a function, for example `def {name}({takes}): ...`")
 
     def _read_settings(self) -> Settings:
         """Collect the sections into one Settings, so that Python and YAML obey the same rules."""
