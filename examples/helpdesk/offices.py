@@ -4,8 +4,8 @@ An office keeps records of some noun ("lease", "locker", "sample") under numbers
 few rules. Its clerk does what any tool-using agent has to: look up the number that was named, pick the right one of
 several, copy a value from a result into the next call, let the calculator count, ask for what is missing, answer with
 the facts. Nouns, verbs, keys and letters are drawn anew for every office. The kinds of work are the help desk's own on
-purpose, its tools are not (but for `calculator` and `search_kb` in some offices), nor are its policy, its words and its
-tickets: what can be learned here is reading and pointing.
+purpose, its tools are not (but for `calculator`, `search_kb` and `set_address` in some offices), nor are its policy,
+its words and its tickets: what can be learned here is reading and pointing.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from flyball.tasks.world import WorldSpec
 from flyball.types import Task
 
 BASE = Path(__file__).parents[2] / "examples" / "helpdesk" / "base"
-SHARED = {"calculator", "search_kb"}
+SHARED = {"calculator", "search_kb", "set_address"}
 
 
 def told() -> Iterator[dict[str, Any]]:
