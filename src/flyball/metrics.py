@@ -63,6 +63,21 @@ _TABLE = (
     Metric("missing_share", "share", "attempts without a score, no fault of the policy", (None, 0.01), _T),
     Metric("truncated_share", "share", "attempts ended by a limit: turns, calls, tokens, seconds", (None, 0.1), _T),
     Metric("malformed_share", "share", "attempts ended by a call that cannot be parsed", (None, 0.05), _T),
+    Metric(
+        "realigned_share",
+        "share",
+        "model calls whose history the agent wrote anew, spacing or call ids, and was put back on the sampled tokens",
+        "steady",
+        _TE,
+    ),
+    Metric(
+        "forked_share",
+        "share",
+        "model calls whose history is not what was sampled, changed by the agent or by the chat template "
+        "(`flyball doctor template`): a new branch that shares no tokens",
+        (None, 0.05),
+        _TE,
+    ),
     Metric("turns_mean", "model calls", "model calls per attempt", "steady", _T),
     Metric("tool_calls_mean", "calls", "tool calls per attempt", "near what the tasks need", _T),
     # The update.

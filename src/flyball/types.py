@@ -165,8 +165,9 @@ class Call:
     Tokens up to and including this call = the parent's + `prompt_ids` (given, never trained) + `completion_ids`
     (sampled by the policy, one `sampling_logprobs` and one `policy_versions` entry each).
     `support` (None = nothing was cut) says what they were drawn among.
-    `drift`: clean = the new prompt extends what was sampled; realigned = recovered from the messages; forked = the
-    agent sent back something else, so a new branch starts from the root.
+    `drift`: clean = the new prompt extends what was sampled; realigned = the agent wrote it anew with other spacing or
+    call ids, and the prompt extends the sampled tokens; forked = agent or template changed it, so a new branch starts
+    from the root. In each case the tokens are those the engine saw, so what is trained is exact.
     """
 
     call_id: str
@@ -320,6 +321,11 @@ class Attempt:
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         return tuple(tc for call in self.trajectory.calls for tc in call.tool_calls)
+
+    @property
+    def drifts(self) -> tuple[Drift, ...]:
+        """`Call.drift` of every call in which something was sampled."""
+        return tuple(call.drift for call in self.trajectory.calls if call.completion_ids)
 
     @property
     def num_tool_calls(self) -> int:
@@ -490,7 +496,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One trial of one task in an evaluation, reduced to what comparisons need."""
+    """One trial of one task in an evaluation, reduced to what comparisons need.
+
+    `model_calls` are those in which something was sampled, realigned and forked ones (see `Call.drift`) included.
+    """
 
     task_id: str
     trial: int
@@ -513,6 +522,9 @@ class TaskResult:
     stop: str
     scores: Mapping[str, float | None] = field(default_factory=dict)
     approvals_refused: int = 0
+    model_calls: int = 0
+    realigned_calls: int = 0
+    forked_calls: int = 0
 
 
 @dataclass(frozen=True)

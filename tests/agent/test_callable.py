@@ -68,8 +68,11 @@ async def streaming_agent(attempt: AttemptHandle, client: Any) -> str:
         ):
             for choice in chunk.choices:
                 text += choice.delta.content or ""
-                for call in choice.delta.tool_calls or ():
-                    calls[call.index] = call
+                for part in choice.delta.tool_calls or ():
+                    if part.index in calls:
+                        calls[part.index].function.arguments += part.function.arguments
+                    else:
+                        calls[part.index] = part
         assert chunk.usage.total_tokens > 0
         written = [{"id": c.id, "type": "function", "function": c.function.model_dump()} for c in calls.values()]
         messages.append({"role": "assistant", "content": text} | ({"tool_calls": written} if written else {}))

@@ -13,6 +13,7 @@ from flyball.engine.protocol import SamplingParams
 from flyball.models.fake import END, SAMPLED, FakeChat, tool_call_text
 from flyball.rng import derive
 from flyball.types import Limits, Message, StopReason, ToolResult, Trajectory
+from tests.agent.desk import assert_exact
 
 OPENING: list[Message] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
 
@@ -104,10 +105,87 @@ def test_edited_assistant_text_forks_and_is_never_trained_as_if_sampled() -> Non
     assert first.loss_mask.sum() + second.loss_mask.sum() == sum(len(c.token_ids) for c in engine.completions)
 
 
+def test_call_ids_of_the_agents_own_are_realigned() -> None:
+    engine = FakeEngine([tool_call_text("look", n=1) + tool_call_text("look", n=2), "two", "three"])
+    door = open_door(engine)
+    calls = [
+        {"id": f"own-{i}", "type": "function", "function": {"name": call["function"]["name"], "arguments": raw}}
+        for i, (call, raw) in enumerate(
+            zip(say(door, *OPENING).message["tool_calls"], ['{"n": 1}', '{"n":2}'], strict=True)
+        )
+    ]
+    shown = [{"role": "tool", "tool_call_id": call["id"], "content": "ok"} for call in calls]
+    talk = [*OPENING, {"role": "assistant", "content": "", "tool_calls": calls}, *shown]
+    second = say(door, *talk)
+    say(door, *talk, second.message, user("go on"))
+    assert [(call.drift, call.parent_id) for call in door.calls] == [
+        ("clean", None),
+        ("realigned", "c0"),
+        ("realigned", "c1"),
+    ]
+    assert_exact(door.calls, engine)
+
+
+def test_identical_siblings_are_told_apart_by_their_call_ids() -> None:
+    engine = FakeEngine([tool_call_text("look", n=1), "done"])
+    door = open_door(engine)
+    left, right = say(door, *OPENING), say(door, *OPENING)
+    for reply in (left, right):
+        call_id = reply.message["tool_calls"][0]["id"]
+        say(door, *OPENING, reply.message, {"role": "tool", "tool_call_id": call_id, "content": "ok"})
+    assert [call.parent_id for call in door.calls] == [None, None, "c0", "c1"]
+
+
 def test_examples_in_the_first_prompt_are_no_drift() -> None:
     door = open_door(FakeEngine(["one"]))
     say(door, user("like this"), {"role": "assistant", "content": "an example"}, user("now you"))
     assert door.calls[0].drift == "clean"
+
+
+def test_examples_of_a_sub_agent_are_no_drift_and_an_edited_history_is() -> None:
+    engine = FakeEngine(["one", "two", "three", "four"])
+    door = open_door(engine)
+    first = say(door, *OPENING)
+    shots = [user("like this"), {"role": "assistant", "content": "an example"}, user("now you")]
+    say(door, {"role": "system", "content": "you summarise"}, *shots, agent="helper")
+    say(door, {"role": "system", "content": "be brief!"}, *OPENING[1:], first.message, user("x"))
+    say(door, OPENING[0], user("another"), {"role": "assistant", "content": "an example"}, user("x"))
+    assert [call.drift for call in door.calls] == ["clean", "clean", "forked", "forked"]
+    assert_exact(door.calls, engine)
+
+
+def test_compaction_is_a_branch_and_forks_only_if_it_keeps_turns_out_of_their_place() -> None:
+    engine = FakeEngine(lambda prompt: f"turn {prompt.turn} of {len(prompt.messages)}")
+    door = open_door(engine)
+    first = say(door, *OPENING)
+    second = say(door, *OPENING, first.message, user("x"))
+    summary = [OPENING[0], user("so far: hi, x")]
+    third = say(door, *summary)
+    say(door, *summary, third.message, user("go on"))
+    say(door, OPENING[0], user("so far: hi"), second.message, user("go on"))
+    assert [(call.parent_id, call.drift) for call in door.calls] == [
+        (None, "clean"),
+        ("c0", "clean"),
+        (None, "clean"),
+        ("c2", "clean"),
+        (None, "forked"),
+    ]
+    branches = list(Trajectory(door.calls, StopReason.ANSWERED).branches())
+    assert len(branches) == 3
+    assert sum(branch.loss_mask.sum() for branch in branches) == sum(len(c.token_ids) for c in engine.completions)
+    assert_exact(door.calls, engine)
+
+
+def test_parallel_calls_sent_back_one_turn_each_fork() -> None:
+    engine = FakeEngine([tool_call_text("look", n=1) + tool_call_text("look", n=2), "done"])
+    door = open_door(engine)
+    talk: list[Message] = list(OPENING)
+    for call in say(door, *OPENING).message["tool_calls"]:
+        talk.append({"role": "assistant", "content": "", "tool_calls": [call]})
+        talk.append({"role": "tool", "tool_call_id": call["id"], "content": "ok"})
+    say(door, *talk)
+    assert (door.calls[1].parent_id, door.calls[1].drift) == (None, "forked")
+    assert_exact(door.calls, engine)
 
 
 def test_a_message_edited_in_place_is_noticed() -> None:

@@ -53,7 +53,12 @@ def test_an_answer_has_openais_form() -> None:
     assert choice["message"] == {"role": "assistant", "content": "hello"}
     assert choice["finish_reason"] == "stop"
     # user role + "hi" + end + assistant role; "hello" + end
-    assert body["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+    assert body["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 6,
+        "total_tokens": 11,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
 
 
 def test_a_stream_ends_with_usage_and_done() -> None:
@@ -66,15 +71,17 @@ def test_a_stream_ends_with_usage_and_done() -> None:
     chunks = [json.loads(event) for event in events[:-1]]
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": "look "}
     calls = [call for c in chunks for choice in c["choices"] for call in choice["delta"].get("tool_calls", [])]
-    assert [(call["index"], call["id"], call["function"]["name"]) for call in calls] == [
-        (0, "c0_0", "a"),
-        (1, "c0_1", "b"),
+    assert [(call["index"], call.get("id"), call["function"]) for call in calls] == [
+        (0, "c0_0", {"name": "a", "arguments": ""}),
+        (0, None, {"arguments": '{"x": 1}'}),
+        (1, "c0_1", {"name": "b", "arguments": ""}),
+        (1, None, {"arguments": "{}"}),
     ]
     assert chunks[-2]["choices"][0]["finish_reason"] == "tool_calls"
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"]["total_tokens"] > 0
     last = json.loads(post({"messages": HI, "stream": True}).text.split("\n\n")[-3].removeprefix("data: "))
-    assert (last["choices"][0]["finish_reason"], "usage" in last) == ("stop", True)
+    assert (last["choices"][0]["finish_reason"], "usage" in last) == ("stop", False)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +91,7 @@ def test_a_stream_ends_with_usage_and_done() -> None:
         {"temperature": None},
         {"max_tokens": 256},
         {"n": 1},
-        {"user": "u", "metadata": {"a": "b"}, "store": True, "parallel_tool_calls": False},
+        {"user": "u", "metadata": {"a": "b"}, "store": True, "parallel_tool_calls": True},
         {"tool_choice": "auto"},
         {"top_p": 1.0, "frequency_penalty": 0, "presence_penalty": 0.0, "stop": None},
         {"response_format": {"type": "text"}},
@@ -104,6 +111,9 @@ def test_what_changes_nothing_is_accepted(field: dict[str, Any]) -> None:
         ({"n": 2}, "n", "serves 1 only"),
         ({"seed": 3}, "seed", "would be ignored"),
         ({"temprature": 0.7}, "temprature", "did you mean 'temperature'"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", "serves True only"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "beside `stream: true`"),
+        ({"stream": True, "stream_options": {"obfuscate": True}}, "stream_options.obfuscate", "would be ignored"),
         ({"tool_choice": "required"}, "tool_choice", "serves 'auto' only"),
         ({"response_format": {"type": "json_object"}}, "response_format", "serves"),
         ({"messages": []}, "messages", "at least one"),

@@ -101,6 +101,7 @@ def test_hallucinations_and_unreadable_calls_are_counted() -> None:
     (only,) = run_suite(Suite.of("test", tasks(1)), confused).results
     assert (only.hallucinated_tools, only.hallucinated_parameters) == (1, 1)
     assert (only.tool_calls, only.tool_errors) == (4, 4)
+    assert (only.model_calls, only.realigned_calls, only.forked_calls) == (5, 0, 0)
 
 
 def test_a_grader_that_recovers_is_asked_again_and_one_that_does_not_is_missing() -> None:

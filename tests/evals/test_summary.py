@@ -88,6 +88,14 @@ def test_cost_per_success_pays_for_failures_too() -> None:
     assert numbers["cost_per_success_usd"].value == pytest.approx(0.04 / 15)
 
 
+def test_drift_is_a_share_of_the_model_calls_with_their_number() -> None:
+    drifted = result("t1", model_calls=4, forked_calls=1, realigned_calls=2)
+    numbers = summarise(run([drifted, result("t2", model_calls=6)]))[0].numbers
+    assert (numbers["forked_share"].value, numbers["forked_share"].n) == (0.1, 10)
+    assert (numbers["realigned_share"].value, numbers["realigned_share"].n) == (0.2, 10)
+    assert "forked_share" not in summarise(run([result("t1")]))[0].numbers  # scripted: nothing was sampled
+
+
 def test_no_results_are_refused() -> None:
     with pytest.raises(EvalError, match="no results"):
         summarise(run([]))

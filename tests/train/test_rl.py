@@ -195,6 +195,16 @@ def test_metrics_leave_missing_values_out_of_their_means() -> None:
     assert "reward_mean" not in attempt_metrics(groups([BROKEN])[0])
 
 
+def test_drift_is_counted_per_model_call() -> None:
+    attempts = groups([1, 0, 1, 0])[0]
+    trajectory = attempts[0].attempt.trajectory
+    forked = replace(trajectory, calls=tuple(replace(call, drift="forked") for call in trajectory.calls))
+    attempts[0] = replace(attempts[0], attempt=replace(attempts[0].attempt, trajectory=forked))
+    metrics = attempt_metrics(attempts)
+    assert (metrics["forked_share"], metrics["realigned_share"]) == (0.25, 0.0)
+    assert metrics["forked_share/n"] == 4
+
+
 # --- the whole loop --------------------------------------------------------------------------------------------------
 
 

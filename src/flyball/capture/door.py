@@ -31,7 +31,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What the policy said. `message` is what to append to the conversation, as it stands."""
+    """What the policy said. `message` is what to append to the conversation, as it stands.
+
+    `num_cached_tokens`: prompt tokens that the engine did not have to compute again.
+    """
 
     message: Message
     parsed: Parsed
@@ -39,6 +42,7 @@ class Reply:
     finish_reason: str
     num_prompt_tokens: int
     num_completion_tokens: int
+    num_cached_tokens: int = 0
 
 
 class Door:
@@ -124,7 +128,13 @@ class Door:
         if agent == "main":
             self._transcript = (*messages, message)
         return Reply(
-            message, parsed, call_id, completion.finish_reason, len(request.prompt_ids), len(completion.token_ids)
+            message,
+            parsed,
+            call_id,
+            completion.finish_reason,
+            num_prompt_tokens=len(request.prompt_ids),
+            num_completion_tokens=len(completion.token_ids),
+            num_cached_tokens=len(request.prompt_ids) - completion.prefilled,
         )
 
     def follow(self, script: Callable[[Sequence[Message]], Message]) -> None:

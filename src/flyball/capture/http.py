@@ -1,6 +1,7 @@
 """Doors over HTTP, so that an agent in any language trains as it is: it is given a base URL and nothing else.
 
     POST /{attempt}/v1/chat/completions     stream or not
+    POST /{attempt}/v1/responses            stream or not
     GET  /{attempt}/v1/models
     GET  /{attempt}/tools                   schemas of the world's tools
     POST /{attempt}/tools/{name}            {"arguments": {...}, "tool_call_id": "..."} -> {"content", "problem"}
@@ -15,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
@@ -32,6 +33,13 @@ from flyball.capture.openai_form import (
     completion_chunks,
     error_body,
     read_chat_request,
+)
+from flyball.capture.responses_form import (
+    Conversation,
+    read_response_request,
+    response_body,
+    response_events,
+    response_id,
 )
 from flyball.errors import Fault, FlyballError, ModelError
 from flyball.types import ToolResult
@@ -52,10 +60,14 @@ class Tools(Protocol):
 
 @dataclass(frozen=True)
 class OpenAttempt:
-    """What an address leads to: a door and, where the agent may use them over HTTP, the world's tools."""
+    """What an address leads to: a door and, where the agent may use them over HTTP, the world's tools.
+
+    `responses`: the conversations that a later request may continue by `previous_response_id`.
+    """
 
     door: Door
     tools: Tools | None = None
+    responses: dict[str, Conversation] = field(default_factory=dict)
 
 
 class DoorApp:
@@ -66,6 +78,7 @@ class DoorApp:
         self._app = Starlette(
             routes=[
                 Route("/{attempt}/v1/chat/completions", _answered(self._chat), methods=["POST"]),
+                Route("/{attempt}/v1/responses", _answered(self._responses), methods=["POST"]),
                 Route("/{attempt}/v1/models", _answered(self._models)),
                 Route("/{attempt}/tools", _answered(self._schemas)),
                 Route("/{attempt}/tools/{name}", _answered(self._use_tool), methods=["POST"]),
@@ -90,18 +103,30 @@ class DoorApp:
         chat = read_chat_request(await _json(request), door.sampling)
         reply = await door.complete(chat.messages, chat.tools, agent=request.headers.get(AGENT_HEADER, "main"))
         if not chat.stream:
-            return _respond(completion_body(reply, chat.model))
+            return _json_response(completion_body(reply, chat.model))
         chunks = completion_chunks(reply, chat.model, chat.include_usage)
-        events = b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks)
-        return Response(events + b"data: [DONE]\n\n", media_type="text/event-stream")
+        return _event_stream([*[b"data: " + orjson.dumps(chunk) for chunk in chunks], b"data: [DONE]"])
+
+    async def _responses(self, request: Request) -> Response:
+        attempt = self._find(request)
+        door = attempt.door
+        asked = read_response_request(await _json(request), door.sampling, attempt.responses)
+        reply = await door.complete(asked.messages, asked.tools, agent=request.headers.get(AGENT_HEADER, "main"))
+        if asked.store:
+            attempt.responses[response_id(reply)] = (*asked.conversation, reply.message)
+        body = response_body(reply, asked, door.sampling)
+        if not asked.stream:
+            return _json_response(body)
+        events = response_events(body)
+        return _event_stream([f"event: {e['type']}\ndata: ".encode() + orjson.dumps(e) for e in events])
 
     async def _models(self, request: Request) -> Response:
         self._find(request)
         model = {"id": "policy", "object": "model", "created": 0, "owned_by": "flyball"}
-        return _respond({"object": "list", "data": [model]})
+        return _json_response({"object": "list", "data": [model]})
 
     async def _schemas(self, request: Request) -> Response:
-        return _respond({"tools": self._find_tools(request).schemas})
+        return _json_response({"tools": self._find_tools(request).schemas})
 
     async def _use_tool(self, request: Request) -> Response:
         tools = self._find_tools(request)
@@ -109,14 +134,14 @@ class DoorApp:
         arguments = body.get("arguments", {})
         raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
         result = await tools.use_tool(request.path_params["name"], raw, body.get("tool_call_id"))
-        return _respond({"content": result.content, "problem": result.problem, "truncated": result.truncated})
+        return _json_response({"content": result.content, "problem": result.problem, "truncated": result.truncated})
 
     async def _user(self, request: Request) -> Response:
         tools = self._find_tools(request)
         text = (await _json_object(request)).get("text")
         if not isinstance(text, str):
             raise BadRequest(f"text is {text!r}; it is what the agent says to the user, a string", "text")
-        return _respond({"reply": await tools.user_reply(text)})
+        return _json_response({"reply": await tools.user_reply(text)})
 
     def _find(self, request: Request) -> OpenAttempt:
         name = request.path_params["attempt"]
@@ -146,10 +171,15 @@ async def _json_object(request: Request) -> dict[str, Any]:
     return body
 
 
-def _respond(body: dict[str, Any], status: int = 200) -> Response:
+def _json_response(body: dict[str, Any], status: int = 200) -> Response:
     # A refused request is refused again when it is repeated; OpenAI's clients honour this header.
     headers = {} if status == 200 else {"x-should-retry": "false"}
     return Response(orjson.dumps(body), status, headers, media_type="application/json")
+
+
+def _event_stream(events: list[bytes]) -> Response:
+    """Server-sent events. A turn is parsed when it is whole, so they leave together: tool calls are never cut apart."""
+    return Response(b"".join(event + b"\n\n" for event in events), media_type="text/event-stream")
 
 
 def _answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -159,14 +189,14 @@ def _answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Re
         try:
             return await handler(request)
         except BadRequest as bad:
-            return _respond(error_body(str(bad), "invalid_request_error", bad.param, bad.code), bad.status)
+            return _json_response(error_body(str(bad), "invalid_request_error", bad.param, bad.code), bad.status)
         except Stopped as stopped:
             kind = "server_error" if stopped.reason.fault is Fault.INFRASTRUCTURE else "invalid_request_error"
             status = 500 if kind == "server_error" else 400
-            return _respond(error_body(str(stopped), kind, None, stopped.reason.value), status)
+            return _json_response(error_body(str(stopped), kind, None, stopped.reason.value), status)
         except ModelError as error:
-            return _respond(error_body(str(error), "invalid_request_error", "messages", "cannot_render"), 400)
+            return _json_response(error_body(str(error), "invalid_request_error", "messages", "cannot_render"), 400)
         except FlyballError as error:
-            return _respond(error_body(str(error), "server_error", None, error.boundary), 500)
+            return _json_response(error_body(str(error), "server_error", None, error.boundary), 500)
 
     return answer

@@ -36,6 +36,7 @@ class Ledger:
         self._toolsets: list[tuple[dict[str, Any], ...]] = []
         self._edges: dict[tuple[int, Edge], int] = {}
         self._respaced: dict[tuple[int, Edge], int] = {}
+        self._sampled: set[Edge] = set()
         self._ends: dict[int, str] = {}
         self._num_nodes = 0
         self._early_results: list[ToolResult] = []
@@ -48,26 +49,32 @@ class Ledger:
     def place(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> Place:
         """Find the call this request continues: the one whose conversation ends with the request's last assistant turn.
 
-        Without one the request starts a branch of its own. That is `forked` when it carries assistant turns which were
-        not sampled here as they stand, and `clean` when it carries none (a first call, a sub-agent, a compaction).
+        A turn written again with other spacing, or with call ids of the agent's own, is still that turn: `realigned`.
+        Without a turn to continue the request starts a branch of its own. That is `forked` when it carries assistant
+        turns and has something in common with what was said here: its first message, or the text of a turn that was
+        sampled. Else it is `clean`: a first call, a sub-agent with its examples, a summary that takes the place of the
+        conversation.
         """
         node = self._root(tools)
         parent: str | None = None
         num_seen = 0
-        respaced = False
+        respaced = related = False
         for i, message in enumerate(messages):
             edge = _edge(message)
             following = self._edges.get((node, edge))
+            related = related or (i == 0 and following is not None)
             if message["role"] == "assistant":
+                plain = _as_said(edge)
                 if following is None:
-                    following = self._respaced.get((node, _without_spacing(edge)))
+                    following = self._respaced.get((node, plain))
                     respaced = respaced or following is not None
                 parent = None if following is None else self._ends.get(following)
                 num_seen = i + 1
+                related = related or plain in self._sampled
             node = self._grow(node, edge) if following is None else following
         if parent is not None:
             return Place(node, self._calls[parent], num_seen, "realigned" if respaced else "clean")
-        return Place(node, None, 0, "forked" if num_seen and self._calls else "clean")
+        return Place(node, None, 0, "forked" if num_seen and related and self._calls else "clean")
 
     def add(self, node: int, call: Call) -> None:
         """Record a call drawn at `node`; its reply is the edge to a new node."""
@@ -79,7 +86,9 @@ class Ledger:
         end = self._edges.get((node, edge))
         if end is None:
             end = self._grow(node, edge)
-        self._respaced[(node, _without_spacing(edge))] = end
+        plain = _as_said(edge)
+        self._respaced[(node, plain)] = end
+        self._sampled.add(plain)
         self._ends[end] = call.call_id
 
     def tokens(self, call: Call) -> list[int]:
@@ -157,9 +166,10 @@ def _edge(message: Mapping[str, Any]) -> Edge:
     )
 
 
-def _without_spacing(edge: Edge) -> Edge:
-    role, text, tool_call_id, calls = edge
-    return (role, "".join(text.split()), tool_call_id, tuple((i, name, _json_form(raw)) for i, name, raw in calls))
+def _as_said(edge: Edge) -> Edge:
+    """An assistant's turn without what agents change and policies do not see: spacing and the ids of calls."""
+    role, text, _, calls = edge
+    return (role, "".join(text.split()), tuple((name, _json_form(raw)) for _, name, raw in calls))
 
 
 def _json_form(raw: str) -> str:

@@ -2,13 +2,14 @@
 
 A setting that would be ignored is an error (invariant 9), and what an agent asks for must be what the door draws with
 (invariant 5), so every known field has a rule below and unknown ones are refused. The model's name is free: the address
-already says which policy answers, and agents have a name of their own written into them.
+already says which policy answers, and agents have a name of their own written into them. The Responses form
+(`responses_form.py`) has fields of its own and the same rules.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,13 @@ from flyball.errors import nearest
 from flyball.types import Message
 
 READ = frozenset({"messages", "model", "tools", "stream", "stream_options"})
-HARMLESS = frozenset({"user", "metadata", "store", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"})
+HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
+"""Fields that change nothing about an answer, whoever gives it."""
+
 ONLY: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "tool_choice": ("auto",),
+    "parallel_tool_calls": (True,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logprobs": (False,),
@@ -41,7 +45,6 @@ DECLARED: Mapping[str, str] = {
 }
 """Fields that may repeat what the workflow declares, but not change it."""
 
-_KNOWN = READ | HARMLESS | set(ONLY) | set(DECLARED)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -53,6 +56,48 @@ class BadRequest(Exception):
         self.param = param
         self.code = code
         self.status = status
+
+
+@dataclass(frozen=True)
+class FieldRules:
+    """What the fields of a request may say: `read` by the form, `harmless`, `only` these values, or as `declared`."""
+
+    read: frozenset[str]
+    harmless: frozenset[str]
+    only: Mapping[str, tuple[Any, ...]]
+    declared: Mapping[str, str]
+
+    def check(self, body: Any, sampling: SamplingParams) -> None:
+        """Raise BadRequest for the first field that would be ignored or that differs from the declared sampling."""
+        if not isinstance(body, dict):
+            raise BadRequest(f"the body is {type(body).__name__}; a request is a JSON object")
+        for name, value in body.items():
+            self._check_field(name, value, sampling)
+
+    def _check_field(self, name: str, value: Any, sampling: SamplingParams) -> None:
+        known = {*self.read, *self.harmless, *self.only, *self.declared}
+        if name not in known:
+            raise BadRequest(
+                f"{name!r} would be ignored here, so it is refused{nearest(name, known)}", name, "unsupported"
+            )
+        if value is None or name in self.read or name in self.harmless:
+            return
+        if name in self.declared:
+            declared = getattr(sampling, self.declared[name])
+            if value != declared:
+                raise BadRequest(
+                    f"{name} is {value!r} in the request and {declared!r} in the declared sampling "
+                    f"({self.declared[name]}); training, evaluation and serving draw alike, so leave it out or declare "
+                    "it",
+                    name,
+                    "differs_from_declared",
+                )
+        elif value not in self.only[name]:
+            allowed = " or ".join(repr(each) for each in self.only[name])
+            raise BadRequest(f"{name} is {value!r}; this endpoint serves {allowed} only", name, "unsupported")
+
+
+RULES = FieldRules(READ, HARMLESS, ONLY, DECLARED)
 
 
 @dataclass(frozen=True)
@@ -68,48 +113,42 @@ class ChatRequest:
 
 def read_chat_request(body: Any, sampling: SamplingParams) -> ChatRequest:
     """Read a request body against the declared sampling. Raises BadRequest."""
-    if not isinstance(body, dict):
-        raise BadRequest(f"the body is {type(body).__name__}; a chat completion request is a JSON object")
-    for name, value in body.items():
-        _check_field(name, value, sampling)
+    RULES.check(body, sampling)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest("messages must be a list with at least one message", "messages")
-    stream_options = body.get("stream_options") or {}
+    stream = bool(body.get("stream"))
     return ChatRequest(
         messages=[_read_message(message, i) for i, message in enumerate(messages)],
         tools=_read_tools(body.get("tools")),
         model=str(body.get("model") or "policy"),
-        stream=bool(body.get("stream")),
-        include_usage=bool(stream_options.get("include_usage")),
+        stream=stream,
+        include_usage=read_stream_options(body.get("stream_options"), stream, {"include_usage"}),
     )
 
 
-def _check_field(name: str, value: Any, sampling: SamplingParams) -> None:
-    if name not in _KNOWN:
+def read_stream_options(options: Any, stream: bool, switches: Collection[str]) -> bool:
+    """Whether one of the `switches` is on. Every other option that asks for something is refused by name."""
+    if not options:
+        return False
+    if not stream or not isinstance(options, dict):
         raise BadRequest(
-            f"{name!r} would be ignored here, so it is refused{nearest(name, _KNOWN)}", name, "unsupported"
+            f"stream_options is {short(options)}; it takes an object, beside `stream: true`", "stream_options"
         )
-    if value is None or name in READ or name in HARMLESS:
-        return
-    if name in DECLARED:
-        declared = getattr(sampling, DECLARED[name])
-        if value != declared:
+    for name, value in options.items():
+        if value and name not in switches:
             raise BadRequest(
-                f"{name} is {value!r} in the request and {declared!r} in the declared sampling "
-                f"({DECLARED[name]}); training, evaluation and serving draw alike, so leave it out or declare it",
-                name,
-                "differs_from_declared",
+                f"stream_options.{name} would be ignored here, so it is refused",
+                f"stream_options.{name}",
+                "unsupported",
             )
-    elif value not in ONLY[name]:
-        allowed = " or ".join(repr(each) for each in ONLY[name])
-        raise BadRequest(f"{name} is {value!r}; this endpoint serves {allowed} only", name, "unsupported")
+    return any(options.get(name) for name in switches)
 
 
 def _read_message(message: Any, i: int) -> Message:
     where = f"messages[{i}]"
     if not isinstance(message, dict) or message.get("role") not in _ROLES:
-        raise BadRequest(f"{where} needs a role out of {', '.join(_ROLES)}; it is {_short(message)}", where)
+        raise BadRequest(f"{where} needs a role out of {', '.join(_ROLES)}; it is {short(message)}", where)
     role = "system" if message["role"] == "developer" else message["role"]
     read: Message = {"role": role, "content": _read_content(message.get("content"), where)}
     for name in ("name", "tool_call_id"):
@@ -126,13 +165,14 @@ def _read_message(message: Any, i: int) -> Message:
 def _read_content(content: Any, where: str) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    if isinstance(content, list) and all(_is_text_part(part) for part in content):
+    if isinstance(content, list) and all(is_text_part(part) for part in content):
         return "".join(part["text"] for part in content)
-    raise BadRequest(f"{where}.content must be text or text parts; it is {_short(content)}", f"{where}.content")
+    raise BadRequest(f"{where}.content must be text or text parts; it is {short(content)}", f"{where}.content")
 
 
-def _is_text_part(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+def is_text_part(part: Any, kinds: Collection[str] = ("text",)) -> bool:
+    """Whether one part of a content in parts is text under one of these names."""
+    return isinstance(part, dict) and part.get("type") in kinds and isinstance(part.get("text"), str)
 
 
 def _read_tool_call(call: Any, where: str) -> dict[str, Any]:
@@ -141,7 +181,7 @@ def _read_tool_call(call: Any, where: str) -> dict[str, Any]:
         return {"id": str(call["id"]), "type": "function", "function": function}
     except (TypeError, KeyError) as error:
         raise BadRequest(
-            f"{where}.tool_calls holds {_short(call)}; a call is {{id, type, function: {{name, arguments}}}}",
+            f"{where}.tool_calls holds {short(call)}; a call is {{id, type, function: {{name, arguments}}}}",
             f"{where}.tool_calls",
         ) from error
 
@@ -151,12 +191,13 @@ def _read_tools(tools: Any) -> list[dict[str, Any]]:
     for i, each in enumerate(tools):
         if not isinstance(each, dict) or each.get("type") != "function" or "name" not in each.get("function", {}):
             raise BadRequest(
-                f"tools[{i}] is {_short(each)}; a tool is {{type: function, function: {{name, ...}}}}", "tools"
+                f"tools[{i}] is {short(each)}; a tool is {{type: function, function: {{name, ...}}}}", "tools"
             )
     return list(tools)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value for an error message, at most 120 characters of it."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
 
@@ -168,22 +209,28 @@ def completion_body(reply: Reply, model: str) -> dict[str, Any]:
 
 
 def completion_chunks(reply: Reply, model: str, include_usage: bool) -> list[dict[str, Any]]:
-    """The chunks of a streamed answer; the last one carries the usage, in a chunk without choices when asked for."""
+    """The chunks of a streamed answer; the usage comes when it is asked for, in a last chunk without choices."""
     head = _head(reply, model, "chat.completion.chunk")
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": reply.message["content"]}]
     for i, call in enumerate(reply.message.get("tool_calls", ())):
-        deltas.append({"tool_calls": [{"index": i, **call}]})
-    chunks = [{**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
-    chunks.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": _finish_reason(reply)}]})
+        function = call["function"]
+        deltas.append({"tool_calls": [{"index": i, **call, "function": {"name": function["name"], "arguments": ""}}]})
+        deltas.append({"tool_calls": [{"index": i, "function": {"arguments": function["arguments"]}}]})
+    chunks = [{**head, "choices": [_choice(delta, None)]} for delta in deltas]
+    chunks.append({**head, "choices": [_choice({}, _finish_reason(reply))]})
     if include_usage:
-        chunks.append({**head, "choices": []})
-    chunks[-1]["usage"] = _usage(reply)
+        chunks = [{**chunk, "usage": None} for chunk in chunks]
+        chunks.append({**head, "choices": [], "usage": _usage(reply)})
     return chunks
 
 
 def error_body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
     """OpenAI's error form."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _choice(delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
 
 def _head(reply: Reply, model: str, kind: str) -> dict[str, Any]:
@@ -196,6 +243,11 @@ def _finish_reason(reply: Reply) -> str:
     return reply.finish_reason
 
 
-def _usage(reply: Reply) -> dict[str, int]:
+def _usage(reply: Reply) -> dict[str, Any]:
     given, sampled = reply.num_prompt_tokens, reply.num_completion_tokens
-    return {"prompt_tokens": given, "completion_tokens": sampled, "total_tokens": given + sampled}
+    return {
+        "prompt_tokens": given,
+        "completion_tokens": sampled,
+        "total_tokens": given + sampled,
+        "prompt_tokens_details": {"cached_tokens": reply.num_cached_tokens},
+    }

@@ -169,6 +169,9 @@ def task_result(graded: GradedAttempt) -> TaskResult:
         scores={
             name: None if isinstance(score.value, Missing) else score.value for name, score in graded.scores.items()
         },
+        model_calls=len(attempt.drifts),
+        realigned_calls=attempt.drifts.count("realigned"),
+        forked_calls=attempt.drifts.count("forked"),
     )
 
 

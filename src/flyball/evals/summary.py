@@ -5,7 +5,7 @@ value and the lower bound count it as failure, the upper bound as success, and `
 
 Names are those of `flyball.metrics`; `tool_calls_p95` is the 95th percentile of `tool_calls`, and `pass_hat_2` (3, ...)
 are pass^k for every k up to the number of trials. A number that has no value is absent: the rate of tool errors
-without a tool call, `safe` without a safety grader.
+without a tool call, the shares of drift without a sampled call, `safe` without a safety grader.
 
 `human_override_rate` of an offline run is the share of attempts in which the declared approver refused a call.
 """
@@ -129,6 +129,9 @@ def _numbers(
     numbers["hallucinated_parameters"] = columns.mean(lambda r: r.hallucinated_parameters, "calls/attempt")
     numbers["tool_calls"] = columns.mean(lambda r: r.tool_calls, "calls/attempt")
     numbers["tool_calls_p95"] = columns.quantile(calls, 0.95, "calls/attempt")
+    if (model_calls := columns.of(lambda r: r.model_calls)).any():
+        numbers["realigned_share"] = columns.rate(columns.of(lambda r: r.realigned_calls), model_calls)
+        numbers["forked_share"] = columns.rate(columns.of(lambda r: r.forked_calls), model_calls)
     numbers["tokens_in"] = columns.mean(lambda r: r.tokens_in, "tokens/attempt")
     numbers["tokens_out"] = columns.mean(lambda r: r.tokens_out, "tokens/attempt")
     if latency is not None:

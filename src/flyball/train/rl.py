@@ -248,6 +248,10 @@ def attempt_metrics(graded: Sequence[GradedAttempt]) -> dict[str, float]:
         "truncated_share": sum(g.attempt.stop in limits for g in graded) / n,
         "malformed_share": sum(g.attempt.stop is StopReason.MALFORMED for g in graded) / n,
     }
+    drifts = [(drift, g.attempt.task.task_id) for g in graded for drift in g.attempt.drifts]
+    for drift in ("realigned", "forked") if drifts else ():
+        shares = proportion_interval([float(d == drift) for d, _ in drifts], clusters=[task for _, task in drifts])
+        metrics |= measured(f"{drift}_share", shares)
     if rewards:
         values, tasks = zip(*rewards, strict=True)
         metrics["reward_mean"] = float(np.mean(values))

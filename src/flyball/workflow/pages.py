@@ -29,6 +29,7 @@ CHARTS = (
     ("Loss of the cold start", "number", {"sft_loss/sft": "training", "sft_validation_loss/sft": "validation"}),
     ("Success while imitating", "share", {"validation_success/sft": "validation"}),
     ("Gradient norm", "number", {"grad_norm": "gradient norm"}),
+    ("History not as sampled", "share", {"forked_share": "forked calls", "realigned_share": "realigned calls"}),
     ("Entropy", "number", {"entropy": "entropy"}),
 )
 """Title, scale, and the metrics with their labels; a chart without points is left out."""
