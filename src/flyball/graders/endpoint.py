@@ -10,7 +10,7 @@ import math
 
 import httpx
 
-from flyball.errors import Fault
+from flyball.errors import ConfigError, Fault
 from flyball.graders.flags import NotGraded
 from flyball.graders.post import Poster, PostFailed
 from flyball.graders.row import Row
@@ -28,9 +28,21 @@ class EndpointGrader(SpecGrader[Endpoint]):
 
     version_mark = UNREAD
 
-    def __init__(self, spec: Endpoint, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, spec: Endpoint, transport: httpx.AsyncBaseTransport | None = None, backoff_seconds: float = 0.5
+    ) -> None:
         super().__init__(spec)
-        self._poster = Poster(timeout_seconds=TIMEOUT_SECONDS, per_second=spec.rate_limit, transport=transport)
+        if masked := [name for name, value in spec.headers.items() if value and not value.strip("*")]:
+            raise ConfigError(
+                f"grader {spec.name!r}: header {masked[0]!r} is made of asterisks; it was copied from an answer that "
+                "masks secrets, so write the secret itself"
+            )
+        self._poster = Poster(
+            timeout_seconds=TIMEOUT_SECONDS,
+            backoff_seconds=backoff_seconds,
+            per_second=spec.rate_limit,
+            transport=transport,
+        )
 
     async def judge(self, row: Row) -> Score:
         """Ask the server. Raises NotGraded."""

@@ -3,13 +3,14 @@
 OpenAI names the metrics and not their settings. Ours, so that a score can be worked out by hand:
 
     fuzzy_match   rapidfuzz WRatio after its default processing (lower case, only letters and digits), over 100
-    bleu          sentence BLEU up to 4-grams with NIST's geometric smoothing (Papineni 2002; method 3 of Chen and Cherry 2014)
+    bleu          sentence BLEU up to 4-grams (Papineni 2002), NIST's geometric smoothing (Chen and Cherry 2014)
     gleu          Google's BLEU: the lesser of n-gram precision and recall, n 1 to 4 (Wu et al. 2016, arXiv 1609.08144)
     meteor        NLTK's METEOR (Banerjee and Lavie 2005), alpha 0.9, beta 3, gamma 0.5, lower case, Porter stems
     rouge_1..5    F1 of n-grams (Lin 2004); rouge_l: F1 of the longest common subsequence; lower case, no stemming
 
-Words are runs of letters and digits; BLEU, GLEU and METEOR also count every punctuation mark as one. METEOR matches
-synonyms by WordNet, which is data that NLTK downloads; without it words and stems are matched, and scores say so.
+Words are runs of letters and digits; BLEU, GLEU and METEOR also count every punctuation mark as one, and keep 94.0
+together, as the tokenizer 13a of the BLEU campaigns does. METEOR matches synonyms by WordNet, which is data that NLTK
+downloads; without it words and stems are matched, and scores say so. By its definition a perfect match of one word is 0.5.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rapidfuzz.distance import LCSseq
 
 Metric = Callable[[str, str], float]
 _WORDS = re.compile(r"[^\W_]+")
-_TOKENS = re.compile(r"\w+|[^\w\s]")
+_TOKENS = re.compile(r"\d+(?:[.,]\d+)+|\w+|[^\w\s]")
 
 WITHOUT_WORDNET = (
     "METEOR without WordNet: exact words and stems only, synonyms count as different; "

@@ -124,19 +124,30 @@ def content_parts(content: Any) -> list[dict[str, Any]]:
 
 
 Messages = Annotated[
-    tuple[InputMessage, ...],
-    Field(strict=False, min_length=1, description="a list of messages {role, content}, at least one"),
+    tuple[InputMessage, ...], Field(strict=False, description="a list of messages {role, content}, at least one")
 ]
 
 
-class ScoreModel(GraderSpec):
+class ModelSpec(GraderSpec):
+    """What a judge is asked."""
+
+    model: str = Field(min_length=1, description="the name of a model that the judge's server knows")
+    input: Messages
+    sampling_params: SamplingParams = SamplingParams()
+
+    @field_validator("input")
+    @classmethod
+    def _asks(cls, value: tuple[InputMessage, ...]) -> tuple[InputMessage, ...]:
+        if not value:
+            raise ValueError("a judge needs at least one message")
+        return value
+
+
+class ScoreModel(ModelSpec):
     """A judge answers with a number, clipped to `range`."""
 
     type: Literal["score_model"]
-    model: str
-    input: Messages
     range: Annotated[tuple[float, float], Field(strict=False)] = (0.0, 1.0)
-    sampling_params: SamplingParams = SamplingParams()
 
     @field_validator("range")
     @classmethod
@@ -146,15 +157,12 @@ class ScoreModel(GraderSpec):
         return value
 
 
-class LabelModel(GraderSpec):
+class LabelModel(ModelSpec):
     """A judge chooses one of the labels; 1 when it is a passing one."""
 
     type: Literal["label_model"]
-    model: str
-    input: Messages
     labels: Names = Field(min_length=1)
     passing_labels: Names = Field(min_length=1)
-    sampling_params: SamplingParams = SamplingParams()
 
     @model_validator(mode="after")
     def _are_labels(self) -> LabelModel:
