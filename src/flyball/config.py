@@ -315,14 +315,16 @@ def _section_at(section: type[Section], location: Sequence[str | int]) -> type[S
     """Return the section that lies at `location`, None where there is no section."""
     here: type[Section] | None = section
     for part in location:
-        info = here.model_fields.get(str(part)) if here else None
+        if isinstance(part, int):
+            continue  # an entry of a list lies where the list's section does
+        info = here.model_fields.get(part) if here else None
         here = section_of(info.annotation) if info else None
     return here
 
 
 def section_of(annotation: Any) -> type[Section] | None:
-    """Return the Section inside an annotation such as `SFTSettings | None`, None if there is none."""
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    """Return the Section inside an annotation such as `SFTSettings | None` or `tuple[Part, ...]`, None without one."""
+    options = typing.get_args(annotation) or (annotation,)
     return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
 
 

@@ -1,0 +1,91 @@
+"""A grader made of a spec: its name, its version by content, and a score for every attempt whatever goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar, Generic, TypeVar
+
+from flyball.graders.flags import PASSED, NotGraded
+from flyball.graders.row import Row
+from flyball.graders.spec import GraderSpec
+from flyball.tools.user_code import explain
+from flyball.types import Attempt, Score
+
+S = TypeVar("S", bound=GraderSpec)
+UNIT = (0.0, 1.0)
+
+
+class SpecGrader(Generic[S]):
+    """Judges by a spec. `revision` goes up when the code below would judge otherwise: it is part of the version."""
+
+    revision: ClassVar[int] = 1
+    decides: ClassVar[bool] = False
+    """whether every score is 0 or 1"""
+    version_mark: ClassVar[str] = ""
+
+    raw_range: tuple[float, float] = UNIT
+
+    def __init__(self, spec: S) -> None:
+        self.spec = spec
+        self.name = spec.name
+
+    @cached_property
+    def version(self) -> str:
+        """Digest of the spec and of what it is judged with."""
+        text = "\n".join([self.spec.type, str(self.revision), self.spec.digest, *self._made_of()])
+        return self.version_mark + hashlib.sha256(text.encode()).hexdigest()
+
+    def _made_of(self) -> list[str]:
+        """What else the judgement depends on: versions of libraries, the judge's address, the parts."""
+        return []
+
+    async def judge(self, row: Row) -> Score:
+        """Return the score of a row. Raises NotGraded when there is none."""
+        raise NotImplementedError
+
+    async def grade(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
+        """Return a score, Missing with its cause when there is none. Never raises."""
+        row = Row(attempt, hidden)
+        try:
+            score = await self.judge(row)
+        except NotGraded as why:
+            score = why.score(self.raw_range)
+        except Exception as error:  # a mistake in a grader costs its score, not the run
+            score = NotGraded("other_error", f"grader {self.name!r} raised {explain(error)}").score(self.raw_range)
+        return replace(
+            score, parts={**score.parts, **self._remarks(score, row)}, grader=self.name, grader_version=self.version
+        )
+
+    def _remarks(self, score: Score, row: Row) -> dict[str, float]:
+        remarks = {"truncated_observation_error": 1.0} if row.truncated else {}
+        if self.spec.pass_threshold is not None and score.raw is not None and not score.missing:
+            remarks[PASSED] = float(score.raw >= self.spec.pass_threshold)
+        return remarks
+
+
+class Decision:
+    """A grader with a `pass_threshold` as one that answers yes or no."""
+
+    def __init__(self, grader: SpecGrader[Any]) -> None:
+        self._grader = grader
+        self.name = grader.name
+
+    @property
+    def version(self) -> str:
+        return self._grader.version
+
+    async def grade(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
+        """Return 1 where the threshold was reached, 0 where not, Missing as it was."""
+        score = await self._grader.grade(attempt, hidden)
+        return score if score.missing else replace(score, value=score.parts[PASSED])
+
+
+def unit_score(raw: float, explanation: str = "", parts: Mapping[str, float] | None = None) -> Score:
+    """Return a score whose number means what it says in [0, 1] and is cut there; a reward reads the uncut `raw`."""
+    value = min(1.0, max(0.0, raw))
+    if value != raw:
+        explanation = f"{raw:g} is outside 0 to 1 and reported as {value:g}. {explanation}".rstrip()
+    return Score(value, raw, UNIT, dict(parts or {}), explanation)
