@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from flyball.agent.command import Command
     from flyball.agent.http import Http
     from flyball.errors import Fault
+    from flyball.graders.judge import Judge
+    from flyball.graders.make import grader_from
     from flyball.tools.tool import tool
     from flyball.types import Attempt, Limits, Missing, Outcome, RewardEvent, Score, StopReason, Task
     from flyball.workflow.workflow import Workflow
@@ -24,6 +26,7 @@ __all__ = [
     "Command",
     "Fault",
     "Http",
+    "Judge",
     "Limits",
     "Missing",
     "Outcome",
@@ -32,6 +35,7 @@ __all__ = [
     "StopReason",
     "Task",
     "Workflow",
+    "grader_from",
     "tool",
 ]
 
@@ -41,7 +45,9 @@ _HOMES = {
     "Command": "flyball.agent.command",
     "Fault": "flyball.errors",
     "Http": "flyball.agent.http",
+    "Judge": "flyball.graders.judge",
     "Workflow": "flyball.workflow.workflow",
+    "grader_from": "flyball.graders.make",
     "tool": "flyball.tools.tool",
 }
 
