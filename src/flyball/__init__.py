@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from flyball.agent.hooks import Block, Plan, Revise, View
     from flyball.agent.http import Http
     from flyball.errors import Fault
+    from flyball.graders.judge import Judge
+    from flyball.graders.make import grader_from
     from flyball.tools.tool import tool
     from flyball.types import Attempt, Limits, Missing, Outcome, RewardEvent, Score, StopReason, Task
     from flyball.workflow.workflow import Workflow
@@ -26,6 +28,7 @@ __all__ = [
     "Command",
     "Fault",
     "Http",
+    "Judge",
     "Limits",
     "Missing",
     "Outcome",
@@ -37,6 +40,7 @@ __all__ = [
     "Task",
     "View",
     "Workflow",
+    "grader_from",
     "tool",
 ]
 
@@ -47,7 +51,9 @@ _HOMES = {
     **dict.fromkeys(("Block", "Plan", "Revise", "View"), "flyball.agent.hooks"),
     "Fault": "flyball.errors",
     "Http": "flyball.agent.http",
+    "Judge": "flyball.graders.judge",
     "Workflow": "flyball.workflow.workflow",
+    "grader_from": "flyball.graders.make",
     "tool": "flyball.tools.tool",
 }
 

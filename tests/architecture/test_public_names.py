@@ -15,6 +15,8 @@ PUBLIC = {
     "Command": "",
     "Fault": "",
     "Http": "",
+    "Judge": "base_url api_key concurrency timeout_seconds max_retries backoff_seconds prices budget_usd cache "
+    "embedding_model",
     "Limits": "max_turns max_tool_calls max_new_tokens max_tokens max_seconds tool_timeout_seconds tool_output_chars "
     "max_cost_usd",
     "Missing": "cause fault",
@@ -28,6 +30,7 @@ PUBLIC = {
     "View": "task_id task tools messages",
     "Workflow": "world tasks success reward policy safety scores agent oracle demonstrations "
     "training evaluation release monitoring prices limits name",
+    "grader_from": "spec judge",
     "tool": "fn writes approval name description retries cost_usd",
 }
 """Public names, and for those that are called the first parameters in order; new ones may only follow."""

@@ -17,7 +17,9 @@ from flyball.graders.row import attempt_of_text
 from flyball.types import Attempt, Call, Score, StopReason, Task, ToolCall, ToolResult, Trajectory
 
 
-def score(spec: Mapping[str, Any] | Grader, text: str = "", item: Mapping[str, Any] | None = None, **made: Any) -> Score:
+def score(
+    spec: Mapping[str, Any] | Grader, text: str = "", item: Mapping[str, Any] | None = None, **made: Any
+) -> Score:
     """Grade a text, as `graders/run` does."""
     return score_of(spec, attempt_of_text(text, {}), item or {}, **made)
 
@@ -73,7 +75,9 @@ def graded(result: Any, *, steps: list[dict[str, str]] | None = None, **message:
     """A judge's answer in OpenAI's form."""
     content = json.dumps({"steps": steps or [], "result": result})
     body = {
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": "stop"}],
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": "stop"}
+        ],
         "usage": {"prompt_tokens": 100, "completion_tokens": 10},
     }
     return httpx.Response(200, json=body)

@@ -146,14 +146,20 @@ def test_other_answers_that_are_no_grade() -> None:
         ({"input": "Rate it."}, "input is 'Rate it.'"),
         ({"input": []}, "a judge needs at least one message"),
         ({"input": [{"role": "judge", "content": "x"}]}, "input.0.role is 'judge'"),
-        ({"input": [{"role": "user", "contents": "x"}]}, "unknown key 'contents' in 'input.0'; did you mean 'content'?"),
+        (
+            {"input": [{"role": "user", "contents": "x"}]},
+            "unknown key 'contents' in 'input.0'; did you mean 'content'?",
+        ),
         ({"input": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}, "is no part; its type is one of"),
         ({"input": [{"role": "user", "content": {"type": "input_text"}}]}, "needs text"),
         ({"input": [{"role": "user", "content": {"type": "input_text", "text": "x", "to": 1}}]}, "has no field 'to'"),
         ({"input": [{"role": "user", "content": "{{item}} {{sampel.x}}"}]}, "input[0]: template {{sampel.x}}"),
         ({"range": [5, 1]}, "the first below the second"),
         ({"sampling_params": {"max_completion_tokens": 5}}, "did you mean 'max_completions_tokens'?"),
-        ({"type": "label_model", "range": None, "labels": ["a"], "passing_labels": ["b"]}, "'b' is not among the labels"),
+        (
+            {"type": "label_model", "range": None, "labels": ["a"], "passing_labels": ["b"]},
+            "'b' is not among the labels",
+        ),
     ],
 )
 def test_judges_are_read_strictly(changed: dict[str, Any], said: str) -> None:
@@ -226,7 +232,9 @@ def test_a_budget_that_cannot_be_kept_is_refused() -> None:
         return httpx.Response(200, json={"choices": graded(1).json()["choices"]})
 
     server = judge(uncounted, budget_usd=1.0, prices={"judge-1": (1.0, 1.0)})
-    assert "no token usage" in missing(score(SCORE_MODEL, "x", {"answer": ""}, judge=server), "other_error", Fault.GRADER)
+    assert "no token usage" in missing(
+        score(SCORE_MODEL, "x", {"answer": ""}, judge=server), "other_error", Fault.GRADER
+    )
 
 
 def test_at_most_so_many_questions_are_in_flight() -> None:
@@ -297,7 +305,11 @@ class Drip(httpx.AsyncByteStream):
         (lambda request: httpx.Response(200, stream=Drip()), "did not answer within 0.05 s", 2),
         (lambda request: httpx.Response(302, headers={"location": "http://elsewhere"}), "to http://elsewhere", 1),
         (lambda request: httpx.Response(200, content=b"x" * 2_000_000), "more than 1000000 bytes", 1),
-        (lambda request: httpx.Response(200, headers={"content-type": "application/json"}, text="<html>"), "not JSON", 1),
+        (
+            lambda request: httpx.Response(200, headers={"content-type": "application/json"}, text="<html>"),
+            "not JSON",
+            1,
+        ),
         (lambda request: httpx.Response(204), "an answer has status 200", 1),
         (lambda request: httpx.Response(503, headers={"retry-after": "900"}), "answered 503", 1),
     ],

@@ -34,7 +34,18 @@ def test_formulas(text: str, expected: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1 / (a - a)", "log(a - a)", "sqrt(0 - a)", "(0-1) ^ 0.5", "0 ^ -1", "exp(1000)", "9 ^ 9 ^ 9", "1e999", "log(0-1)"]
+    "text",
+    [
+        "1 / (a - a)",
+        "log(a - a)",
+        "sqrt(0 - a)",
+        "(0-1) ^ 0.5",
+        "0 ^ -1",
+        "exp(1000)",
+        "9 ^ 9 ^ 9",
+        "1e999",
+        "log(0-1)",
+    ],
 )
 def test_a_formula_without_a_value_is_typed(text: str) -> None:
     with pytest.raises(NotGraded, match="has no value at a = 0.25") as caught:
@@ -75,7 +86,13 @@ ALIKE = {
 
 
 def multi(formula: str, **more: Any) -> dict[str, Any]:
-    return {"type": "multi", "name": "m", "graders": {"exact": EXACT, "alike": ALIKE}, "calculate_output": formula, **more}
+    return {
+        "type": "multi",
+        "name": "m",
+        "graders": {"exact": EXACT, "alike": ALIKE},
+        "calculate_output": formula,
+        **more,
+    }
 
 
 def test_a_multi_is_its_formula_and_its_parts_are_the_variables() -> None:

@@ -212,7 +212,13 @@ def test_cosine_needs_a_server_of_embeddings_and_asks_it() -> None:
         score(spec)
 
     def embed(request: httpx.Request) -> httpx.Response:
-        vectors = {"up": [0.0, 2.0], "right": [3.0, 0.0], "left": [-1.0, 0.0], "between": [1.0, 1.0], "none": [0.0, 0.0]}
+        vectors = {
+            "up": [0.0, 2.0],
+            "right": [3.0, 0.0],
+            "left": [-1.0, 0.0],
+            "between": [1.0, 1.0],
+            "none": [0.0, 0.0],
+        }
         texts = json.loads(request.content)["input"]
         data = [{"index": i, "embedding": vectors[text]} for i, text in enumerate(texts)]
         return httpx.Response(200, json={"data": data[::-1], "usage": {"prompt_tokens": 2}})

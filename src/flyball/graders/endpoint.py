@@ -54,7 +54,9 @@ class EndpointGrader(SpecGrader[Endpoint]):
             raise NotGraded("unresponsive_reward_error", cause, Fault.INFRASTRUCTURE) from None
         score = answer.get("score") if isinstance(answer, dict) else None
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-            cause = f'grader {self.name!r}: {self.spec.url} answered {str(answer)[:120]!r}; it answers {{"score": number}}'
+            cause = (
+                f'grader {self.name!r}: {self.spec.url} answered {str(answer)[:120]!r}; it answers {{"score": number}}'
+            )
             raise NotGraded("unresponsive_reward_error", cause)
         return unit_score(float(score))
 

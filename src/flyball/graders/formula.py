@@ -31,7 +31,9 @@ FUNCTIONS: Mapping[str, Callable[..., float]] = {
 }
 _MANY = ("min", "max")
 MAX_CHARS, MAX_DEPTH = 10_000, 50
-_TOKEN = re.compile(r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[^\W\d]\w*)|(?P<sign>[-+*/^(),]))")
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[^\W\d]\w*)|(?P<sign>[-+*/^(),]))"
+)
 
 _OPERATIONS: Mapping[str, Callable[[float, float], float]] = {
     "+": operator.add,
@@ -88,7 +90,9 @@ class _Parser:
             token = _TOKEN.match(text, at)
             if token is None:
                 bad = text[at:].lstrip()[:1]
-                raise ConfigError(f"{self._where}: {bad!r} is no part of the language; it has + - * / ^ ( ) , and names")
+                raise ConfigError(
+                    f"{self._where}: {bad!r} is no part of the language; it has + - * / ^ ( ) , and names"
+                )
             tokens.append(token[0].strip())
             at = token.end()
         return tokens[::-1]

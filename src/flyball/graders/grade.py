@@ -28,7 +28,7 @@ class GraderSet:
     """
 
     success: Grader
-    reward: FunctionGrader | None = None
+    reward: Grader | None = None
     safety: Grader | None = None
     scores: Mapping[str, Grader] = field(default_factory=dict)
 
@@ -77,7 +77,10 @@ class GraderSet:
     async def _reward(self, attempt: Attempt, hidden: Mapping[str, Any], success: Score) -> float | Missing:
         if self.reward is None:
             return success.value
-        said = await self.reward.measure(attempt, hidden, ANY_FINITE)
+        if isinstance(self.reward, FunctionGrader):
+            said = await self.reward.measure(attempt, hidden, ANY_FINITE)
+        else:
+            said = await self.reward.grade(attempt, hidden)
         if not isinstance(said, Score):
             return said
         return said.value if isinstance(said.value, Missing) or said.raw is None else said.raw

@@ -81,7 +81,11 @@ class Path:
         return value
 
     def _missing(self, step: Step, value: Any) -> NotGraded:
-        has = f"it has {', '.join(map(str, list(value)[:8])) or 'nothing'}" if isinstance(value, Mapping) else _kind(value)
+        has = (
+            f"it has {', '.join(map(str, list(value)[:8])) or 'nothing'}"
+            if isinstance(value, Mapping)
+            else _kind(value)
+        )
         if self.namespace == "item":
             return NotGraded("invalid_variable_error", f"{self.text}: no {step!r} in the row; {has}")
         return NotGraded("sample_parse_error", f"{self.text}: the output has no {step!r}; {has}", Fault.POLICY)

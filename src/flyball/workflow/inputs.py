@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from flyball.agent.callable import CallableAgent
 from flyball.agent.hooks import Hooks
@@ -17,8 +17,8 @@ from flyball.config import SamplingSettings, Section
 from flyball.engine.protocol import SamplingParams
 from flyball.errors import ConfigError, DatasetError
 from flyball.evals.suite import Suite
-from flyball.graders.grade import GraderSet
-from flyball.graders.grader import FunctionGrader
+from flyball.graders.grade import REWARD, SAFETY, SUCCESS, GraderSet
+from flyball.graders.make import as_grader
 from flyball.rollout.prices import Prices
 from flyball.store.records import digest
 from flyball.tasks.dataset import dataset_digest, load_tasks
@@ -93,15 +93,12 @@ class Inputs:
 
     @cached_property
     def graders(self) -> GraderSet:
-        def grader(fn: Callable[..., Any] | None, name: str) -> FunctionGrader | None:
-            return FunctionGrader(fn, name) if fn is not None else None
-
         flow = self.workflow
         return GraderSet(
-            success=FunctionGrader(flow.success, "success"),
-            reward=grader(flow.reward, "reward"),
-            safety=grader(flow.safety, "safety"),
-            scores={name: FunctionGrader(fn, name) for name, fn in (flow.scores or {}).items()},
+            success=as_grader(flow.success, SUCCESS, decides=True),
+            reward=None if flow.reward is None else as_grader(flow.reward, REWARD),
+            safety=None if flow.safety is None else as_grader(flow.safety, SAFETY, decides=True),
+            scores={name: as_grader(written, name) for name, written in (flow.scores or {}).items()},
         )
 
     @cached_property

@@ -20,11 +20,15 @@ from typing import Any
 
 from flyball.config import Marks, Section, Settings, merge, parse, read_settings
 from flyball.errors import ConfigError
+from flyball.graders.grader import Grader
+from flyball.graders.make import is_grader
 from flyball.tools.approval import approver_of
 from flyball.types import Limits, Task
 from flyball.workflow.user_code import import_file
 
 SECTIONS = ("training", "evaluation", "release", "prices", "limits", "plan")
+Written = Callable[..., Any] | Mapping[str, Any] | Grader
+"""What may stand where a grader belongs."""
 WRITE_ONE = "`flyball init helpdesk` writes a working example, `flyball init NAME` a minimal one"
 
 
@@ -35,7 +39,8 @@ class Workflow:
     `world`: a class whose instances are one attempt's world, or a zero-argument factory. `tasks`: a JSONL file, a
     folder of them, a sequence of Task, or a function that returns one. `success` judges releases, `reward` feeds
     learning (default: success as 0 or 1), `safety` is False for a forbidden deed, `scores` are shown beside; each is
-    `(attempt, hidden) -> bool | float | Score | None`, sync or async. `agent`: None for the built-in loop, an async
+    `(attempt, hidden) -> bool | float | Score | None`, sync or async, a grader object such as
+    `{"type": "string_check", ...}`, or what `fb.grader_from` made of one. `agent`: None for the built-in loop, an async
     function `(attempt, client)`, `fb.Command` or `fb.Http`. `oracle` solves a task by script (doctor and demonstrations
     use it), `demonstrations` overrides the ones made from it. `approver` answers for tools with `approval="human"` in
     training and evaluation: `approve`, `deny`, `expire`, or a function `(call)` that returns one of them.
@@ -45,11 +50,11 @@ class Workflow:
 
     world: Callable[[], Any]
     tasks: str | Path | Sequence[Task] | Callable[[], Sequence[Task]]
-    success: Callable[..., Any]
-    reward: Callable[..., Any] | None = None
+    success: Written
+    reward: Written | None = None
     policy: str | Path = "tiny"
-    safety: Callable[..., Any] | None = None
-    scores: Mapping[str, Callable[..., Any]] | None = None
+    safety: Written | None = None
+    scores: Mapping[str, Written] | None = None
     agent: Any = None
     oracle: Callable[..., Any] | None = None
     demonstrations: Any = None
@@ -97,7 +102,7 @@ class Workflow:
                 "it takes a task's public fields and returns the first message"
             )
         for name in ("success", "reward", "safety"):
-            self._check_callable(name, getattr(self, name), required=name == "success")
+            self._check_grader(name, getattr(self, name), required=name == "success")
         for name, takes in (("oracle", "task"), ("planner", "view"), ("critic", "view")):
             self._check_callable(name, getattr(self, name), required=False, takes=takes)
         if self.scores is not None and not isinstance(self.scores, Mapping):
@@ -105,7 +110,7 @@ class Workflow:
                 f"scores is {self.scores!r}; it is a mapping of a name to a grader: {{'politeness': politeness}}"
             )
         for name, grader in (self.scores or {}).items():
-            self._check_callable(f"scores[{name!r}]", grader, required=True)
+            self._check_grader(f"scores[{name!r}]", grader, required=True)
         approver_of(self.approver)
         self._check_hooks()
         if not isinstance(self.tasks, (str, Path, Sequence)) and not callable(self.tasks):
@@ -130,6 +135,14 @@ class Workflow:
     def _check_callable(name: str, value: Any, *, required: bool, takes: str = "attempt, hidden") -> None:
         if not callable(value) and (required or value is not None):
             raise ConfigError(f"{name} is {value!r}; it is a function, for example `def {name}({takes}): ...`")
+
+    @staticmethod
+    def _check_grader(name: str, value: Any, *, required: bool) -> None:
+        if not is_grader(value) and (required or value is not None):
+            raise ConfigError(
+                f"{name} is {value!r}; it is a function, for example `def {name}(attempt, hidden): ...`, or a grader "
+                "object such as {'type': 'string_check', ...}"
+            )
 
     def _read_settings(self) -> Settings:
         """Collect the sections into one Settings, so that Python and YAML obey the same rules."""
