@@ -1,4 +1,4 @@
-"""`string_check`, `text_similarity` and their templates: OpenAI's rules, and whose fault it is when they cannot hold."""
+"""`string_check`, `text_similarity` and their templates: OpenAI's rules, and whose fault it is when they fail."""
 
 from __future__ import annotations
 

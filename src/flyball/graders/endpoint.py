@@ -1,7 +1,7 @@
 """`endpoint`: somebody's server grades (openai-rft 3.8, 4.4).
 
-It is sent `{sample, item, trace_id}`, the whole row with its hidden fields, and answers `{"score": number}`. Failures of
-the way there are the infrastructure's, an answer without a score is the grader's; neither is a zero.
+It is sent `{sample, item, trace_id}`, the whole row with its hidden fields, and answers `{"score": number}`. Failures
+of the way there are the infrastructure's, an answer without a score is the grader's; neither is a zero.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ def _multi(spec: specs.Multi, judge: Judge | None) -> SpecGrader[Any]:
 
 def _python(spec: specs.Python, judge: Judge | None) -> SpecGrader[Any]:
     raise ConfigError(
-        f"grader {spec.name!r} is Python source, which runs inside a sandbox only, and this version has none. Source that "
-        "you trust can be a function of the workflow: def success(attempt, hidden): ..."
+        f"grader {spec.name!r} is Python source, which runs inside a sandbox only, and this version has none. Source "
+        "that you trust can be a function of the workflow: def success(attempt, hidden): ..."
     )
 
 

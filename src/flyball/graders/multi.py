@@ -18,8 +18,8 @@ from flyball.types import Missing, Score
 class MultiGrader(SpecGrader[Multi]):
     """The formula's number. Its parts are the variables, and what each grader remarked as `variable/remark`.
 
-    A part without a grade counts as `invalid_grade` where the spec gives one. Where it does not, the whole has no grade:
-    OpenAI would count 0, which cannot be told from a bad answer.
+    A part without a grade counts as `invalid_grade` where the spec gives one. Where it does not, the whole has no
+    grade: OpenAI would count 0, which cannot be told from a bad answer.
     """
 
     def __init__(self, spec: Multi, graders: Mapping[str, SpecGrader[Any]]) -> None:

@@ -10,7 +10,8 @@ OpenAI names the metrics and not their settings. Ours, so that a score can be wo
 
 Words are runs of letters and digits; BLEU, GLEU and METEOR also count every punctuation mark as one, and keep 94.0
 together, as the tokenizer 13a of the BLEU campaigns does. METEOR matches synonyms by WordNet, which is data that NLTK
-downloads; without it words and stems are matched, and scores say so. By its definition a perfect match of one word is 0.5.
+downloads; without it words and stems are matched, and scores say so. By its definition a perfect match of one word
+is 0.5.
 """
 
 from __future__ import annotations
