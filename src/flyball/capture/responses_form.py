@@ -129,7 +129,7 @@ def _read_input(given: Any) -> list[Message]:
 
 def _add_item(messages: list[Message], item: Any, where: str) -> None:
     """Append one item; a function call joins the assistant's turn before it, for it was said in the same turn."""
-    kind = item.get("type") or "message" if isinstance(item, dict) else None
+    kind = str(item.get("type") or "message") if isinstance(item, dict) else ""
     if kind not in _ITEM_KEYS:
         raise BadRequest(
             f"{where} is {short(item)}; items of type {', '.join(_ITEM_KEYS)} are served here", where, "unsupported"

@@ -32,7 +32,7 @@ class ModelGrader(SpecGrader[M], Generic[M]):
     """What the two have in common: the messages, the schema, the question."""
 
     def __init__(self, spec: M, judge: Judge) -> None:
-        super().__init__(spec)
+        super().__init__(spec)  # type: ignore[arg-type]  # mypy tries both members of M against M itself
         judge.check(spec.model)
         self._judge = judge
         self._messages = [

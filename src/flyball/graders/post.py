@@ -124,7 +124,8 @@ class Poster:
     def _pause(self, attempt: int, asked: float | None) -> float:
         if asked is not None:
             return asked
-        return min(8.0, self.backoff_seconds * 2**attempt) * random.uniform(0.75, 1.0)
+        longest: float = min(8.0, self.backoff_seconds * 2.0**attempt)
+        return longest * random.uniform(0.75, 1.0)
 
 
 async def _refused(response: httpx.Response) -> PostFailed:
