@@ -26,9 +26,9 @@ def grader_from(spec: Mapping[str, Any], *, judge: Judge | None = None) -> SpecG
     OPENAI_BASE_URL and OPENAI_API_KEY. Raises ConfigError for a type or field that does not exist, a template or
     formula that cannot be read, and whatever else could not be honoured.
     """
-    kind = str(spec.get("type"))
-    if kind not in TYPES:
-        raise ConfigError(f"grader type {kind!r} does not exist{nearest(kind, TYPES)}")
+    kind = spec.get("type")
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise ConfigError(f"grader type {kind!r} does not exist{nearest(str(kind), TYPES)}")
     section, make = TYPES[kind]
     where = f"grader {spec['name']!r}" if isinstance(spec.get("name"), str) else f"{kind} grader"
     return make(parse(section, dict(spec), Marks(where)), judge)
