@@ -11,7 +11,7 @@ one task, P tasks. Times are seconds, money is US dollars.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -154,8 +154,6 @@ class Support:
         return isinstance(other, Support) and all(
             np.array_equal(mine, theirs) for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)
         )
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -302,17 +300,16 @@ class Attempt:
     @property
     def answer(self) -> str:
         """Text of the last assistant message that calls no tool, or ''."""
-        for message in reversed(self.messages):
-            if message["role"] == "assistant" and not message.get("tool_calls"):
-                return message.get("content") or ""
-        return ""
+        return self._texts[-1] if self._texts else ""
 
     @property
     def said(self) -> str:
         """Everything the assistant said to the customer, one line per message."""
-        return "\n".join(
-            m.get("content") or "" for m in self.messages if m["role"] == "assistant" and not m.get("tool_calls")
-        )
+        return "\n".join(self._texts)
+
+    @property
+    def _texts(self) -> list[str]:
+        return [m.get("content") or "" for m in self.messages if m["role"] == "assistant" and not m.get("tool_calls")]
 
     @property
     def tool_results(self) -> tuple[ToolResult, ...]:
@@ -436,17 +433,11 @@ class TrainingSample:
 
     def __post_init__(self) -> None:
         n = len(self.token_ids)
-        if self.support is not None and len(self.support.index) != n:
-            raise ValueError(
-                f"training sample {self.attempt_id}: support of {len(self.support.index)} draws for {n} tokens"
-            )
-        for name in ("loss_mask", "sampling_logprobs", "advantages", "loss_weights"):
-            m = len(getattr(self, name))
+        lengths = {k: len(getattr(self, k)) for k in ("loss_mask", "sampling_logprobs", "advantages", "loss_weights")}
+        lengths["support"] = n if self.support is None else len(self.support.index)
+        for name, m in lengths.items():
             if m != n:
                 raise ValueError(f"training sample {self.attempt_id}: {name} has {m} of {n} tokens")
-
-    def with_weights(self, loss_weights: npt.NDArray[np.float32]) -> TrainingSample:
-        return replace(self, loss_weights=loss_weights)
 
 
 @dataclass(frozen=True)
@@ -496,10 +487,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One trial of one task in an evaluation, reduced to what comparisons need.
-
-    `model_calls` are those in which something was sampled, realigned and forked ones (see `Call.drift`) included.
-    """
+    """One trial of one task, reduced to what comparisons need. `model_calls` sampled something, drifted or not."""
 
     task_id: str
     trial: int

@@ -98,7 +98,7 @@ def test_failure_limits_and_weights() -> None:
             await engine.generate(request(engine.chat))
         await engine.load_weights(WeightsRef(5, "", ""))
         assert (await engine.generate(request(engine.chat))).policy_versions == (5,) * 5
-        with pytest.raises(EngineError, match="fills the context"):
+        with pytest.raises(EngineError, match="leaves no room"):
             await engine.generate(request(engine.chat, {"role": "user", "content": "x" * 30}))
 
     asyncio.run(go())

@@ -98,9 +98,7 @@ class FakeEngine:
         return completion
 
     def _complete(self, request: Request) -> Completion:
-        room = min(request.sampling.max_new_tokens, self._max_context - len(request.prompt_ids))
-        if room < 1:
-            raise EngineError(f"a prompt of {len(request.prompt_ids)} tokens fills the context of {self._max_context}")
+        room = request.room(self._max_context)
         ids = self.chat.encode_sampled(self._script(Prompt(request, self.chat)))
         kept, finish_reason = self._ended(ids, room, request.sampling.stop)
         return Completion(

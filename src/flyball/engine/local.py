@@ -26,7 +26,7 @@ from flyball.engine.local_request import Running, Slot
 from flyball.engine.local_sampling import draw
 from flyball.engine.local_vocabulary import Vocabulary
 from flyball.engine.protocol import Completion, Request
-from flyball.errors import ConfigError, ContextError, EngineError, NumericsError, WeightsError, nearest
+from flyball.errors import ConfigError, EngineError, NumericsError, WeightsError, nearest
 from flyball.types import WeightsRef
 
 STEPS_PER_QUANTUM = 3
@@ -102,13 +102,7 @@ class LocalEngine:
 
     async def generate(self, request: Request) -> Completion:
         """Draw one completion. Raises ContextError when the prompt leaves no room for a token, else EngineError."""
-        room = self._max_context - len(request.prompt_ids)
-        if not request.prompt_ids or room < 1:
-            raise ContextError(
-                f"prompt of {len(request.prompt_ids)} tokens leaves no room in a context of {self._max_context}; "
-                "shorten the conversation or use a model with a longer context"
-            )
-        running = self._prepare(request, min(request.sampling.max_new_tokens, room))
+        running = self._prepare(request, request.room(self._max_context))
         self._open.add(running)
         self._waiting.append(running)
         if self._task is None or self._task.done():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from flyball.errors import ConfigError
+from flyball.errors import ConfigError, ContextError
 from flyball.types import Support, WeightsRef
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -75,6 +75,16 @@ class Request:
     sampling: SamplingParams
     stop_ids: tuple[int, ...]
     session: str = ""
+
+    def room(self, max_context: int) -> int:
+        """The most tokens that may be drawn in a context of so many. Raises ContextError when there is not one."""
+        left = max_context - len(self.prompt_ids)
+        if not self.prompt_ids or left < 1:
+            raise ContextError(
+                f"prompt of {len(self.prompt_ids)} tokens leaves no room in a context of {max_context}; shorten the "
+                "conversation or use a model with a longer context"
+            )
+        return min(self.sampling.max_new_tokens, left)
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,7 @@ class RemoteEngine(ABC):
 
     async def generate(self, request: Request) -> Completion:
         """Draw one completion. Raises ContextError when the prompt leaves no room for a token, else EngineError."""
-        room = self._max_context - len(request.prompt_ids)
-        if not request.prompt_ids or room < 1:
-            raise ContextError(
-                f"prompt of {len(request.prompt_ids)} tokens leaves no room in a context of {self._max_context}; "
-                "shorten the conversation or use a model with a longer context"
-            )
-        task = asyncio.create_task(self._complete(request, min(request.sampling.max_new_tokens, room)))
+        task = asyncio.create_task(self._complete(request, request.room(self._max_context)))
         self._in_flight[task] = request.session
         try:
             return await task

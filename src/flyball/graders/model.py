@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
@@ -42,8 +43,9 @@ class ModelGrader(SpecGrader[M], Generic[M]):
     def _made_of(self) -> list[str]:
         return [self._judge.base_url]
 
+    @abstractmethod
     def _result_schema(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """JSON schema of the result that the judge is asked for."""
 
     async def _ask(self, row: Row) -> tuple[Any, str]:
         """Return the result the judge gave and its reasons. Raises NotGraded."""
@@ -65,8 +67,9 @@ class ModelGrader(SpecGrader[M], Generic[M]):
             raise ValueError(f"no `result` in {content[:120]!r}")
         return self._checked(answer["result"]), _reasons(answer.get("steps"))
 
+    @abstractmethod
     def _checked(self, result: Any) -> Any:
-        raise NotImplementedError
+        """Return the result as it counts. Raises ValueError for one that the question did not allow."""
 
 
 class ScoreModelGrader(ModelGrader[ScoreModel]):

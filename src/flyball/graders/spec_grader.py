@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +19,7 @@ S = TypeVar("S", bound=GraderSpec)
 UNIT = (0.0, 1.0)
 
 
-class SpecGrader(Generic[S]):
+class SpecGrader(ABC, Generic[S]):
     """Judges by a spec. `revision` goes up when the code below would judge otherwise: it is part of the version."""
 
     revision: ClassVar[int] = 1
@@ -42,9 +43,9 @@ class SpecGrader(Generic[S]):
         """What else the judgement depends on: versions of libraries, the judge's address, the parts."""
         return []
 
+    @abstractmethod
     async def judge(self, row: Row) -> Score:
         """Return the score of a row. Raises NotGraded when there is none."""
-        raise NotImplementedError
 
     async def grade(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
         """Return a score, Missing with its cause when there is none. Never raises."""
