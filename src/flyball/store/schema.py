@@ -71,6 +71,12 @@ APPEND_ONLY = (
     "sessions",
 )
 
+_ROUTES = (
+    """CREATE TABLE routes (
+        version INTEGER PRIMARY KEY, release_id TEXT NOT NULL, body TEXT NOT NULL, at TEXT NOT NULL)""",
+    "CREATE INDEX routes_of_release ON routes (release_id, version)",
+)
+
 
 def _refuse(name: str, table: str, action: str) -> str:
     return (
@@ -79,12 +85,22 @@ def _refuse(name: str, table: str, action: str) -> str:
     )
 
 
+def _append_only(*tables: str) -> tuple[str, ...]:
+    return tuple(
+        _refuse(f"{table}_never_{word}", table, action)
+        for word, action in (("change", "UPDATE"), ("go", "DELETE"))
+        for table in tables
+    )
+
+
 _TRIGGERS = (
-    *(_refuse(f"{table}_never_change", table, "UPDATE") for table in APPEND_ONLY),
-    *(_refuse(f"{table}_never_go", table, "DELETE") for table in APPEND_ONLY),
+    *_append_only(*APPEND_ONLY),
     _refuse("runs_never_go", "runs", "DELETE"),
     _refuse("runs_change_status_only", "runs", "UPDATE OF run_id, kind, name, config, created_at"),
 )
 
-MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("first tables", (*_TABLES, *_TRIGGERS)),)
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("first tables", (*_TABLES, *_TRIGGERS)),
+    ("routing tables", (*_ROUTES, *_append_only("routes"))),
+)
 """Entry i brings the schema to version i + 1."""
