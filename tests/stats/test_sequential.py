@@ -1,4 +1,4 @@
-"""Tests that may be looked at after every observation: worked by hand, simulated at their boundary, refused when bad."""
+"""Tests that may be looked at after every observation: worked by hand, simulated at their boundary."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_fair_split_stays_quiet_and_an_uneven_one_is_found() -> None:
 
 
 def test_split_evidence_by_hand() -> None:
-    """One unit in the canary has probability 1/2 under both hypotheses; a second one in the same arm (51/101) / (1/2)."""
+    """The first unit has probability 1/2 under both hypotheses, a second one in the same arm 51/101 against 1/2."""
     assert np.exp(log_split_evidence(np.array([True, True]))) == pytest.approx([1.0, 51 / 101 / 0.5])
 
 

@@ -87,7 +87,8 @@ def check_launch(plan: CanaryPlan, *, base: float, units_per_day: float) -> tupl
     if plan.stages[-1] < need:
         raise ReleaseError(
             f"stages {plan.stages} never reach {100 * need:g} % of the traffic, below which "
-            f"a drop of {100 * plan.harm:g} points is not seen within the horizon of {plan.horizon / 86_400:.0f} days; add a stage"
+            f"a drop of {100 * plan.harm:g} points is not seen within the horizon of {plan.horizon / 86_400:.0f} days; "
+            "add a stage"
         )
     share = next(stage for stage in plan.stages if stage >= need)
     return detection_table(plan, base=base, units_per_day=units_per_day, share=share)

@@ -53,7 +53,8 @@ class CanaryPlan:
     as failed. `user_window`: with `unit="user"`, the seconds of a user's sessions that make the user's mean.
     `stages`: the canary's share of the traffic, with a holdback of the same size, so at most one half. `horizon`:
     seconds after which an undecided canary goes back. `harm` is the smallest drop of success that its owner wants to
-    be sure to see within the horizon. `cost_cap`: dollars of one unit above which its cost counts as the cap.
+    be sure to see within the horizon. `cost_cap`: dollars of one unit above which its cost counts as
+    the cap; the nearer to usual costs, the sooner the cost test decides.
     `signed_by` is the owner who lets the ramp go on by itself; promotion to everybody needs `promote_by_plan` besides.
     """
 
