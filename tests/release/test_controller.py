@@ -202,7 +202,7 @@ def test_a_table_comes_back_as_it_was_and_a_damaged_one_is_refused() -> None:
     for bad in ("", "{}", '{"version": 1}', "[1]"):
         with pytest.raises(ReleaseError, match="serve stable only"):
             RoutingTable.from_json(bad)
-    with pytest.raises(ReleaseError, match="at most 0.5"):
+    with pytest.raises(ReleaseError, match=r"at most 0\.5"):
         table(share=0.6)
     with pytest.raises(ReleaseError, match="only a canary"):
         table(stage="general")

@@ -114,13 +114,22 @@ def test_replay_gives_the_same_verdict(plan) -> None:
 # --- plan and detection ----------------------------------------------------------------------------------------------
 
 
-def test_detection_by_hand() -> None:
-    """2 (0.16 + 0.21) ln(1 / 0.006) / 0.08^2 = 591.5 pairs and a quarter more; 100 units a day and arm."""
+def test_the_table_is_near_the_formula_where_bets_are_free_and_counts_time_and_failures() -> None:
+    """2 (0.16 + 0.21) ln(1 / 0.006) / 0.08^2 = 591.5 pairs; blocks by a coin cost some more."""
     plan = CanaryPlan(owner="ada", label_deadline=86_400.0)
     (row,) = detection_table(plan, base=0.8, units_per_day=2000, share=0.05, drops=[0.1])
-    assert row.units == 740
-    assert row.seconds == pytest.approx((7.4 + 1.0) * 86_400)
-    assert row.extra_failures == pytest.approx(74.0)
+    assert 591.5 < row.units < 1.4 * 591.5 and row.units < row.units_90
+    assert row.seconds == pytest.approx((row.units / 100 + 1.0) * 86_400)
+    assert row.extra_failures == pytest.approx(0.1 * row.units)
+
+
+def test_larger_drops_are_seen_sooner_and_what_is_tolerated_is_no_row() -> None:
+    rows = detection_table(
+        CanaryPlan(owner="ada"), base=0.25, units_per_day=100, share=0.5, drops=[0.01, 0.1, 0.2, 0.3]
+    )
+    assert [row.drop for row in rows] == [0.1, 0.2] and rows[0].units > rows[1].units
+    with pytest.raises(ReleaseError, match="between 0 and 1"):
+        detection_table(CanaryPlan(owner="ada"), base=1.0, units_per_day=100, share=0.5)
 
 
 def test_the_split_follows_traffic_and_a_blind_canary_is_refused() -> None:
