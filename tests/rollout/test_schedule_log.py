@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flyball.errors import StoreError
-from flyball.rollout.schedule import in_step
+from flyball.rollout.schedule import Admitted, in_step
 from flyball.rollout.schedule_log import ScheduleLog, read_events
 
 EVENTS = list(in_step(3, 2, 1))
@@ -28,8 +28,9 @@ def test_what_was_written_is_read_back_and_continued(tmp_path: Path) -> None:
     again = ScheduleLog(path)
     assert again.events == EVENTS
     again.append(EVENTS[0])
+    again.append(new := Admitted(99, 3))
     again.close()
-    assert read_events(path) == [*EVENTS, EVENTS[0]]
+    assert read_events(path) == [*EVENTS, new], "what was followed is not written twice"
 
 
 def test_a_line_that_was_cut_short_at_any_byte_is_removed(tmp_path: Path) -> None:

@@ -81,11 +81,6 @@ class Schedule:
         return dict(self._open)
 
     @property
-    def following(self) -> bool:
-        """Whether the next decision is one of `events`."""
-        return bool(self._script)
-
-    @property
     def num_outstanding(self) -> int:
         """Groups that began and are not trained; at most (k+1) x batch_size."""
         return len(self._open) + len(self._finished) + len(self._in_training)

@@ -25,14 +25,18 @@ class ScheduleLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
         self._file.truncate(_whole(path))
+        self._known = set(self.events)
 
     def append(self, event: Event) -> None:
-        """Write one event; it is on disk when this returns."""
+        """Write one event; it is on disk when this returns. One that is there, as it was followed, stays as it is."""
+        if event in self._known:
+            return
         what = {"admitted": event.group} if isinstance(event, Admitted) else {"taken": event.groups}
         self._file.write(json.dumps({"version": event.version, **what}, separators=(",", ":")).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self.events.append(event)
+        self._known.add(event)
 
     def close(self) -> None:
         self._file.close()

@@ -38,7 +38,7 @@ class Job:
 class Scheduler(Generic[T]):
     """Runs `attempt` for every job of the groups that `schedule` admits, at most `concurrency` at a time.
 
-    `record` is told every new decision before anything is done about it. `kept(group)` gives the results of a group
+    `record` is told every decision, followed or new, before anything is done about it. `kept(group)` gives the results of a group
     that an earlier process left, by index: only what is missing is attempted. `hold(version)` is called when a group
     begins that needs weights of this version until it is finished. An error of an attempt cancels the others and is
     raised by `next_batch`; leaving the context cancels what runs and waits for its end.
@@ -132,10 +132,9 @@ class Scheduler(Generic[T]):
         return admitted is not None
 
     def _decide(self, decide: Callable[[], E | None]) -> E | None:
-        """Ask the schedule; what it decides anew is recorded, what it follows is on record already."""
-        following = self.schedule.following
+        """Ask the schedule, and record what it says."""
         event = decide()
-        if event is not None and not following:
+        if event is not None:
             self._record(event)
         return event
 
