@@ -27,7 +27,7 @@ ANY = "any"
 
 @dataclass(frozen=True)
 class Activity:
-    """Attempt `attempt_id` at `task_id` has been in `name` of this kind since `since` (seconds of the board's clock)."""
+    """Attempt `attempt_id` at `task_id` has been in `name` of this kind since `since` (seconds, the board's clock)."""
 
     attempt_id: str
     task_id: str

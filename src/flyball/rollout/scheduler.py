@@ -38,10 +38,10 @@ class Job:
 class Scheduler(Generic[T]):
     """Runs `attempt` for every job of the groups that `schedule` admits, at most `concurrency` at a time.
 
-    `record` is told every decision, followed or new, before anything is done about it. `kept(group)` gives the results of a group
-    that an earlier process left, by index: only what is missing is attempted. `hold(version)` is called when a group
-    begins that needs weights of this version until it is finished. An error of an attempt cancels the others and is
-    raised by `next_batch`; leaving the context cancels what runs and waits for its end.
+    `record` is told every decision, followed or new, before anything is done about it. `kept(group)` gives the results
+    of a group that an earlier process left, by index: only what is missing is attempted. `hold(version)` is called when
+    a group begins that needs weights of this version until it is finished. An error of an attempt cancels the others
+    and is raised by `next_batch`; leaving the context cancels what runs and waits for its end.
     """
 
     def __init__(

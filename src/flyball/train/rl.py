@@ -5,8 +5,9 @@
 Where batches come from is a `Rollouts`: attempts in turn with the updates, or ahead of them (`train/rollouts.py`).
 Attempts are kept before anything is learned from them. A step that was kept but not saved is learned again from the
 attempts that are kept, never from new ones: no attempt is recorded twice, and a resumed run ends at the weights of an
-unbroken one. The update runs in a thread, so that attempts go on meanwhile. The loop knows no algorithm: a preset's advantage and aggregation make the samples, its numbers go to the loss. KL to the frozen reference
-is measured at every step on `KL_SAMPLES` attempts, and on all of them when it is part of the loss.
+unbroken one. The update runs in a thread, so that attempts go on meanwhile. The loop knows no algorithm: a preset's
+advantage and aggregation make the samples, its numbers go to the loss. KL to the frozen reference is measured at every
+step on `KL_SAMPLES` attempts, and on all of them when it is part of the loss.
 """
 
 from __future__ import annotations

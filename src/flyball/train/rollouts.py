@@ -197,8 +197,9 @@ class Ahead:
         self._running.trained()
 
     def oldest_needed(self, step: int) -> int:
-        versions = self._running.schedule.open.values() if self._serving.needs_old_weights else ()
-        return min([step, *versions])
+        held = self._running.schedule.open.values() if self._serving.needs_old_weights else ()
+        oldest: int = min([step, *held])
+        return oldest
 
     @property
     def _running(self) -> Scheduler[GradedAttempt]:

@@ -139,10 +139,10 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
 def _ignored_by_schedule(rl: RLSettings, marks: Marks) -> list[str]:
     """Settings that only matter under another schedule or version mode."""
     if rl.schedule == "sync":
-        names, why = ("max_off_policy_steps", "version_mode", "on_new_weights"), "set `schedule: async`"
+        names, why = ["max_off_policy_steps", "version_mode", "on_new_weights"], "set `schedule: async`"
     elif rl.keeps_versions:
         names, why = (
-            ("on_new_weights",),
+            ["on_new_weights"],
             "no attempt meets new weights under own_version; use `version_mode: in_flight`",
         )
     else:

@@ -1,4 +1,4 @@
-"""Rollouts of one machine: engines in this process that follow the learner, in turn with its updates or ahead of them."""
+"""Rollouts of one machine: engines in this process that follow the learner, in turn with its updates or ahead."""
 
 from __future__ import annotations
 

@@ -114,10 +114,7 @@ class LocalTrainer:
         )
         board = Board()
 
-        @cache
-        def arm_on(engine: Engine) -> Arm:
-            return replace(_arm(job.inputs, engine, chat, settings), board=board)
-
+        arm_on = cache(lambda engine: replace(_arm(job.inputs, engine, chat, settings), board=board))
         ledger = Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step))
         source = source_of(job, learner, partial(_rl_engine, reference.model, chat, settings), arm_on, ledger)
 
