@@ -10,14 +10,14 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from flyball.config import RLSettings, SamplingSettings, TinySettings
 from flyball.engine.local import LocalEngine
-from flyball.engine.protocol import Engine
+from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import TrainError
 from flyball.evals.run import Arm, attempt_all
 from flyball.models import names
@@ -112,15 +112,16 @@ class LocalTrainer:
             horizon=_horizon(job.tasks) if chosen.loss_agg_mode == "seq-mean-token-sum-norm" else None,
             max_off_policy_steps=settings.lead,
         )
-        board = Board()
+        board, inputs = Board(), job.inputs
+        drawn, judged = inputs.sampling(settings), inputs.sampling(inputs.workflow.settings.evaluation)
 
-        arm_on = cache(lambda engine: replace(_arm(job.inputs, engine, chat, settings), board=board))
+        def arm(sampling: SamplingParams, engine: Engine) -> Arm:
+            return Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices, board=board)
+
         ledger = Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step))
-        source = source_of(job, learner, partial(_rl_engine, reference.model, chat, settings), arm_on, ledger)
-
-        def judged_on(engine: Engine) -> Arm:
-            return replace(_arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation), board=board)
-
+        source = source_of(
+            job, learner, partial(_rl_engine, reference.model, chat, settings), partial(arm, drawn), ledger
+        )
         checkpoints = Checkpoints(job.folder, learner)
         try:
             with Watchdog(board, lambda stuck: watch.tell(str(stuck)), after_seconds=settings.stuck_after_seconds):
@@ -132,7 +133,9 @@ class LocalTrainer:
                     rollouts=source.rollouts,
                     on_step=watch.step,
                     should_stop=watch.should_stop,
-                    validate=_validator(source.judge, judged_on, job.validation[: settings.validation_tasks], job.seed),
+                    validate=_validator(
+                        source.judge, partial(arm, judged), job.validation[: settings.validation_tasks], job.seed
+                    ),
                     observe=TimeShares(board),
                 )
         finally:
