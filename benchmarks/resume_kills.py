@@ -15,6 +15,7 @@ import random
 import signal
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ import click
 import torch
 
 from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
-from benchmarks.tiny_job import tiny_job
+from benchmarks.tiny_job import Desk, tiny_job
 from flyball.rollout.schedule import Taken
 from flyball.rollout.schedule_log import read_events
 from flyball.stats.binomial import exact_upper
@@ -46,6 +47,8 @@ KILLS_OF_A_RUN = 8
 def live(folder: Path, schedule: str, seed: int) -> None:
     """One process: begin the run that lies in `folder`, or go on with it, to its end."""
     torch.set_num_threads(1)
+    draw = random.Random(seed)
+    Desk.latencies = {task: [draw.lognormvariate(-4.5, 1.2) for _ in range(GROUP)] for task in range(TASKS)}
     job = tiny_job(
         folder,
         num_tasks=TASKS,
@@ -76,6 +79,8 @@ def life(folder: Path, schedule: str, seed: int, seconds: float | None) -> bool:
         try:
             live(folder, schedule, seed)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     if seconds is not None:

@@ -7,6 +7,7 @@ on that. The reward is a function of the answer, so that groups have something t
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,9 @@ from flyball.workflow.inputs import Inputs
 from flyball.workflow.trainer import RLJob
 from flyball.workflow.workflow import Workflow
 
-LIMITS = Limits(max_turns=2, max_new_tokens=10)
+LIMITS = Limits(max_turns=2, max_new_tokens=24)
+STOP = tuple("abcdefghijklmnopqrstuvwxyz")
+"""An untrained policy does not end a turn by itself; one token in four holds one of these."""
 NUM_VALIDATION = 2
 
 
@@ -64,10 +67,12 @@ def tiny_job(folder: Path, *, num_tasks: int, seed: int = 0, **rl: Any) -> RLJob
     if not policy.is_dir():
         tokenizer = train_tokenizer(["count the bolts again"], 300)
         config = TinyConfig(300, hidden_size=56, intermediate_size=32, num_layers=2, head_dim=24, max_context=256)
-        save_model(new_tiny_model(config, tokenizer, 0), tokenizer, policy)
+        beside = policy.with_name(f"policy-{os.getpid()}")  # whole or not at all: a benchmark may kill us here
+        save_model(new_tiny_model(config, tokenizer, 0), tokenizer, beside)
+        beside.rename(policy)
     tasks = [Task(f"count-{i}", {"number": i}, limits=LIMITS) for i in range(num_tasks)]
     held_out = [Task(f"v-{i}", {"number": -1 - i}, split="validation", limits=LIMITS) for i in range(NUM_VALIDATION)]
-    training = {"rl": {"learning_rate": 1e-3, **rl}, "sft": None, "controls": ()}
+    training = {"rl": {"learning_rate": 1e-3, "stop": STOP, **rl}, "sft": None, "controls": ()}
     workflow = Workflow(Desk, [*tasks, *held_out], success, reward, policy=policy, training=training)
     settings = workflow.settings.training.rl
     assert settings is not None
