@@ -36,7 +36,7 @@ from flyball.workflow.local_trainer import LocalTrainer
 from flyball.workflow.trainer import Watch
 
 NAME = "resume_kills"
-STEPS, SIZE, GROUP, TASKS = 8, 2, 3, 7
+STEPS, SIZE, GROUP, TASKS = 8, 2, 3, 8
 SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "async": {"schedule": "async", "max_off_policy_steps": 2},
     "sync": {},
@@ -48,7 +48,7 @@ def live(folder: Path, schedule: str, seed: int) -> None:
     """One process: begin the run that lies in `folder`, or go on with it, to its end."""
     torch.set_num_threads(1)
     draw = random.Random(seed)
-    Desk.latencies = {task: [draw.lognormvariate(-4.5, 1.2) for _ in range(GROUP)] for task in range(TASKS)}
+    Desk.open_anew({task: [draw.lognormvariate(-4.5, 1.2) for _ in range(GROUP)] for task in range(TASKS)})
     job = tiny_job(
         folder,
         num_tasks=TASKS,

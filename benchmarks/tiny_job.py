@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,12 +33,20 @@ class Desk:
     # The k-th attempt at a task takes the k-th of its latencies, whichever attempt that is.
     latencies: ClassVar[Mapping[int, Sequence[float]]] = {}
     opened: ClassVar[Counter[int]] = Counter()
+    first_opened: ClassVar[float | None] = None
+
+    @classmethod
+    def open_anew(cls, latencies: Mapping[int, Sequence[float]]) -> None:
+        """Forget what was opened; from now on attempts wait as `latencies` says, in seconds by task."""
+        cls.latencies, cls.opened, cls.first_opened = latencies, Counter(), None
 
     def reset(self, number: int) -> str:
         """Say what is to be counted."""
         mine = self.latencies.get(number, ())
         self._latency = mine[self.opened[number] % len(mine)] if mine else 0.0
         self.opened[number] += 1
+        if mine and Desk.first_opened is None:
+            Desk.first_opened = time.perf_counter()
         self._asked = False
         return f"count {number}"
 
