@@ -8,12 +8,18 @@ Scripted engine, real agent loop, door, world, tools, scheduler. The store is ap
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
+import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import click
+
+from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
 from flyball.agent.loop import ToolLoop
 from flyball.engine.fake import FakeEngine
 from flyball.engine.protocol import Completion, Request, SamplingParams
@@ -30,7 +36,7 @@ TURNS, GROUP, CONCURRENCY = 4, 8, 64
 MICROSECONDS, LOSS, WAITING = 200.0, 0.01, 1.5
 STUCK_ROLLOUTS, WAIT_ROLLOUTS, TOOL_SECONDS = 1000, 32, 0.1
 ASSISTANT = ROLES["assistant"]
-LIMITS = Limits(max_turns=TURNS, tool_timeout_seconds=3600.0, max_seconds=3600.0)
+LIMITS = Limits(max_turns=TURNS + 1, tool_timeout_seconds=3600.0, max_seconds=3600.0)
 
 
 class Null:
@@ -66,8 +72,8 @@ class Waiting:
         return "nothing"
 
 
-SCRIPT = [*(tool_call_text("look", place=turn) for turn in range(TURNS - 1)), "done"]
-"""One tool call a turn, each another, then an answer."""
+SCRIPT = [*(tool_call_text("look", place=turn) for turn in range(TURNS)), "done"]
+"""A tool call in each of the turns, each another, then an answer."""
 
 
 class NullModel(FakeEngine):
@@ -149,3 +155,80 @@ def waiting(rollouts: int) -> dict[str, Any]:
     started = time.perf_counter()
     asyncio.run(attempts(Waiting, rollouts, rollouts))
     return {"seconds": time.perf_counter() - started}
+
+
+def measure(repeats: int, number: int, file: Path) -> None:
+    """Every measurement `repeats` times, in turn; a repeat that is on record is not run again."""
+    asyncio.run(attempts(Null, 100, CONCURRENCY))  # imports and caches
+    for repeat in range(len(read_rows(file)), repeats):
+        first = bool(repeat % 2)  # which of the two goes first changes each time
+        by_stuck = {stuck: with_a_stuck_tool(stuck, STUCK_ROLLOUTS)["seconds"] for stuck in (first, not first)}
+        append_row(
+            file,
+            {
+                "repeat": repeat,
+                "trajectories": number,
+                **overhead(number),
+                "free_seconds": by_stuck[False],
+                "stuck_seconds": by_stuck[True],
+                "waiting_seconds": waiting(WAIT_ROLLOUTS)["seconds"],
+            },
+        )
+        print(read_rows(file)[-1], flush=True)
+
+
+def findings(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """What the rows say: medians over repeats, with their range."""
+    number = rows[0]["trajectories"]
+    return [
+        _finding(
+            "turn",
+            f"control plane over {number} trajectories of {TURNS} turns, null model and tools, store apart",
+            [row["us_per_turn"] for row in rows],
+            "us of processor time a turn",
+            MICROSECONDS,
+            wall=[row["wall_us_per_turn"] for row in rows],
+            peak_gib=[row["peak_gib"] for row in rows],
+        ),
+        _finding(
+            "stuck",
+            f"{STUCK_ROLLOUTS} concurrent rollouts, one tool stuck: what the others lose",
+            [row["stuck_seconds"] / row["free_seconds"] - 1 for row in rows],
+            "share of their time",
+            LOSS,
+            free=[row["free_seconds"] for row in rows],
+        ),
+        _finding(
+            "waiting",
+            f"{WAIT_ROLLOUTS} rollouts x {TURNS} turns x {TOOL_SECONDS} s tools that block their thread: wall time",
+            [row["waiting_seconds"] for row in rows],
+            "s",
+            WAITING,
+        ),
+    ]
+
+
+def _finding(name: str, claim: str, values: Sequence[float], unit: str, most: float, **details: Any) -> Finding:
+    value, spread = statistics.median(values), (min(values), max(values))
+    target = f"median of {len(values)} at most {most:g} {unit}"
+    return Finding(f"{NAME}.{name}", claim, target, value, spread, len(values), unit, value <= most, {**details})
+
+
+@click.command()
+@click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True)
+@click.option("--trajectories", type=click.IntRange(min=1), default=10_000, show_default=True)
+@click.option("--reasons", type=click.Path(path_type=Path, dir_okay=False), help="JSON: why a claim was missed, by id.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where results go.")
+def main(repeats: int, trajectories: int, reasons: Path | None, folder: Path | None) -> None:
+    """Run the repeats that are not on record, then write the results."""
+    where = {} if folder is None else {"folder": folder}
+    file = rows_file(NAME, **where)
+    measure(repeats, trajectories, file)
+    command = f"python -m benchmarks.{NAME} --repeats {repeats} --trajectories {trajectories}"
+    known = json.loads(reasons.read_text()) if reasons else {}
+    for result in publish(NAME, findings(read_rows(file)), command=command, reasons=known, **where):
+        print(f"{'holds ' if result.holds else 'MISSED'}  {result.id:24} {result.value:8.3f} {result.unit}")
+
+
+if __name__ == "__main__":
+    main()

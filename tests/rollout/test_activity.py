@@ -153,13 +153,3 @@ def test_the_watchdog_names_what_blocks_the_event_loop_itself() -> None:
     with Watchdog(board, tell, after_seconds=0.02, every_seconds=0.01):
         asyncio.run(blocked())
     assert said[0].startswith("tool sleeper has not returned for 0 s: at_1, task t1")
-
-
-def test_the_time_of_any_activity_counts_once() -> None:
-    clock = Clock()
-    board = Board(clock)
-    with board.doing("a", "t", "engine", "generate"):
-        clock.now = 2.0
-        with board.doing("b", "t", "grader", "grade"):
-            clock.now = 5.0
-    assert (board.busy_seconds(), board.busy_seconds("grader")) == (5.0, 3.0)

@@ -11,8 +11,7 @@ import inspect
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Literal
@@ -22,7 +21,6 @@ from flyball.tools.tool import Tool
 from flyball.types import WeightsRef
 
 Kind = Literal["engine", "tool", "world", "agent", "grader"]
-ANY = "any"
 
 
 @dataclass(frozen=True)
@@ -50,52 +48,61 @@ class Stuck:
         return f"{a.kind} {a.name} has not returned for {self.seconds:.0f} s: {a.attempt_id}, task {a.task_id}{others}"
 
 
+class Doing:
+    """A context: what an attempt does is on the board until it is left. Every turn passes through it."""
+
+    __slots__ = ("_board", "_key", "_what")
+
+    def __init__(self, board: Board, what: tuple[str, str, Kind, str]) -> None:
+        self._board, self._what = board, what
+
+    def __enter__(self) -> None:
+        self._key = self._board._begin(self._what)
+
+    def __exit__(self, *_: object) -> None:
+        self._board._end(self._key)
+
+
 class Board:
     """Activities under way. Safe to use from threads, because sync tools run in some."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self._lock = threading.Lock()
-        self._current: dict[int, Activity] = {}
+        self._current: dict[int, tuple[str, str, Kind, str, float]] = {}
         self._next_key = 0
         self._count: Counter[str] = Counter()
         self._since: dict[str, float] = {}
         self._busy: dict[str, float] = {}
         self._named: dict[tuple[Kind, str], float] = {}
 
-    @contextmanager
-    def doing(self, attempt_id: str, task_id: str, kind: Kind, name: str) -> Iterator[None]:
-        """Keep an activity on the board while the body runs."""
-        with self._lock:
-            now = self.clock()
-            key, self._next_key = self._next_key, self._next_key + 1
-            self._current[key] = Activity(attempt_id, task_id, kind, name, now)
-            self._enter(kind, now)
-            self._enter(ANY, now)
-        try:
-            yield
-        finally:
-            with self._lock:
-                now = self.clock()
-                del self._current[key]
-                self._leave(kind, now)
-                self._leave(ANY, now)
+    def doing(self, attempt_id: str, task_id: str, kind: Kind, name: str) -> Doing:
+        """Return a context that keeps an activity on the board while its body runs."""
+        return Doing(self, (attempt_id, task_id, kind, name))
 
-    def busy_seconds(self, kind: str = ANY) -> float:
-        """Seconds so far in which at least one activity, of this kind if one is given, was under way."""
+    def busy_seconds(self, kind: Kind) -> float:
+        """Seconds so far in which at least one activity of this kind was under way."""
         with self._lock:
             running = self.clock() - self._since[kind] if self._count[kind] else 0.0
             return self._busy.get(kind, 0.0) + running
 
-    def _enter(self, kind: str, now: float) -> None:
-        if not self._count[kind]:
-            self._since[kind] = now
-        self._count[kind] += 1
+    def _begin(self, what: tuple[str, str, Kind, str]) -> int:
+        kind = what[2]
+        with self._lock:
+            now = self.clock()
+            self._next_key += 1
+            self._current[self._next_key] = (*what, now)
+            if not self._count[kind]:
+                self._since[kind] = now
+            self._count[kind] += 1
+            return self._next_key
 
-    def _leave(self, kind: str, now: float) -> None:
-        self._count[kind] -= 1
-        if not self._count[kind]:
-            self._busy[kind] = self._busy.get(kind, 0.0) + now - self._since[kind]
+    def _end(self, key: int) -> None:
+        with self._lock:
+            kind = self._current.pop(key)[2]
+            self._count[kind] -= 1
+            if not self._count[kind]:
+                self._busy[kind] = self._busy.get(kind, 0.0) + self.clock() - self._since[kind]
 
     def newly_stuck(self, after_seconds: float) -> list[Stuck]:
         """What is older than `after_seconds`, alike ones together; each is told again when it is twice as old.
@@ -104,7 +111,7 @@ class Board:
         """
         with self._lock:
             now = self.clock()
-            current = list(self._current.values())
+            current = [Activity(*row) for row in self._current.values()]
         inside = {activity.attempt_id for activity in current if activity.kind != "agent"}
         groups: dict[tuple[Kind, str], list[Activity]] = {}
         for activity in current:
@@ -130,7 +137,7 @@ class OnBoard:
     attempt_id: str
     task_id: str
 
-    def doing(self, kind: Kind, name: str) -> Any:
+    def doing(self, kind: Kind, name: str) -> Doing:
         """Return a context that keeps an activity of this attempt on the board."""
         return self.board.doing(self.attempt_id, self.task_id, kind, name)
 
