@@ -83,6 +83,10 @@ class Stuck:
         self._wait("tool")
         return words
 
+    def user_reply(self, text: str) -> str | None:
+        self._wait("user_reply")
+        return None
+
     def export_state(self) -> int:
         self._wait("export_state")
         return 1
@@ -132,6 +136,7 @@ def test_the_tool_the_environment_or_the_engine_is_named() -> None:
     calls = [tool_call_text("search", words="x"), "done"]
     assert found_while("tool", FakeEngine(calls)) == ("tool", "search", "t7")
     assert found_while("reset", FakeEngine(calls)) == ("world", "Desk.reset", "t7")
+    assert found_while("user_reply", FakeEngine(calls)) == ("world", "Desk.user_reply", "t7")
     assert found_while("export_state", FakeEngine(calls)) == ("world", "Desk.export_state", "t7")
     assert found_while("", FakeEngine(calls, delay_seconds=5)) == ("engine", "generate", "t7")
 
@@ -150,6 +155,6 @@ def test_the_watchdog_names_what_blocks_the_event_loop_itself() -> None:
         with board.doing("at_1", "t1", "tool", "sleeper"):
             assert told.wait(10), "nobody was told while the event loop stood still"
 
-    with Watchdog(board, tell, after_seconds=0.02, every_seconds=0.01):
+    with Watchdog(board, tell, after_seconds=0.02):
         asyncio.run(blocked())
     assert said[0].startswith("tool sleeper has not returned for 0 s: at_1, task t1")

@@ -17,6 +17,7 @@ from functools import wraps
 from typing import Any, Literal
 
 from flyball.engine.protocol import Completion, Engine, Request
+from flyball.tasks.world import World
 from flyball.tools.tool import Tool
 from flyball.types import WeightsRef
 
@@ -157,6 +158,18 @@ class OnBoard:
 
         return replace(tool, fn=run_async if inspect.iscoroutinefunction(fn) else run)
 
+    def world(self, world: World, name: str) -> None:
+        """Let the tools and the simulated user of this attempt's world be on the board."""
+        world.tools = {shown: self.tool(tool) for shown, tool in world.tools.items()}
+        answer = world.user_reply
+
+        async def user_reply(text: str) -> str | None:
+            with self.doing("world", f"{name}.user_reply"):
+                return await answer(text)
+
+        if world.has_user:
+            world.user_reply = user_reply  # type: ignore[method-assign]
+
 
 class EngineOnBoard:
     """An engine whose requests are on the board for one attempt."""
@@ -196,11 +209,9 @@ class Watchdog:
     takes longer than `after_seconds`.
     """
 
-    def __init__(
-        self, board: Board, tell: Callable[[Stuck], None], *, after_seconds: float = 60.0, every_seconds: float = 5.0
-    ) -> None:
-        self._board, self._tell = board, tell
-        self._after, self._every = after_seconds, every_seconds
+    def __init__(self, board: Board, tell: Callable[[Stuck], None], after_seconds: float = 60.0) -> None:
+        self._board, self._tell, self._after = board, tell, after_seconds
+        self._every = min(5.0, after_seconds / 2)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="flyball watchdog", daemon=True)
 

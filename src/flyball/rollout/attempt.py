@@ -82,7 +82,7 @@ async def _run_once(
     try:
         with watched.doing("world", f"{spec.name}.reset"):
             world = await spec.open(attempt.task)
-        world.tools = {name: watched.tool(tool) for name, tool in world.tools.items()}
+        watched.world(world, spec.name)
         try:
             with watched.doing("agent", runner.name):
                 end = await runner.run(world, door, attempt.task.limits)

@@ -124,7 +124,7 @@ class LocalTrainer:
         )
         checkpoints = Checkpoints(job.folder, learner)
         try:
-            with Watchdog(board, lambda stuck: watch.tell(str(stuck)), after_seconds=settings.stuck_after_seconds):
+            with Watchdog(board, lambda stuck: watch.tell(str(stuck)), settings.stuck_after_seconds):
                 done = await run_rl(
                     learner,
                     reference,
