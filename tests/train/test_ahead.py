@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flyball.errors import TrainError
+from flyball.errors import NumericsError, TrainError, WeightsError
 from flyball.rl.algorithms import algorithm
 from flyball.rng import derive
 from flyball.rollout.schedule_log import read_events
@@ -274,6 +274,35 @@ def test_killed_anywhere_and_resumed_nothing_is_skipped_doubled_or_different(
 def test_under_in_flight_it_goes_on_from_the_newest_weights(tmp_path: Path) -> None:
     _, disk = die_and_go_on(tmp_path, [20, 20], serve="in_flight", in_step=False)
     assert seeds(disk.kept) == planned()
+
+
+@pytest.mark.parametrize("place", ["an attempt", "the weights"])
+def test_an_error_that_no_re_run_cures_stops_it_cleanly_and_it_can_go_on(tmp_path: Path, place: str) -> None:
+    """NaN logits, weights of another shape: typed, raised, nothing left running, what was recorded is used."""
+
+    class Broken(Life):
+        async def draw(self, engine: Any, task: Task, index: int, seed: int) -> GradedAttempt:
+            if place == "an attempt" and engine.version == 2:
+                raise NumericsError("the model produced NaN")
+            return await super().draw(engine, task, index, seed)
+
+        def live(self) -> Progress:
+            snapshot = self.learner.snapshot
+
+            def refused() -> Any:
+                if place == "the weights" and self.learner.version == 2:
+                    raise WeightsError("weights do not fit")
+                return snapshot()
+
+            self.learner.snapshot = refused  # type: ignore[method-assign]
+            return super().live()
+
+    disk = Disk(tmp_path / "killed")
+    with pytest.raises((NumericsError, WeightsError)):
+        Broken(disk, Random(1)).live()
+    recorded = len(disk.kept)
+    Life(disk, Random(2)).live()
+    assert 0 < recorded < len(planned()) and seeds(disk.kept) == planned()
 
 
 def test_a_task_that_comes_twice_in_a_step_is_drawn_anew() -> None:

@@ -85,14 +85,16 @@ async def evaluate(
     on_attempt: Callable[[GradedAttempt], None] | None = None,
     prices: Prices | None = None,
     versions: Mapping[str, str] | None = None,
+    board: Board | None = None,
 ) -> EvalRun:
-    """Attempt every task `num_trials` times. `on_attempt` sees each graded attempt as it finishes, for the store.
+    """Attempt every task `num_trials` times. `on_attempt` sees each graded attempt as it finishes, for the store. What
+    they wait for is on the `board`.
 
     Results are in the order of the suite, trials of a task together. Raises EvalError for settings that cannot be
     honoured; what goes wrong inside an attempt is recorded in its result.
     """
     stamps = {"policy": version_id, "suite": suite.digest, **(versions or {})}
-    arm = Arm(world, runner, engine, chat, sampling, graders, prices, stamps)
+    arm = Arm(world, runner, engine, chat, sampling, graders, prices, stamps, board or Board())
 
     def reduce(graded: GradedAttempt) -> TaskResult:
         if on_attempt is not None:
