@@ -108,6 +108,23 @@ class RLSettings(SamplingSettings):
     """Group-relative RL with tools in the loop. Fields that are None take the preset's value."""
 
     preset: str = Field(default="rloo", description="a row of the table in rl/algorithms.py")
+    schedule: Literal["sync", "async"] = Field(
+        default="sync", description="sync: attempts in turn with the updates; async: ahead of them"
+    )
+    max_off_policy_steps: int | None = Field(
+        default=None, ge=0, description="async: how many batches may begin ahead, 0 or more; unset = 1"
+    )
+    version_mode: Literal["in_flight", "own_version"] | None = Field(
+        default=None,
+        description="async: in_flight (running attempts get new weights) or own_version (they keep theirs)",
+    )
+    on_new_weights: Literal["recompute", "keep"] | None = Field(
+        default=None, description="in_flight: what becomes of cached keys and values, recompute (unset) or keep"
+    )
+    reference: bool = Field(
+        default=False, description="equal seeds give equal weights to the bit; several times slower"
+    )
+    stuck_after_seconds: float = Field(default=60.0, gt=0, description="say what has not returned for so long, above 0")
     num_steps: int = Field(default=40, ge=1, description="optimizer steps, at least 1")
     tasks_per_step: int = Field(default=16, ge=1, description="tasks drawn for one step, at least 1")
     updates_per_batch: int = Field(
@@ -126,6 +143,29 @@ class RLSettings(SamplingSettings):
     clip_ratio_low: float | None = Field(default=None, gt=0, lt=1, description="lower clip range, between 0 and 1")
     clip_ratio_high: float | None = Field(default=None, gt=0, description="upper clip range, above 0")
     tis_cap: float | None = Field(default=None, gt=0, description="cap of the truncated importance ratio, above 0")
+
+    @property
+    def lead(self) -> int:
+        """How many batches may begin ahead of the one in training."""
+        if self.schedule == "sync":
+            return 0
+        return 1 if self.max_off_policy_steps is None else self.max_off_policy_steps
+
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether a trajectory ends on the version that began it; unset, only reference mode asks for that."""
+        return self.reference if self.version_mode is None else self.version_mode == "own_version"
+
+    @model_validator(mode="after")
+    def _reference_is_possible(self) -> RLSettings:
+        if self.reference and self.version_mode == "in_flight":
+            raise ValueError(
+                "reference: under in_flight the time of an update decides which weights sample a token; "
+                "use version_mode own_version"
+            )
+        if self.reference and self.max_minutes is not None:
+            raise ValueError("reference: max_minutes lets the clock set the learning rate; remove it")
+        return self
 
 
 class TrainingSettings(Section):

@@ -18,6 +18,7 @@ from flyball.capture.door import Door
 from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import Fault, WorldError
 from flyball.models.chat import ChatFormat
+from flyball.rollout.activity import Board, EngineOnBoard, OnBoard
 from flyball.rollout.prices import Prices
 from flyball.tasks.world import WorldSpec
 from flyball.types import Attempt, Call, StopReason, Task, Trajectory, Usage
@@ -37,10 +38,12 @@ async def run_attempt(
     group_index: int = 0,
     versions: Mapping[str, str] | None = None,
     prices: Prices | None = None,
+    board: Board | None = None,
 ) -> Attempt:
     """Attempt `task` once. `versions` is kept with the attempt, completed by the world's and the agent's.
 
-    Raises DatasetError, ConfigError and ModelError, which no re-run cures; every other fault is a StopReason.
+    What the attempt waits for is on the `board` while it does. Raises DatasetError, ConfigError and ModelError,
+    which no re-run cures; every other fault is a StopReason.
     """
     world.check(task)
     attempt = Attempt(
@@ -54,28 +57,40 @@ async def run_attempt(
         versions={"world": world.version, "agent": runner.name, **_approver(world), **(versions or {})},
     )
     spent = partial(_spent, prices or Prices())
+    watched = OnBoard(board or Board(), attempt.attempt_id, task.task_id)
+    seen = EngineOnBoard(engine, watched)
     for _ in range(1 + MAX_RERUNS):
         session = f"{attempt.attempt_id}-{uuid.uuid4().hex[:8]}"
-        door = Door(engine, chat, sampling, limits=task.limits, seed=seed, session=session, cost_usd=spent)
-        attempt = await _run_once(replace(attempt, session_id=session), world, runner, door, spent)
+        door = Door(seen, chat, sampling, limits=task.limits, seed=seed, session=session, cost_usd=spent)
+        attempt = await _run_once(replace(attempt, session_id=session), world, runner, door, spent, watched)
         if attempt.stop.fault is not Fault.INFRASTRUCTURE:
             break
     return attempt
 
 
 async def _run_once(
-    attempt: Attempt, spec: WorldSpec, runner: AgentRunner, door: Door, spent: Callable[[Sequence[Call]], float]
+    attempt: Attempt,
+    spec: WorldSpec,
+    runner: AgentRunner,
+    door: Door,
+    spent: Callable[[Sequence[Call]], float],
+    watched: OnBoard,
 ) -> Attempt:
     started = time.perf_counter()
     state = None
     end = AgentEnd(StopReason.ANSWERED)
     try:
-        world = await spec.open(attempt.task)
+        with watched.doing("world", f"{spec.name}.reset"):
+            world = await spec.open(attempt.task)
+        watched.world(world, spec.name)
         try:
-            end = await runner.run(world, door, attempt.task.limits)
-            state = await world.export_state()
+            with watched.doing("agent", runner.name):
+                end = await runner.run(world, door, attempt.task.limits)
+            with watched.doing("world", f"{spec.name}.export_state"):
+                state = await world.export_state()
         finally:
-            await world.close()
+            with watched.doing("world", f"{spec.name}.close"):
+                await world.close()
     except WorldError as error:
         end = _blame_world(end, error)
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from flyball.config import Location, Marks, Settings
+from flyball.config import Location, Marks, RLSettings, Settings
 from flyball.errors import ConfigError, nearest
 from flyball.metrics import METRICS
 from flyball.release.gates import gate, gates
@@ -133,4 +133,22 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
             for name in ("clip_ratio_low", "clip_ratio_high")
             if getattr(training.rl, name) is not None
         ]
-    return problems
+    return problems + (_ignored_by_schedule(training.rl, marks) if training.rl else [])
+
+
+def _ignored_by_schedule(rl: RLSettings, marks: Marks) -> list[str]:
+    """Settings that only matter under another schedule or version mode."""
+    if rl.schedule == "sync":
+        names, why = ["max_off_policy_steps", "version_mode", "on_new_weights"], "set `schedule: async`"
+    elif rl.keeps_versions:
+        names, why = (
+            ["on_new_weights"],
+            "no attempt meets new weights under own_version; use `version_mode: in_flight`",
+        )
+    else:
+        return []
+    return [
+        f"{marks.at(('training', 'rl', name))}: training.rl.{name} would be ignored: {why}, or remove it"
+        for name in names
+        if getattr(rl, name) is not None
+    ]

@@ -8,15 +8,16 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from flyball.config import RLSettings, SamplingSettings, TinySettings
 from flyball.engine.local import LocalEngine
-from flyball.engine.protocol import Engine
+from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import TrainError
 from flyball.evals.run import Arm, attempt_all
 from flyball.models import names
@@ -28,16 +29,21 @@ from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import Algorithm, algorithm
 from flyball.rl.samples import attempt_samples
 from flyball.rng import derive
+from flyball.rollout.activity import Board, Watchdog
 from flyball.stats.binomial import wilson
 from flyball.train.learner import LocalLearner, OptimizerConfig
 from flyball.train.progress import Checkpoints
-from flyball.train.rl import Ledger, RLPlan, run_rl
+from flyball.train.reference import compute_with_one_thread
+from flyball.train.rl import RLPlan, run_rl
+from flyball.train.rollouts import Ledger
 from flyball.train.sft import SFTPlan, Validate, demonstration_sample, run_sft
 from flyball.types import Estimate, GradedAttempt, Task, TrainingSample
 from flyball.workflow.inputs import Inputs
+from flyball.workflow.local_rollouts import TimeShares, source_of
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
 
 PACK_TOKENS = 4096
+VALIDATION_CONCURRENCY = 64
 RL_EPS = 1e-5
 """AdamW's epsilon under RL: with 1e-8 the noise of a rare token's gradient moves its embedding as far as a signal."""
 
@@ -84,6 +90,8 @@ class LocalTrainer:
     async def rl(self, job: RLJob, watch: Watch) -> Trained:
         """Group-relative RL against the frozen start; the checkpoint is picked on validation."""
         settings, chosen = job.settings, _algorithm(job.settings, job.preset)
+        if settings.reference:
+            compute_with_one_thread()
         chat, model = load_chat(job.policy), load_model(job.policy)
         learner = _learner(
             model,
@@ -92,10 +100,6 @@ class LocalTrainer:
             settings.temperature,
         )
         reference = _learner(copy.deepcopy(model), chat, OptimizerConfig(), settings.temperature)
-        engine = LocalEngine(
-            _for_sampling(copy.deepcopy(model)), num_slots=settings.concurrency, tokenizer=chat.tokenizer
-        )
-        arm = _arm(job.inputs, engine, chat, settings)
         plan = RLPlan(
             chosen,
             settings.num_steps,
@@ -106,37 +110,36 @@ class LocalTrainer:
             settings.max_minutes and settings.max_minutes * 60,
             updates_per_batch=settings.updates_per_batch,
             horizon=_horizon(job.tasks) if chosen.loss_agg_mode == "seq-mean-token-sum-norm" else None,
+            max_off_policy_steps=settings.lead,
         )
-        judged = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation)
+        board, inputs = Board(), job.inputs
+        drawn, judged = inputs.sampling(settings), inputs.sampling(inputs.workflow.settings.evaluation)
 
-        async def attempt(tasks: Sequence[Task], step: int) -> list[list[GradedAttempt]]:
-            engine.use_weights(learner.model.state_dict(), learner.version)
-            flat = await attempt_all(
-                arm,
-                tasks,
-                num_trials=settings.group_size,
-                seed=derive(job.seed, "rl", step),
-                concurrency=settings.concurrency,
-                reduce=lambda graded: graded,
-            )
-            return [flat[i : i + settings.group_size] for i in range(0, len(flat), settings.group_size)]
+        def arm(sampling: SamplingParams, engine: Engine) -> Arm:
+            return Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices, board=board)
 
+        ledger = Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step))
+        source = source_of(
+            job, learner, partial(_rl_engine, reference.model, chat, settings), partial(arm, drawn), ledger
+        )
         checkpoints = Checkpoints(job.folder, learner)
         try:
-            done = await run_rl(
-                learner,
-                reference,
-                job.tasks,
-                plan,
-                checkpoints,
-                attempt=attempt,
-                ledger=Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step)),
-                on_step=watch.step,
-                should_stop=watch.should_stop,
-                validate=_validator(engine, learner, judged, job.validation[: settings.validation_tasks], job.seed),
-            )
+            with Watchdog(board, lambda stuck: watch.tell(str(stuck)), settings.stuck_after_seconds):
+                done = await run_rl(
+                    learner,
+                    reference,
+                    plan,
+                    checkpoints,
+                    rollouts=source.rollouts,
+                    on_step=watch.step,
+                    should_stop=watch.should_stop,
+                    validate=_validator(
+                        source.judge, partial(arm, judged), job.validation[: settings.validation_tasks], job.seed
+                    ),
+                    observe=TimeShares(board),
+                )
         finally:
-            await engine.close()
+            await source.close()
         return Trained(
             checkpoints.best(done),
             done.step,
@@ -190,7 +193,9 @@ class LocalTrainer:
                 checkpoints,
                 on_step=watch.step,
                 should_stop=watch.should_stop,
-                validate=_validator(engine, learner, arm, tasks, job.seed) if tasks else None,
+                validate=_validator(partial(_newest, engine, learner), lambda _: arm, tasks, job.seed)
+                if tasks
+                else None,
             )
         finally:
             await engine.close()
@@ -234,17 +239,35 @@ def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, settings: SamplingSet
     return Arm(inputs.world, inputs.runner, engine, chat, inputs.sampling(settings), inputs.graders, inputs.prices)
 
 
-def _validator(engine: LocalEngine, learner: LocalLearner, arm: Arm, tasks: Sequence[Task], seed: int) -> Validate:
-    """Success of the learner's current weights on fixed tasks and draws; a missing outcome counts as failure."""
+def _rl_engine(start: Any, chat: HfChat, settings: RLSettings) -> LocalEngine:
+    """An engine with a copy of `start`. Conversations of a validation count among those that keep a slot."""
+    return LocalEngine(
+        _for_sampling(copy.deepcopy(start)),
+        num_slots=max(settings.concurrency, VALIDATION_CONCURRENCY) if settings.reference else settings.concurrency,
+        tokenizer=chat.tokenizer,
+        on_new_weights=settings.on_new_weights or "recompute",
+        deterministic=settings.reference,
+    )
+
+
+def _newest(engine: LocalEngine, learner: LocalLearner) -> Engine:
+    """The engine, with the learner's current weights."""
+    engine.use_weights(learner.model.state_dict(), learner.version)
+    return engine
+
+
+def _validator(
+    newest: Callable[[], Engine], arm_on: Callable[[Engine], Arm], tasks: Sequence[Task], seed: int
+) -> Validate:
+    """Success of the newest weights on fixed tasks and draws; a missing outcome counts as failure."""
 
     async def validate() -> Estimate:
-        engine.use_weights(learner.model.state_dict(), learner.version)
         outcomes = await attempt_all(
-            arm,
+            arm_on(newest()),
             tasks,
             num_trials=1,
             seed=derive(seed, "validation"),
-            concurrency=64,
+            concurrency=VALIDATION_CONCURRENCY,
             reduce=lambda graded: graded.outcome.success,
         )
         return wilson(sum(o is True for o in outcomes), len(outcomes))

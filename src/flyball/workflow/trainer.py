@@ -33,14 +33,16 @@ class Watch:
 
     `step(done, total, metrics)` is called after every step that is saved or can be repeated; names of metrics are
     those of `flyball.metrics`. `keep(phase, step, attempts)` writes graded attempts to the store, all or none, and
-    `kept(phase, step)` reads them back: a step that is repeated learns from these. When `should_stop()` is true the
-    trainer saves a checkpoint after the step under way and returns with `finished=False`.
+    `kept(phase, step)` reads them back: a step that is repeated learns from these. `tell(line)` shows a person what the
+    run cannot act on itself; it may be called from any thread. When `should_stop()` is true the trainer saves a
+    checkpoint after the step under way and returns with `finished=False`.
     """
 
     step: Callable[[int, int, Mapping[str, float]], None]
     keep: Callable[[str, int, Sequence[GradedAttempt]], None]
     should_stop: Callable[[], bool]
     kept: Callable[[str, int], Sequence[GradedAttempt]] = lambda phase, step: ()
+    tell: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
