@@ -72,11 +72,14 @@ class End(StrEnum):
 
 @dataclass(frozen=True)
 class Usage:
-    """Seconds on the clock, processor seconds of all processes together, and the largest process's bytes."""
+    """Seconds on the clock, processor seconds of all processes together, and the most memory they held at a time.
+
+    Both are read up to ten times a second: None for a job that ended before they could be.
+    """
 
     seconds: float
-    cpu_seconds: float
-    memory_bytes: int
+    cpu_seconds: float | None
+    memory_bytes: int | None
 
 
 @dataclass(frozen=True)

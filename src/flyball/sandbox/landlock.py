@@ -45,7 +45,7 @@ class Landlock:
         """Start a command in `folder/work`. Raises SandboxError."""
         cgroup = open_cgroup(bounds, OWN_PROCESSES)
         gate_end, gate = os.pipe()
-        os.set_inheritable(gate_end, True)
+        ready, ready_end = os.pipe()
         read, listed = reading_rules(view(packages))
         spec = {
             "read": [*read, str(folder / FIXED), *READ_DEVICES],
@@ -56,6 +56,7 @@ class Landlock:
             "env": environment(str(folder / WORK), str(folder / TEMPORARY)),
             "cwd": str(folder / WORK),
             "gate": gate_end,
+            "ready": ready_end,
             "outside": os.getpid(),
         }
         try:
@@ -64,13 +65,14 @@ class Landlock:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=(gate_end,),
+                pass_fds=(gate_end, ready_end),
                 env={},
                 cwd="/",
                 start_new_session=True,
             )
         finally:
             os.close(gate_end)
+            os.close(ready_end)
         process = Process(popen, _Domain(gate), bounds, self.name, folder, cgroup)
         try:
             if cgroup is not None:
@@ -78,9 +80,16 @@ class Landlock:
             taken = 0 if cgroup is not None else threads_of_this_user()
             set_limits(popen.pid, bounds, taken + bounds.processes + OWN_PROCESSES)
             os.write(gate, b"1")
+            held = os.read(ready, 1)
         except OSError as error:
             process.close()
             raise SandboxError(f"the Landlock launcher could not be bounded: {error}") from error
+        finally:
+            os.close(ready)
+        if not held:
+            said = process.stderr.read().decode(errors="replace").strip()
+            process.close()
+            raise SandboxError(f"the Landlock launcher did not start: {said or 'it said nothing'}")
         return process
 
 

@@ -18,7 +18,8 @@ from flyball.sandbox.cgroup import Cgroup
 from flyball.sandbox.files import disk_used
 from flyball.sandbox.job import Bounds, End, Result, Usage
 
-TICK_SECONDS = 0.1
+FIRST_TICK_SECONDS, TICK_SECONDS = 0.02, 0.1
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 CHUNK = 1 << 16
 GRACE_SECONDS = 5.0
 
@@ -48,7 +49,9 @@ class Process:
         self._folder = folder
         self._cgroup = cgroup
         self._started = time.monotonic()
-        self._ended: tuple[int, resource.struct_rusage] | None = None
+        self._status: int | None = None
+        self._cpu_seconds: float | None = None
+        self._memory_bytes: int | None = None
 
     @property
     def stdin(self) -> IO[bytes]:
@@ -70,7 +73,7 @@ class Process:
         streams = _Streams(self, stdin, self._bounds.output_bytes)
         try:
             end = self._until_end(streams)
-            status, usage = self._stop()
+            status = self._stop()
             streams.drain()
         finally:
             self.close()
@@ -82,15 +85,19 @@ class Process:
             bytes(streams.kept[1]),
             bytes(streams.kept[2]),
             streams.truncated,
-            Usage(time.monotonic() - self._started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024),
+            Usage(time.monotonic() - self._started, self._cpu_seconds, self._memory_bytes),
             self.rung,
         )
 
     def excess(self) -> End | None:
-        """Return which of the bounds that are looked at from outside is exceeded."""
-        if self._cgroup is None or not self._cgroup.bounds_memory:
-            if sum(_memory(process) for process in _family(self.popen.pid)) > self._bounds.memory_bytes:
-                return End.OUT_OF_MEMORY
+        """Read what is used, and return which of the bounds that are looked at from outside is exceeded."""
+        family = [_use(process) for process in _family(self.popen.pid)]
+        memory = sum(use[1] for use in family)
+        self._memory_bytes = max(self._memory_bytes or 0, memory)
+        self._cpu_seconds = max(self._cpu_seconds or 0.0, sum(use[0] for use in family))
+        kernel_counts = self._cgroup is not None and self._cgroup.bounds_memory
+        if memory > self._bounds.memory_bytes and not kernel_counts:
+            return End.OUT_OF_MEMORY
         if disk_used(self._folder) > self._bounds.disk_bytes:
             return End.OUT_OF_DISK
         return None
@@ -107,7 +114,8 @@ class Process:
     def _until_end(self, streams: _Streams) -> End:
         deadline = self._started + self._bounds.seconds
         ended = os.pidfd_open(self.popen.pid)
-        tick = time.monotonic() + TICK_SECONDS
+        wait = FIRST_TICK_SECONDS
+        tick = time.monotonic() + wait
         try:
             while True:
                 now = time.monotonic()
@@ -116,24 +124,24 @@ class Process:
                 if now >= tick:
                     if (excess := self.excess()) is not None:
                         return excess
-                    tick = time.monotonic() + TICK_SECONDS
+                    wait = min(2 * wait, TICK_SECONDS)
+                    tick = time.monotonic() + wait
                 if streams.turn(ended, max(0.0, min(tick, deadline) - now)):
                     return End.EXITED
         finally:
             os.close(ended)
 
-    def _stop(self) -> tuple[int, resource.struct_rusage]:
-        """End everything and wait for it: exit status and usage."""
-        if self._ended is None:
+    def _stop(self) -> int:
+        """End everything and wait for it; returns the exit status."""
+        if self._status is None:
             self._hold.stop()
             ended = os.pidfd_open(self.popen.pid)
             if not select.select([ended], [], [], GRACE_SECONDS)[0]:
                 signal.pidfd_send_signal(ended, signal.SIGKILL)
             os.close(ended)
-            _, status, usage = os.wait4(self.popen.pid, 0)
-            self._ended = status, usage
-            self.popen.returncode = os.waitstatus_to_exitcode(status)
-        return self._ended
+            self._status = os.waitpid(self.popen.pid, 0)[1]
+            self.popen.returncode = os.waitstatus_to_exitcode(self._status)
+        return self._status
 
 
 class _Streams:
@@ -237,10 +245,12 @@ def _family(process: int) -> Iterator[int]:
                 yield from _family(int(child))
 
 
-def _memory(process: int) -> int:
-    """Bytes that only this process, or its copies before they write, hold."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    return 0
+def _use(process: int) -> tuple[float, int]:
+    """Processor seconds of a process and its reaped children, and the bytes that it holds and no file backs."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        status = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0.0, 0
+    kibibytes = sum(int(line.split()[1]) for line in status if line.startswith(("RssAnon:", "RssShmem:")))
+    return sum(map(int, fields[11:15])) / CLOCK_TICKS, kibibytes * 1024

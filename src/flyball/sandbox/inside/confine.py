@@ -4,8 +4,8 @@
 
 SPEC is JSON: `read`, `write` and `list` (paths below which files may be read and executed, changed, and folders
 listed), `filter` (the seccomp program, base64), `command`, `env`, `cwd`, `gate` (a descriptor: one byte opens it, its
-end ends everything) and `outside` (the number of a process that must be out of reach). Needs Landlock ABI 6 (Linux
-6.12): before it, signals to processes of the same user cannot be held in. Exits with 125 where the host cannot do
+end ends everything), `ready` (a descriptor: one byte says that the domain holds) and `outside` (the number of a
+process that must be out of reach). Needs Landlock ABI 6 (Linux 6.12): before it, signals to processes of the same user cannot be held in. Exits with 125 where the host cannot do
 this. The command runs in a second, inner domain, so it cannot signal this process, which then kills what is left:
 whatever group or session it went to.
 """
@@ -138,17 +138,17 @@ def _must(result: Any, what: str) -> Any:
 
 
 def _run(spec: dict[str, Any]) -> int:
-    gate, outside = spec["gate"], spec["outside"]
+    gate, ready, outside = spec["gate"], spec["ready"], spec["outside"]
     if not os.read(gate, 1):
         return UNABLE
-    os.closerange(3, gate)
-    os.closerange(gate + 1, 1 << 16)
     drop_privileges()
     restrict_files(spec["read"], spec["write"], spec["list"])
     if _reaches(outside):
         raise PermissionError("a process outside of the domain can be signalled")
     filter_calls(base64.b64decode(spec["filter"]))
     _must(libc.prctl(CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
+    os.write(ready, b"1")
+    os.close(ready)
     child = os.fork()
     if child == 0:
         _become(spec, gate)
