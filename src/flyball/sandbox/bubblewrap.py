@@ -135,4 +135,5 @@ def _mounts(folder: Path, bounds: Bounds, packages: bool) -> list[str]:
     argv += ["--proc", "/proc", "--dev", "/dev", "--size", str(bounds.disk_bytes), "--tmpfs", "/dev/shm"]
     argv += ["--bind", str(folder / WORK), f"{ROOM}/{WORK}", "--bind", str(folder / TEMPORARY), f"{ROOM}/{TEMPORARY}"]
     argv += ["--ro-bind", str(folder / FIXED), f"{ROOM}/{FIXED}", "--symlink", f"{ROOM}/{TEMPORARY}".lstrip("/"), "/tmp"]
-    return [*argv, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", f"{ROOM}/{WORK}"]
+    # started by root, the code keeps root's number outside, to whom /proc/sys would listen
+    return [*argv, "--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", f"{ROOM}/{WORK}"]

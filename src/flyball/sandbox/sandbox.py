@@ -112,12 +112,14 @@ def lack(rung: Rung) -> str | None:
     with tempfile.TemporaryDirectory(prefix="flyball-probe-") as home, socket.create_server(("127.0.0.1", 0)) as server:
         secret = Path(home) / "secret"
         secret.write_text("secret")
+        folders = {Path(home), Path.home(), Path.cwd(), Path(tempfile.gettempdir())}
         spec = {
             "outside": os.getpid(),
             "secret": str(secret),
             "port": server.getsockname()[1],
             "processes": PROBE_PROCESSES,
-            "user_files": [home, str(Path.home()), str(Path.cwd())],
+            "mark": f"{Path(home).name}-mark",
+            "folders": [str(folder) for folder in folders],
         }
         sandbox = Sandbox(rung)
         job = Job(
@@ -130,6 +132,11 @@ def lack(rung: Rung) -> str | None:
                 result = sandbox.run(job)
         except SandboxError as error:
             return str(error.args[0])
+        marks = [mark for folder in folders if (mark := folder / str(spec["mark"])).exists()]
+        for mark in marks:
+            mark.unlink()
+    if marks:
+        return f"its probe wrote {marks[0]}"
     if not result.ok:
         return f"its probe ended with {result.exit_code}: {result.stderr.decode(errors='replace').strip()[-300:]}"
     through = json.loads(result.stdout)

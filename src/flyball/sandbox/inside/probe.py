@@ -3,7 +3,8 @@
     python -I -S probe.py SPEC
 
 SPEC is JSON: `outside` (a process), `secret` (a file that must not be readable), `port` (of a listener on loopback),
-`processes` (how many may be started) and `user_files` (folders of the host in which nothing may be made).
+`processes` (how many may be started) and `mark` with `folders` (a file name that is tried in these folders of the host,
+where the caller looks for it afterwards).
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ def reads_secret(spec: dict[str, Any]) -> bool:
 
 
 def writes_outside(spec: dict[str, Any]) -> bool:
-    """Whether a file can be made in a folder of the host, or in one that the sandbox shows."""
-    for folder in (*spec["user_files"], "/", "/usr", "/etc", "/dev", "/var/tmp", "../fixed"):
-        try:
-            with open(os.path.join(folder, "flyball-probe"), "wb"):  # noqa: PTH118, PTH123
-                return True
-        except OSError:
-            continue
-    return False
+    """Whether a file can be made in a folder that the sandbox shows."""
+    shown = ("/", "/usr", "/etc", "/dev", "/var/tmp", "../fixed")
+    made = [folder for folder in (*spec["folders"], *shown) if _makes(folder, spec["mark"])]
+    return any(folder in shown for folder in made)
+
+
+def _makes(folder: str, name: str) -> bool:
+    try:
+        with open(os.path.join(folder, name), "wb"):  # noqa: PTH118, PTH123
+            return True
+    except OSError:
+        return False
 
 
 def reaches_loopback(spec: dict[str, Any]) -> bool:
