@@ -151,7 +151,7 @@ def test_packages_are_shown_when_asked_for_and_ours_never(sandbox: Sandbox) -> N
 
 
 def test_usage_is_read(sandbox: Sandbox) -> None:
-    usage = python(sandbox, "import time; x = bytearray(b'x' * (60 << 20)); time.sleep(0.5)").usage
+    usage = python(sandbox, "import time; n = 60 << 20; x = b'x' * n; time.sleep(0.5)").usage
     assert usage.memory_bytes is not None and 60 << 20 < usage.memory_bytes < 100 << 20
     assert usage.seconds > 0.5 and usage.cpu_seconds is not None
 

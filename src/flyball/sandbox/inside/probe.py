@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PTRACE_ATTACH = 16
+PTRACE_SEIZE = 0x4206
+"""Traces without stopping: what is probed may be let through."""
 NEW_USER = 0x10000000
 
 
@@ -59,7 +60,7 @@ def signals_outside(spec: dict[str, Any]) -> bool:
 
 def traces_outside(spec: dict[str, Any]) -> bool:
     """Whether a process outside can be traced."""
-    return ctypes.CDLL(None).ptrace(PTRACE_ATTACH, spec["outside"], None, None) == 0
+    return ctypes.CDLL(None).ptrace(PTRACE_SEIZE, spec["outside"], None, None) == 0
 
 
 def makes_namespaces(spec: dict[str, Any]) -> bool:
