@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from flyball.sandbox.cgroup import Cgroup
-from flyball.sandbox.files import disk_used
+from flyball.sandbox.files import exceeds
 from flyball.sandbox.job import Bounds, End, Result, Usage
 
 FIRST_TICK_SECONDS, TICK_SECONDS = 0.02, 0.1
@@ -98,7 +98,7 @@ class Process:
         kernel_counts = self._cgroup is not None and self._cgroup.bounds_memory
         if memory > self._bounds.memory_bytes and not kernel_counts:
             return End.OUT_OF_MEMORY
-        if disk_used(self._folder) > self._bounds.disk_bytes:
+        if exceeds(self._folder, self._bounds.disk_bytes):
             return End.OUT_OF_DISK
         return None
 

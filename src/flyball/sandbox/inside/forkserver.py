@@ -2,9 +2,9 @@
 
     python -I -S forkserver.py SPEC
 
-SPEC is JSON: `function` and `arguments` (names), `packages` (folders to import from), `outside` (the number of a
-process outside, to be out of reach: then whatever a call leaves running is killed; null where nothing holds it in)
-and `memory_bytes`. The source lies in `source.py` beside this file. Requests come on standard input and answers go to
+SPEC is JSON: `function` (its name), `packages` (folders to import from), `outside` (the number of a
+process outside, to be out of reach: then whatever a call leaves running is killed; null where nothing holds it in).
+The source lies in `source.py` beside this file. Requests come on standard input and answers go to
 standard output, both as four bytes of length and JSON.
 
     request   {"seconds": wall clock, "arguments": [...]}
