@@ -9,6 +9,7 @@ fault is a failure, anyone else's is a re-run and then `Missing` (invariant 2).
     ├── DatasetError   dataset      a task file that is missing, malformed or leaks
     ├── ModelError     model        a model folder, tokenizer or chat template that cannot be used
     ├── WorldError     world        the user's world raised in reset, user_reply or export_state
+    ├── SandboxError   sandbox      no rung holds on this host, or the sandbox itself failed
     ├── ToolError      tool         a tool raised, timed out or returned what cannot be shown
     ├── AgentError     agent        the agent program raised, exited or answered nonsense
     ├── EngineError    engine       generation failed
@@ -63,6 +64,10 @@ class ModelError(FlyballError, ValueError):
 
 class WorldError(FlyballError, RuntimeError):
     boundary = "world"
+
+
+class SandboxError(FlyballError, RuntimeError):
+    boundary = "sandbox"
 
 
 class ToolError(FlyballError, RuntimeError):
