@@ -86,6 +86,7 @@ class StopReason(StrEnum):
     APPROVAL_DENIED = "approval_denied"
     BLOCKED = "blocked"
     WORLD_ERROR = "world_error"
+    TOOL_ERROR = "tool_error"
     AGENT_ERROR = "agent_error"
     ENGINE_ERROR = "engine_error"
     CANCELLED = "cancelled"
@@ -95,9 +96,20 @@ class StopReason(StrEnum):
         """None for a finished attempt; policy for its own limits; infrastructure for everything around it."""
         if self is StopReason.ANSWERED:
             return None
-        if self in (StopReason.WORLD_ERROR, StopReason.AGENT_ERROR, StopReason.ENGINE_ERROR, StopReason.CANCELLED):
+        if self in _MACHINERY:
             return Fault.INFRASTRUCTURE
         return Fault.POLICY
+
+
+_MACHINERY = frozenset(
+    {
+        StopReason.WORLD_ERROR,
+        StopReason.TOOL_ERROR,
+        StopReason.AGENT_ERROR,
+        StopReason.ENGINE_ERROR,
+        StopReason.CANCELLED,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -109,8 +121,10 @@ class ToolCall:
     arguments: str
 
 
-Refusal = Literal["unknown_tool", "bad_arguments", "not_allowed", "denied", "expired", "over_budget", "malformed"]
-ToolProblem = Literal["raised", "timeout", "cancelled"] | Refusal
+Refusal = Literal[
+    "unknown_tool", "bad_arguments", "not_allowed", "out_of_scope", "denied", "expired", "over_budget", "malformed"
+]
+ToolProblem = Literal["raised", "timeout", "cancelled", "too_large", "unavailable"] | Refusal
 ApprovalDecision = Literal["approve", "deny", "expire"]
 Drift = Literal["clean", "realigned", "forked"]
 
@@ -120,6 +134,7 @@ class ToolResult:
     """What the model was shown for a call. `problem` is None when the tool did its work.
 
     `seconds` and `cost_usd` are of all `tries`; `approval` is the declared simulator's answer, None = nobody was asked.
+    `penalty` is what learning deducts for a call past its budget. `dry_run`: it was let pass and not carried out.
     """
 
     call_id: str
@@ -131,6 +146,8 @@ class ToolResult:
     cost_usd: float = 0.0
     tries: int = 1
     approval: ApprovalDecision | None = None
+    penalty: float = 0.0
+    dry_run: bool = False
 
 
 WHOLE, UNKNOWN = -1, -2
@@ -277,7 +294,10 @@ class HookRecord:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at one task: everything a grader may look at, and everything needed to grade it again later."""
+    """One attempt at one task: everything a grader may look at, and everything needed to grade it again later.
+
+    `state` is what the world exported, `tool_state` what each tool server did when its context was closed, by server.
+    """
 
     attempt_id: str
     task: Task
@@ -292,6 +312,7 @@ class Attempt:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     hooks: tuple[HookRecord, ...] = ()
+    tool_state: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stop(self) -> StopReason:
@@ -513,6 +534,7 @@ class TaskResult:
     model_calls: int = 0
     realigned_calls: int = 0
     forked_calls: int = 0
+    out_of_scope_calls: int = 0
 
 
 @dataclass(frozen=True)

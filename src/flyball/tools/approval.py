@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from flyball.errors import ConfigError, WorldError, nearest
 from flyball.tools.source import source_digest
@@ -58,6 +58,17 @@ class Approver:
         return decision
 
 
-def approver_of(declared: str | ApproverFunction | None) -> Approver | None:
-    """Return the simulator that was declared, None when none was."""
-    return None if declared is None else Approver(declared)
+class Asked(Protocol):
+    """Whoever answers for the person: the declared simulator, or the inbox that a person looks into."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def decide(self, call: ToolCall, timeout_seconds: float) -> ApprovalDecision: ...
+
+
+def approver_of(declared: str | ApproverFunction | Asked | None) -> Asked | None:
+    """Return who answers: what answers already, the simulator that was declared, None when none was."""
+    if declared is None or hasattr(declared, "decide"):
+        return declared  # type: ignore[return-value]  # it has been asked for what it needs
+    return Approver(declared)  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ import asyncio
 import random
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import orjson
@@ -20,17 +20,38 @@ import orjson
 RETRIED = frozenset({408, 409, 429})
 """Statuses that may pass, beside every 5xx."""
 MAX_BYTES = 1_000_000
+REFUSAL_CHARS = 20_000
+"""How much is read of what a server says beside a status that is no 200."""
 LONGEST_WAIT_SECONDS = 120.0
 """A server that asks for more patience than this is not waited for."""
 
 
-class PostFailed(Exception):
-    """The server gave no answer that can be read; `passing` says whether another try may help."""
+Kind = Literal["timeout", "connection", "redirect", "status", "too_large", "content"]
+Headers = Mapping[str, str] | Callable[[bytes], Mapping[str, str]]
 
-    def __init__(self, what: str, *, passing: bool, wait_seconds: float | None = None) -> None:
+
+class PostFailed(Exception):
+    """The server gave no answer that can be read; `passing` says whether another try may help.
+
+    `status` and `body` are those of an answer whose status is not 200.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        kind: Kind,
+        passing: bool,
+        wait_seconds: float | None = None,
+        status: int | None = None,
+        body: str = "",
+    ) -> None:
         super().__init__(what)
+        self.kind = kind
         self.passing = passing
         self.wait_seconds = wait_seconds
+        self.status = status
+        self.body = body
 
 
 @dataclass(frozen=True)
@@ -46,7 +67,8 @@ class Poster:
     """Posts with at most `concurrency` requests in flight per event loop.
 
     `max_retries` more tries, `backoff_seconds` doubling to 8 s with jitter between them, or as `Retry-After` says.
-    `per_second` spaces requests out. `retries` counts. `transport` replaces the network, for tests.
+    `retried` are the statuses that may pass, beside every 5xx. `per_second` spaces requests out. `retries` counts.
+    `json_only` refuses an answer that does not call itself JSON. `transport` replaces the network, for tests.
     """
 
     concurrency: int = 64
@@ -54,6 +76,8 @@ class Poster:
     max_retries: int = 3
     backoff_seconds: float = 0.5
     max_bytes: int = MAX_BYTES
+    retried: frozenset[int] = RETRIED
+    json_only: bool = False
     per_second: float | None = None
     transport: httpx.AsyncBaseTransport | None = None
     retries: int = 0
@@ -62,17 +86,21 @@ class Poster:
     )
     _next_start: float = 0.0
 
-    async def post(self, url: str, body: Any, headers: Mapping[str, str]) -> Any:
-        """Return the JSON of the answer. Raises PostFailed after the last try."""
+    async def post(self, url: str, body: Any, headers: Headers, *, max_retries: int | None = None) -> Any:
+        """Return the JSON of the answer. Raises PostFailed after the last try.
+
+        `headers` may be a function of the body's bytes, asked at every try: a signature holds the time.
+        """
         content = orjson.dumps(body)
         lane = self._lane()
-        for attempt in range(self.max_retries + 1):
+        last = self.max_retries if max_retries is None else max_retries
+        for attempt in range(last + 1):
             try:
                 async with lane.slots:
                     await self._wait_for_turn()
                     return await self._once(lane.client, url, content, headers)
             except PostFailed as failed:
-                if not failed.passing or attempt == self.max_retries:
+                if not failed.passing or attempt == last:
                     raise
                 self.retries += 1
                 await asyncio.sleep(self._pause(attempt, failed.wait_seconds))
@@ -97,29 +125,54 @@ class Poster:
             self._next_start = start + 1 / self.per_second
             await asyncio.sleep(start - time.monotonic())
 
-    async def _once(self, client: httpx.AsyncClient, url: str, content: bytes, headers: Mapping[str, str]) -> Any:
-        headers = {"content-type": "application/json", **headers}
+    async def _once(self, client: httpx.AsyncClient, url: str, content: bytes, headers: Headers) -> Any:
+        headers = {"content-type": "application/json", **(headers(content) if callable(headers) else headers)}
         try:
             # httpx bounds each read; a server that drips would never end, so the whole is bounded too.
             async with asyncio.timeout(self.timeout_seconds):
                 async with client.stream("POST", url, content=content, headers=headers) as response:
                     if response.status_code != 200:
-                        raise await _refused(response)
+                        raise await self._refused(response)
+                    if self.json_only:
+                        _check_content_type(response)
                     return _as_json(await self._read(response))
         except (TimeoutError, httpx.TimeoutException):
-            raise PostFailed(f"did not answer within {self.timeout_seconds:g} s", passing=True) from None
+            what = f"did not answer within {self.timeout_seconds:g} s"
+            raise PostFailed(what, kind="timeout", passing=True) from None
         except httpx.HTTPError as error:
-            raise PostFailed(f"{type(error).__name__}: {error}", passing=True) from None
+            raise PostFailed(f"{type(error).__name__}: {error}", kind="connection", passing=True) from None
         except httpx.InvalidURL as error:
-            raise PostFailed(f"cannot be asked: {error}", passing=False) from None
+            raise PostFailed(f"cannot be asked: {error}", kind="connection", passing=False) from None
 
     async def _read(self, response: httpx.Response) -> bytes:
         body = bytearray()
         async for chunk in response.aiter_bytes():
             body += chunk
             if len(body) > self.max_bytes:
-                raise PostFailed(f"answered more than {self.max_bytes} bytes", passing=False)
+                what = f"answered more than {self.max_bytes} bytes"
+                raise PostFailed(what, kind="too_large", passing=False)
         return bytes(body)
+
+    async def _refused(self, response: httpx.Response) -> PostFailed:
+        status = response.status_code
+        if 300 <= status < 400:
+            where = response.headers.get("location", "nowhere")
+            what = f"redirects ({status}) to {where[:200]}; name the final address"
+            return PostFailed(what, kind="redirect", passing=False, status=status)
+        if status < 400:
+            what = f"answered {status}; an answer has status 200"
+            return PostFailed(what, kind="status", passing=False, status=status)
+        text = ""
+        async for chunk in response.aiter_text():
+            text += chunk
+            if len(text) > REFUSAL_CHARS:
+                break
+        wait = _retry_after(response.headers.get("retry-after"))
+        passing = (status in self.retried or status >= 500) and (wait is None or wait <= LONGEST_WAIT_SECONDS)
+        what = f"answered {status}: {text[:300]!r}"
+        return PostFailed(
+            what, kind="status", passing=passing, wait_seconds=wait, status=status, body=text[:REFUSAL_CHARS]
+        )
 
     def _pause(self, attempt: int, asked: float | None) -> float:
         if asked is not None:
@@ -128,30 +181,22 @@ class Poster:
         return longest * random.uniform(0.75, 1.0)
 
 
-async def _refused(response: httpx.Response) -> PostFailed:
-    status = response.status_code
-    if 300 <= status < 400:
-        where = response.headers.get("location", "nowhere")
-        return PostFailed(f"redirects ({status}) to {where[:200]}; name the final address", passing=False)
-    if status < 400:
-        return PostFailed(f"answered {status}; an answer has status 200", passing=False)
-    text = ""
-    async for chunk in response.aiter_text():
-        text += chunk
-        if len(text) > 300:
-            break
-    wait = _retry_after(response.headers.get("retry-after"))
-    passing = (status in RETRIED or status >= 500) and (wait is None or wait <= LONGEST_WAIT_SECONDS)
-    return PostFailed(f"answered {status}: {text[:300]!r}", passing=passing, wait_seconds=wait)
-
-
 def _retry_after(value: str | None) -> float | None:
     """Seconds of a Retry-After header; a date, which servers of this kind do not send, counts as none."""
     return float(value) if value and value.replace(".", "", 1).isdecimal() else None
+
+
+def _check_content_type(response: httpx.Response) -> None:
+    given = response.headers.get("content-type", "")
+    kind = given.partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        what = f"answered with content type {given!r}; an answer is application/json"
+        raise PostFailed(what, kind="content", passing=False)
 
 
 def _as_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise PostFailed(f"answered what is not JSON ({error}): {body[:80]!r}", passing=False) from None
+        what = f"answered what is not JSON ({error}): {body[:80]!r}"
+        raise PostFailed(what, kind="content", passing=False) from None
