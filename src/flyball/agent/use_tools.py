@@ -44,8 +44,8 @@ async def use_tools(
 ) -> list[ToolResult]:
     """Carry out the calls of one turn, at the same time unless one of them writes. Results in the order of the calls.
 
-    `record` gets one result for each call, in that order, once, however this ends. What one call raises (there is
-    nobody to approve it, its server is gone) cancels the others.
+    `record` gets them in that order, once, however this ends. What one call raises (there is nobody to approve it, its
+    server is gone) cancels the others.
     """
     results: dict[int, ToolResult] = {}
 
@@ -59,7 +59,7 @@ async def use_tools(
         else:
             await _together([use(i) for i in range(len(calls))])
     finally:
-        ordered = [results.get(i) or cancelled(call, 0.0) for i, call in enumerate(calls)]
+        ordered = [results[i] for i in sorted(results)]
         record(ordered)
     return ordered
 
