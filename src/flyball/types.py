@@ -49,7 +49,7 @@ class Task:
     """One thing to do. `public` reaches the world and the policy, `hidden` reaches graders only.
 
     `cluster` names what was sampled together (template x snapshot); intervals are clustered by it. `family` is a
-    fixed stratum, `stage` says how long the work is (`single_tool`, `two_to_five`, `long`). `surface`: see `tools/surface`.
+    fixed stratum, `stage` says how long the work is (`single_tool`, `two_to_five`, `long`). `surface`: `tools/surface`.
     """
 
     task_id: str
