@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
@@ -52,8 +53,8 @@ def one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flyball.rollout.attempt.MAX_RERUNS", 0)
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     process = subprocess.Popen([*SHELF, str(port)], stderr=subprocess.DEVNULL)
@@ -67,6 +68,12 @@ def url() -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving() as address:
+        yield address
 
 
 def test_attempts_have_a_process_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +95,13 @@ def test_a_server_that_dies_in_a_call_is_named_with_its_last_words() -> None:
     assert (done.stop, [r.problem for r in done.tool_results]) == (StopReason.TOOL_ERROR, ["raised", "unavailable"])
     assert "MCP server 'shelf' die: MCPError: Connection closed; its stderr ends with" in done.trajectory.detail
     assert "out of paper" in done.trajectory.detail
+
+
+def test_one_that_dies_behind_http_is_named_too() -> None:
+    with serving() as address:
+        (done,) = attempts(shelf(url=address), (tool_call_text("die", said="out of paper"), "done"))
+    assert (done.stop, [r.problem for r in done.tool_results]) == (StopReason.TOOL_ERROR, ["unavailable"])
+    assert "MCP server 'shelf' die: " in done.trajectory.detail
 
 
 def test_over_http_an_attempt_has_a_session_and_its_trace(url: str) -> None:
