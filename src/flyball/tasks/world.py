@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from flyball.config import BudgetSettings
 from flyball.errors import ConfigError, DatasetError, ToolServerError, WorldError, nearest
 from flyball.tools.approval import ApproverFunction, Asked, approver_of
 from flyball.tools.arguments import Arguments, BadArguments, arguments_of_function
 from flyball.tools.call import needed
+from flyball.tools.inbox import Inbox
 from flyball.tools.jsonable import as_json
 from flyball.tools.permissions import Permissions
 from flyball.tools.server import Trace
@@ -36,7 +39,8 @@ class WorldSpec:
     """How to open worlds. `system` is the class's docstring, `version` a digest of its source and its bases'.
 
     `make` is the user's class, or a factory without arguments; a factory is called once here to learn its class.
-    `approver` declares who answers for tools with `approval="human"` (see `tools/approval.py`), `servers` are the tool
+    `approver` declares who answers for tools with `approval="human"` (see `tools/approval.py`; a person in
+    `tools/inbox.py`, never in training or evaluation), `servers` are the tool
     servers beside the world's own tools, `permissions` what the policy may do with both. Raises ConfigError for what is
     not a world.
     """
@@ -44,14 +48,15 @@ class WorldSpec:
     def __init__(
         self,
         make: Callable[[], Any],
-        approver: str | ApproverFunction | Asked | None = None,
+        approver: str | ApproverFunction | Inbox | None = None,
         servers: ToolServers | None = None,
         permissions: Permissions = NO_PERMISSIONS,
     ) -> None:
         self._make = make
-        self.approver: Asked | None = approver_of(approver)
+        self.approver: Asked | None = approver if isinstance(approver, Inbox) else approver_of(approver)
         self.servers = servers or ToolServers()
         self.permissions = permissions
+        self.removed: frozenset[str] = frozenset()
         cls = make if inspect.isclass(make) else type(_example(make))
         if not callable(getattr(cls, "reset", None)):
             raise ConfigError(f"world {cls.__qualname__} has no reset(self, ...) -> str, which starts an attempt")
@@ -76,13 +81,29 @@ class WorldSpec:
         Raises ConfigError when a tool of the task needs approval and nobody is declared to answer.
         """
         self._fields(task)
-        for tool in _shown_tools(self._tools, task).values():
+        for tool in _shown_tools(self._tools, task, self.removed).values():
             if tool.approval == "human":
                 needed(self.approver, tool)
 
     def schemas(self, task: Task) -> list[dict[str, Any]]:
         """The tools that a task shows, in OpenAI's form, without opening a world. Raises DatasetError as `check`."""
-        return [tool.schema() for tool in _shown_tools(self._tools, task).values()]
+        return [tool.schema() for tool in _shown_tools(self._tools, task, self.removed).values()]
+
+    def limited(self, tool: str, max_calls: int) -> WorldSpec:
+        """The same world with one tool taken away (0 calls) or limited to so many calls an attempt.
+
+        Raises ConfigError for a tool that there is not.
+        """
+        if tool not in self._tools:
+            raise ConfigError(f"{self.name} has no tool {tool!r}{nearest(tool, self._tools)}")
+        changed = copy.copy(self)
+        changed.version += f"+{tool}<={max_calls}"
+        if max_calls == 0:
+            changed.removed = self.removed | {tool}
+        else:
+            budgets = {**self.permissions.budgets, tool: BudgetSettings(max_calls=max_calls)}
+            changed.permissions = replace(self.permissions, budgets=budgets)
+        return changed
 
     @property
     def tools(self) -> Mapping[str, Tool]:
@@ -97,7 +118,10 @@ class WorldSpec:
         fields = self._fields(task)
         instance = await _call(self.name, "__init__", task, self._make, {})
         connections = await self.servers.connect(Trace(trace_id, task))
-        world = World(self.name, self.system, instance, task, self.approver, connections, self.permissions)
+        approver = self.approver.for_attempt(trace_id) if self.approver else None
+        world = World(
+            self.name, self.system, instance, task, approver, connections, self.permissions, removed=self.removed
+        )
         try:
             await world.start(fields)
         except BaseException:  # cancelled while it started: what it holds is released all the same
@@ -133,6 +157,7 @@ class World:
         approver: Asked | None = None,
         connections: Connections | None = None,
         permissions: Permissions = NO_PERMISSIONS,
+        removed: frozenset[str] = frozenset(),
     ) -> None:
         self._name, self._instance, self.task = name, instance, task
         self._connections = connections or Connections({})
@@ -143,7 +168,7 @@ class World:
         self.observation = ""
         self.has_user = hasattr(instance, "user_reply")
         self.tools: dict[str, Tool] = _in_turn(
-            _shown_tools({**find_tools(instance), **self._connections.tools}, task)
+            _shown_tools({**find_tools(instance), **self._connections.tools}, task, removed)
         )
         self.schemas: list[dict[str, Any]] = [tool.schema() for tool in self.tools.values()]
 
@@ -204,7 +229,7 @@ def _world_error(name: str, method: str, task: Task, what: str) -> WorldError:
     return WorldError(f"{name}.{method} {what}, for task {task.task_id!r}")
 
 
-def _shown_tools(tools: Mapping[str, Tool], task: Task) -> dict[str, Tool]:
+def _shown_tools(tools: Mapping[str, Tool], task: Task, removed: frozenset[str] = frozenset()) -> dict[str, Tool]:
     """Return the tools a task allows (by the names the world gives them) under the names its surface gives them."""
     where = f"task {task.task_id!r}"
     if strangers := sorted(set(task.tools or ()) - set(tools)):
@@ -214,9 +239,8 @@ def _shown_tools(tools: Mapping[str, Tool], task: Task) -> dict[str, Tool]:
         shown = apply_surface(tools, task.surface)
     except DatasetError as error:
         raise DatasetError(f"{where}: {error.args[0]}") from error
-    if task.tools is None:
-        return shown
-    return {name: tool for name, tool in shown.items() if not tool.origin or tool.origin in task.tools}
+    allowed = set(tools if task.tools is None else task.tools) - removed
+    return {name: tool for name, tool in shown.items() if not tool.origin or tool.origin in allowed}
 
 
 def _together(world: str, own: Mapping[str, Tool], others: Mapping[str, Tool]) -> dict[str, Tool]:

@@ -1,6 +1,6 @@
-"""The declared simulator of the person who approves: it answers in training and evaluation, never a live inbox.
+"""Who approves calls of high impact: a declared simulator in training and evaluation, a person where it is meant.
 
-What it answered is recorded with the call (`ToolResult.approval`); who it is, with the attempt (`Attempt.versions`).
+What was answered is recorded with the call (`ToolResult.approval`); who it is, with the attempt (`Attempt.versions`).
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ class Approver:
                 "`def approver(call): ...` that returns one of them"
             )
 
+    def for_attempt(self, trace_id: str) -> Approver:
+        """The same one answers in every attempt."""
+        return self
+
     async def decide(self, call: ToolCall, timeout_seconds: float) -> ApprovalDecision:
         """Return the simulated person's answer. Raises WorldError for what is no answer: it is part of the world."""
         finished = await run_user_code(self._fn, {}, timeout_seconds, call)
@@ -64,11 +68,13 @@ class Asked(Protocol):
     @property
     def name(self) -> str: ...
 
+    def for_attempt(self, trace_id: str) -> Asked:
+        """Whoever answers in one attempt or session."""
+        ...
+
     async def decide(self, call: ToolCall, timeout_seconds: float) -> ApprovalDecision: ...
 
 
-def approver_of(declared: str | ApproverFunction | Asked | None) -> Asked | None:
-    """Return who answers: what answers already, the simulator that was declared, None when none was."""
-    if declared is None or hasattr(declared, "decide"):
-        return declared  # type: ignore[return-value]  # it has been asked for what it needs
-    return Approver(declared)  # type: ignore[arg-type]
+def approver_of(declared: str | ApproverFunction | None) -> Approver | None:
+    """Return the simulator that was declared, None when none was."""
+    return None if declared is None else Approver(declared)

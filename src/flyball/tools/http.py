@@ -84,6 +84,18 @@ class HttpToolServer:
     def version(self) -> str:
         return version_of(self.settings, self.tools)
 
+    @property
+    def examples(self) -> Mapping[str, Mapping[str, Any]]:
+        return {function.name: function.example for function in self.settings.functions if function.example is not None}
+
+    @property
+    def isolates(self) -> bool:
+        return self.settings.context is not None
+
+    @property
+    def sends_hidden(self) -> bool:
+        return self.settings.send_hidden
+
     def check(self) -> None:
         """Raise ConfigError for a secret that the environment does not have."""
         _ = self._url, self._plain_headers, self._key

@@ -55,6 +55,19 @@ class McpServer:
     def version(self) -> str:
         return version_of(self.settings, self.tools)
 
+    @property
+    def examples(self) -> Mapping[str, Mapping[str, Any]]:
+        functions = self.settings.functions or ()
+        return {function.name: function.example for function in functions if function.example is not None}
+
+    @property
+    def isolates(self) -> bool:
+        return False  # whether a session has a world of its own is the server's secret
+
+    @property
+    def sends_hidden(self) -> bool:
+        return False
+
     def check(self) -> None:
         """Raise ConfigError for a secret that the environment does not have."""
         self.secrets.fill_all({**self.settings.env, **self.settings.headers})

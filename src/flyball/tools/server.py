@@ -53,6 +53,21 @@ class ToolServer(Protocol):
     @property
     def version(self) -> str: ...
 
+    @property
+    def examples(self) -> Mapping[str, Mapping[str, Any]]:
+        """Arguments that a tool may be tried with, by its name."""
+        ...
+
+    @property
+    def isolates(self) -> bool:
+        """Whether each attempt is known to have a world of its own there, so that trying a write harms nobody."""
+        ...
+
+    @property
+    def sends_hidden(self) -> bool:
+        """Whether it is told what otherwise only graders see."""
+        ...
+
     def check(self) -> None:
         """Raise ConfigError for a secret that the environment does not have."""
         ...
