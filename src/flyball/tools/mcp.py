@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import sys
 import tempfile
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from flyball.config import FunctionSettings, McpSettings
@@ -42,11 +44,15 @@ _ABOUT_THE_CALL = frozenset({-32602})
 
 
 class McpServer:
-    """A declared server. `discover` comes before everything else."""
+    """A declared server. `discover` comes before everything else.
 
-    def __init__(self, name: str, settings: McpSettings) -> None:
+    A command runs in `folder`, the workflow's; `python` in it is the Python that runs Flyball.
+    """
+
+    def __init__(self, name: str, settings: McpSettings, folder: Path | None = None) -> None:
         self.name = name
         self.settings = settings
+        self.folder = folder
         self.secrets = Secrets(f"MCP server {name!r}")
         self.tools: Mapping[str, Tool] = {}
         self._shared: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = weakref.WeakKeyDictionary()
@@ -246,7 +252,8 @@ class _Session:
         if settings.command is not None:
             env = {**secrets.fill_all(settings.env), **({TRACE_VARIABLE: trace} if trace else {})}
             program, *rest = settings.command
-            parameters = StdioServerParameters(command=program, args=rest, env=env)
+            program = sys.executable if program == "python" else program
+            parameters = StdioServerParameters(command=program, args=rest, env=env, cwd=self._server.folder)
             async with Client(stdio_client(parameters, errlog=self._stderr), mode=mode) as client:
                 yield client
             return

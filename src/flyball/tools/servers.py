@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from flyball.config import ToolsSettings
@@ -97,15 +98,15 @@ class Connections:
         return {name: state for name, state in zip(self._connections, ended, strict=True) if state is not None}
 
 
-def tool_servers(settings: ToolsSettings) -> ToolServers:
-    """Return the servers that a workflow declares. MCP servers are asked which tools they have.
+def tool_servers(settings: ToolsSettings, folder: Path | None = None) -> ToolServers:
+    """Return the servers that a workflow in `folder` declares. MCP servers are asked which tools they have.
 
     Raises ConfigError for what cannot be honoured, ToolServerError for an MCP server that does not answer.
     """
     if both := sorted(settings.http.keys() & settings.mcp.keys()):
         raise ConfigError(f"tools.http and tools.mcp both have a server {both[0]!r}; rename one")
     http = [HttpToolServer(name, each) for name, each in settings.http.items()]
-    mcp = [McpServer(name, each) for name, each in settings.mcp.items()]
+    mcp = [McpServer(name, each, folder) for name, each in settings.mcp.items()]
     if mcp:
         _run_apart(_discover(mcp))
     return ToolServers([*http, *mcp])

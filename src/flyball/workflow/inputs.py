@@ -93,7 +93,8 @@ class Inputs:
     def world(self) -> WorldSpec:
         """The user's world with the tool servers; MCP servers are asked for their tools here."""
         tools = self.workflow.settings.tools
-        return WorldSpec(self.workflow.world, self.workflow.approver, tool_servers(tools), Permissions.of(tools))
+        servers = tool_servers(tools, self.workflow.folder)
+        return WorldSpec(self.workflow.world, self.workflow.approver, servers, Permissions.of(tools))
 
     @cached_property
     def graders(self) -> GraderSet:
