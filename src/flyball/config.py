@@ -231,7 +231,7 @@ class HttpToolsSettings(ToolServerSettings):
     headers: Values = Field(default_factory=dict, description="sent with each request; secrets as ${NAME}")
     signing_secret: str | None = Field(default=None, description="${NAME} of the secret that signs each request")
     max_retries: int = Field(default=3, ge=0, description="more tries after a 5xx, a time-out or no connection")
-    concurrency: int = Field(default=64, ge=1, description="requests in flight, at least 1")
+    concurrency: int = Field(default=256, ge=1, description="calls under way, at least 1; further ones wait")
     max_bytes: int = Field(default=1_000_000, ge=1, description="of one answer; a longer one is not read further")
     send_hidden: bool = Field(default=False, description="whether `item` has the task's hidden fields, as OpenAI sends")
     context: ContextSettings | None = None

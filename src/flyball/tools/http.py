@@ -21,9 +21,11 @@ before the first call of an attempt and after its end, however it ended. What th
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -70,6 +72,9 @@ class HttpToolServer:
         }
         if len(self.tools) != len(settings.functions):
             raise ConfigError(f"tool server {name!r} has two functions of one name; rename one")
+        self._slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            weakref.WeakKeyDictionary()
+        )
         self._poster = Poster(
             concurrency=settings.concurrency,
             timeout_seconds=LONGEST_SECONDS,
@@ -125,6 +130,13 @@ class HttpToolServer:
         except PostFailed as failed:
             raise self._blame(name, failed) from None
         return self.secrets.mask(self._output(answer, name, call_id))
+
+    def slots(self) -> asyncio.Semaphore:
+        """The bound on calls under way on this event loop; waiting for it is not the server's time."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._slots:
+            self._slots[loop] = asyncio.Semaphore(self.settings.concurrency)
+        return self._slots[loop]
 
     async def post_context(self, address: str, trace: Trace, kind: str) -> Any:
         """Open or close an attempt's context. Raises ToolServerError."""
@@ -190,7 +202,8 @@ class HttpConnection:
     def __init__(self, server: HttpToolServer, trace: Trace) -> None:
         self._server, self._trace = server, trace
         self.tools: Mapping[str, Tool] = {
-            name: replace(tool, fn=functools.partial(server.call, trace)) for name, tool in server.tools.items()
+            name: replace(tool, fn=functools.partial(server.call, trace), turn=server.slots())
+            for name, tool in server.tools.items()
         }
 
     async def open(self) -> None:

@@ -33,7 +33,8 @@ class Tool:
     """Something a policy may call. `arguments` reads the model's JSON into keyword arguments of `fn` (sync or async).
 
     `origin` is the name its author gave it, kept when a task shows the tool under another; "" = a distractor.
-    `turn` is shared by tools that must not run at the same time: calls wait for it in the order they were made.
+    `turn` is shared by tools of which one (a lock) or so many (a semaphore) may run at a time: calls wait for it in the
+    order they were made.
     `retries`, `cost_usd` and `scopes` are explained at `tool` below. `server` names the tool server that carries the
     tool out, '' = nobody else does: its `fn` gets the ToolCall first, and `timeout_seconds` may bound one try of it.
     """
@@ -49,7 +50,7 @@ class Tool:
     version: str = ""
     origin: str | None = None
     arguments: Arguments = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # set below
-    turn: asyncio.Lock | None = field(default=None, repr=False, compare=False)
+    turn: asyncio.Lock | asyncio.Semaphore | None = field(default=None, repr=False, compare=False)
     scopes: tuple[str, ...] = ()
     server: str = ""
     timeout_seconds: float | None = None
