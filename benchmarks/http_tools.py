@@ -4,7 +4,8 @@
 
 A scripted policy calls a tool of a server in another process, two calls a turn. A call is lost when a rollout has no
 result for it, when the result is another call's, or when the server saw a try that no result tells of. A try that never
-arrived (the machine was too busy to connect in time) is counted apart. Rollouts whose server could not be used end as `tool_error` and count as accounted for.
+arrived (the machine was too busy to connect in time) is counted apart. Rollouts whose server could not be used end as
+`tool_error` and count as accounted for.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def serving(seed: int) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "benchmarks.http_tools_server:app", "--port", str(port)]
     process = subprocess.Popen(
-        [*command, "--log-level", "error"], env={**os.environ, "FAULTS": f"{FAILS} {HANGS} {seed}"}
+        [*command, "--log-level", "critical"], env={**os.environ, "FAULTS": f"{FAILS} {HANGS} {seed}"}
     )
     try:
         for _ in range(600):

@@ -203,7 +203,9 @@ class FunctionSettings(Section):
     approval: Literal["none", "human"] = Field(default="none", description="none, or human: a person is asked")
     scopes: Names = Field(default=(), description="permissions that it needs")
     cost_usd: float = Field(default=0.0, ge=0, description="what one try is billed, 0 or more")
-    example: dict[str, Any] | None = Field(default=None, description="arguments `flyball doctor tools` may call it with")
+    example: dict[str, Any] | None = Field(
+        default=None, description="arguments `flyball doctor tools` may call it with"
+    )
 
 
 class ContextSettings(Section):

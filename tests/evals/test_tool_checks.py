@@ -62,7 +62,7 @@ def test_a_write_is_called_with_its_example_or_in_a_context_of_its_own() -> None
 @pytest.mark.parametrize(
     ("answer", "level", "text"),
     [
-        (lambda body: httpx.Response(404, json={"output": "no order x"}), "warn", "it refuses {\"order_id\": \"x\"}: 404"),
+        (lambda body: httpx.Response(404, json={"output": "no order x"}), "warn", 'it refuses {"order_id": "x"}: 404'),
         (lambda body: httpx.Response(503, text="down"), "fail", "answered 0 of 3, 12 tries: tool server 'shop'"),
         (lambda body: httpx.Response(302, headers={"location": "http://b"}), "fail", "redirects (302) to http://b"),
         (lambda body: httpx.Response(200, text="hello"), "fail", "content type 'text/plain"),

@@ -16,9 +16,9 @@ from flyball.graders.endpoint import EndpointGrader
 from flyball.graders.flags import error_flags
 from flyball.graders.judge import Judge
 from flyball.graders.make import grader_from
-from flyball.tools.post import Poster, PostFailed
 from flyball.graders.row import attempt_of_text
 from flyball.graders.spec import Endpoint
+from flyball.tools.post import Poster, PostFailed
 from flyball.tools.source import UNREAD
 from flyball.types import Missing, Score
 from tests.graders.rows import attempt, graded, judge, score, score_of, tool_call

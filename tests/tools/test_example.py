@@ -71,7 +71,9 @@ def test_doctor_tools_calls_every_endpoint(
     assert "ok    stock.count: answered 3 of 3" in printed
     monkeypatch.setenv("ORDERS_SECRET", "another-secret")
     assert invoke(["doctor", "tools", str(FILE)]) == 1
-    assert "fail  orders: tool server 'orders' at ${ORDERS_URL}/call: context.open answered 401" in capsys.readouterr().out
+    assert (
+        "fail  orders: tool server 'orders' at ${ORDERS_URL}/call: context.open answered 401" in capsys.readouterr().out
+    )
 
 
 def test_a_missing_secret_is_said_before_anything_is_called(

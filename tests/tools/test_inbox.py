@@ -64,7 +64,7 @@ def test_one_that_nobody_answers_expires_and_stays_so(store: Store) -> None:
     result = asyncio.run(pay(store, expires_seconds=0.05))
     assert (result.problem, result.approval) == ("expired", "expire")
     (asked,) = store.approvals("expired")
-    with pytest.raises(StoreError, match="is expired at .*; only a pending one is answered"):
+    with pytest.raises(StoreError, match=r"is expired at .*; only a pending one is answered"):
         store.answer_approval(asked.approval_id, "approve", "ann")
 
 
@@ -89,7 +89,7 @@ def test_an_answer_is_given_once_and_a_request_never_changes(store: Store) -> No
     store.answer_approval(asked.approval_id, "deny", "ann")
     with pytest.raises(StoreError, match="is denied by ann"):
         store.answer_approval(asked.approval_id, "approve", "bob")
-    with pytest.raises(StoreError, match="asked about pay {} as call c1"):
+    with pytest.raises(StoreError, match=r"asked about pay \{\} as call c1"):
         store.request_approval("s1", "c1", "pay", '{"cents": 9}', asked.expires_at)
     with pytest.raises(StoreError, match="did you mean"):
         store.answer_approval(asked.approval_id, "aprove", "bob")

@@ -129,4 +129,3 @@ def test_permissions_are_part_of_the_version() -> None:
     plain = WorldSpec(Till, "approve").version
     granted = WorldSpec(Till, "approve", permissions=Permissions(frozenset({"money.write"}))).version
     assert granted.startswith(plain) and granted != plain
-    

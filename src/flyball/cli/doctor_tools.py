@@ -24,9 +24,7 @@ FAILED = 1
 @click.option("--limit", type=click.IntRange(min=1), help="With --ablate: leave so many calls of the tool an attempt.")
 @policy_option
 @click.pass_context
-def tools(
-    context: click.Context, file: Path, calls: int, ablate: bool, limit: int | None, policy: str | None
-) -> None:
+def tools(context: click.Context, file: Path, calls: int, ablate: bool, limit: int | None, policy: str | None) -> None:
     """Call every tool of every server: what answers, how fast, what breaks the contract.
 
     A tool is called with its `example`, or with arguments made up from its schema; one that writes only with an example

@@ -125,7 +125,9 @@ class WorldSpec:
         try:
             await world.start(fields)
         except BaseException:  # cancelled while it started: what it holds is released all the same
-            with contextlib.suppress(WorldError, ToolServerError):  # why it did not start matters more than why it did not close
+            with contextlib.suppress(
+                WorldError, ToolServerError
+            ):  # why it did not start matters more than why it did not close
                 await world.close()
             raise
         return world

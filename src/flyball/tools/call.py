@@ -131,7 +131,8 @@ def _pause(tool: Tool, finished: Finished, tries: int) -> float:
     asked = getattr(finished.error, "wait_seconds", None)
     if asked is not None:
         return float(asked)
-    return min(LONGEST_PAUSE_SECONDS, SERVER_PAUSE_SECONDS * 2.0 ** (tries - 1)) * random.uniform(0.75, 1.0)
+    longest: float = min(LONGEST_PAUSE_SECONDS, SERVER_PAUSE_SECONDS * 2.0 ** (tries - 1))
+    return longest * random.uniform(0.75, 1.0)
 
 
 def cancelled(call: ToolCall, seconds: float) -> ToolResult:

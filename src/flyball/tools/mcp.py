@@ -194,7 +194,8 @@ class _Session:
         """Raises ToolServerError when there is no session within `CONNECT_SECONDS`."""
         self._task = asyncio.create_task(self._hold(), name=f"flyball mcp {self._server.name}")
         try:
-            await asyncio.wait({self._task, self._client}, timeout=CONNECT_SECONDS, return_when="FIRST_COMPLETED")
+            ready: set[asyncio.Future[Any]] = {self._task, self._client}
+            await asyncio.wait(ready, timeout=CONNECT_SECONDS, return_when="FIRST_COMPLETED")
             if not self._client.done():
                 error = self._task.exception() if self._task.done() and not self._task.cancelled() else None
                 if isinstance(error, ConfigError):

@@ -128,5 +128,3 @@ def _digest(value: Any) -> str:
 
 async def _not_connected(server: str, *_: Any, **__: Any) -> str:
     raise AssertionError(f"a tool of {server!r} was called without a connection")
-
-
