@@ -99,8 +99,19 @@ _TRIGGERS = (
     _refuse("runs_change_status_only", "runs", "UPDATE OF run_id, kind, name, config, created_at"),
 )
 
+_APPROVALS = (
+    """CREATE TABLE approvals (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, approval_id TEXT NOT NULL UNIQUE, session_id TEXT NOT NULL,
+        call_id TEXT NOT NULL, tool TEXT NOT NULL, arguments TEXT NOT NULL, expires_at TEXT NOT NULL, at TEXT NOT NULL,
+        UNIQUE (session_id, call_id))""",
+    """CREATE TABLE approval_answers (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, approval_id TEXT NOT NULL UNIQUE REFERENCES approvals (approval_id),
+        decision TEXT NOT NULL, actor TEXT NOT NULL, reason TEXT NOT NULL, at TEXT NOT NULL)""",
+)
+
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("first tables", (*_TABLES, *_TRIGGERS)),
     ("routing tables", (*_ROUTES, *_append_only("routes"))),
+    ("approvals", (*_APPROVALS, *_append_only("approvals", "approval_answers"))),
 )
 """Entry i brings the schema to version i + 1."""
