@@ -26,7 +26,7 @@ from flyball.tools.approval import approver_of
 from flyball.types import Limits, Task
 from flyball.workflow.user_code import import_file
 
-SECTIONS = ("training", "evaluation", "release", "prices", "limits", "plan", "tools")
+SECTIONS = ("training", "evaluation", "engine", "release", "prices", "limits", "plan", "tools")
 Written = Callable[..., Any] | Mapping[str, Any] | Grader
 """What may stand where a grader belongs."""
 WRITE_ONE = "`flyball init helpdesk` writes a working example, `flyball init NAME` a minimal one"
@@ -72,6 +72,7 @@ class Workflow:
     critic: Callable[..., Any] | None = None
     policy_checks: Sequence[Callable[..., Any]] = ()
     tools: Section | Mapping[str, Any] | None = None
+    engine: Section | Mapping[str, Any] | None = None
     source: Path | None = field(default=None, compare=False)
     marks: Marks = field(default=Marks("Workflow(...)"), compare=False, repr=False)
     settings: Settings = field(init=False, compare=False)
