@@ -23,7 +23,7 @@ class SpecGrader(ABC, Generic[S]):
     """Judges by a spec. `revision` goes up when the code below would judge otherwise: it is part of the version."""
 
     revision: ClassVar[int] = 1
-    decides: ClassVar[bool] = False
+    decides: bool = False
     """whether every score is 0 or 1"""
     version_mark: ClassVar[str] = ""
 
