@@ -36,6 +36,10 @@ class GateGrader(SpecGrader[Gate]):
         self.raw_range = then.raw_range
         self.decides = then.decides
 
+    @property
+    def parts(self) -> tuple[SpecGrader[Any], ...]:
+        return (*self._require.values(), self._then)
+
     def _made_of(self) -> list[str]:
         return [*(f"{name} {grader.version}" for name, grader in sorted(self._require.items())), self._then.version]
 

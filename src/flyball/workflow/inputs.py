@@ -17,6 +17,7 @@ from flyball.config import SamplingSettings, Section
 from flyball.engine.protocol import SamplingParams
 from flyball.errors import ConfigError, DatasetError
 from flyball.evals.suite import Suite
+from flyball.graders.anchors import Anchor, load_anchors
 from flyball.graders.grade import REWARD, SAFETY, SUCCESS, GraderSet
 from flyball.graders.make import as_grader
 from flyball.rollout.prices import Prices
@@ -104,7 +105,13 @@ class Inputs:
             reward=None if flow.reward is None else as_grader(flow.reward, REWARD),
             safety=None if flow.safety is None else as_grader(flow.safety, SAFETY, decides=True),
             scores={name: as_grader(written, name) for name, written in (flow.scores or {}).items()},
+            holdout={name: as_grader(written, name) for name, written in (flow.holdout or {}).items()},
         )
+
+    @cached_property
+    def anchors(self) -> list[Anchor]:
+        """The attempts whose judgement is settled, none where the workflow names no file."""
+        return [] if self.workflow.anchors is None else load_anchors(self.workflow.folder / self.workflow.anchors)
 
     @cached_property
     def runner(self) -> AgentRunner:
@@ -155,7 +162,7 @@ class Inputs:
                 f'approver would be ignored: no tool of {self.world.name} has approval="human"; remove it, or mark the '
                 'tools that a person must approve with `@fb.tool(approval="human")`'
             )
-        _ = self.graders, self.runner, self.prices, self.suites
+        _ = self.graders, self.runner, self.prices, self.suites, self.anchors
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:

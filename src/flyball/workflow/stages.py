@@ -1,6 +1,6 @@
 """The stages of a run, in order. Each is a function from the context to its result, which the store keeps.
 
-    data -> policy -> sft -> rl -> controls -> evaluate -> drill -> gates -> brief
+    anchors -> data -> policy -> sft -> rl -> controls -> evaluate -> drill -> gates -> brief
 
 A stage that is done is never done again: `--resume` reads its result from the store. Inside a stage the trainer goes on
 from its last checkpoint and an evaluation keeps the suites that are finished. The drill comes before the gates because
@@ -17,7 +17,8 @@ from typing import Any
 
 import orjson
 
-from flyball.errors import ConfigError, TrainError
+from flyball.errors import ConfigError, GraderError, TrainError
+from flyball.graders.anchors import missed_anchors
 from flyball.release.evidence import TokenSpeed
 from flyball.release.gates import DEFAULT_GATES
 from flyball.release.verdict import judge_release
@@ -43,6 +44,19 @@ class Stage:
 
 
 # --- data and start --------------------------------------------------------------------------------------------------
+
+
+async def check_graders(context: Context) -> Result:
+    """Put the anchors before the graders; a changed grader that judges one otherwise judges no run (invariant 11)."""
+    inputs = context.inputs
+    missed = await missed_anchors(inputs.graders, inputs.anchors)
+    if missed:
+        raise GraderError(
+            f"{len({miss.anchor for miss in missed})} of {len(inputs.anchors)} anchors are judged otherwise than "
+            f"people settled them, so these graders may not judge a run: {'; '.join(map(str, missed[:3]))}. Mend the "
+            "grader, or settle the anchor anew; `flyball doctor grader` shows all"
+        )
+    return {"graders": inputs.graders.version, "note": f"{len(inputs.anchors)} judged as settled"}
 
 
 async def prepare_data(context: Context) -> Result:
@@ -255,6 +269,7 @@ def _read(context: Context, split: str) -> list[Demonstration]:
 
 
 STAGES = (
+    Stage("anchors", "check the graders", check_graders, lambda context: bool(context.inputs.anchors)),
     Stage("data", "prepare data", prepare_data),
     Stage("policy", "get the policy", start_policy),
     Stage("sft", "SFT cold start", cold_start, _wants_sft),

@@ -1,0 +1,98 @@
+"""`flyball doctor grader` and `flyball grade` as people type them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flyball.store.store import Store
+
+from .conftest import Result
+
+Run = Callable[..., Result]
+FILE = "stock/workflow.py"
+GIVES_AWAY = ('return a.state == {"taken": hidden["amount"]} and a.answer == "done"', 'return "one" in a.answer')
+
+
+def edit(before: str, after: str) -> None:
+    code = Path(FILE).read_text()
+    assert before in code
+    Path(FILE).write_text(code.replace(before, after))
+
+
+def write(name: str, *rows: dict[str, Any]) -> str:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+def run_id() -> str:
+    with Store(Path(".flyball")) as store:
+        return store.runs()[0].run_id
+
+
+def test_doctor_grader_passes_an_honest_grader_and_fails_one_that_gives_points_away(flyball: Run) -> None:
+    done = flyball("doctor", "grader", FILE, "--tasks", "8")
+    assert done.code == 0 and "oracle solves all 8 tasks" in done.out and "cheat judge_injection" in done.out
+    edit(*GIVES_AWAY)
+    done = flyball("doctor", "grader", FILE, "--tasks", "8")
+    assert done.code == 1 and "fail  cheat claims_done" in done.out
+
+
+RIGHT = {"id": "right", "hidden": {"amount": 3}, "answer": "done", "state": {"taken": 3}, "success": True}
+WRONG = {"id": "wrong", "hidden": {"amount": 3}, "answer": "done", "state": {"taken": 0}, "success": False}
+
+
+def test_a_changed_grader_that_misses_an_anchor_judges_no_run(flyball: Run) -> None:
+    edit('name="stock",', 'name="stock", anchors="anchors.jsonl",')
+    write("stock/anchors.jsonl", RIGHT, WRONG)
+    assert flyball("train", FILE).code == 0
+    assert "ok    anchors: all 2 judged as settled" in flyball("doctor", "grader", FILE, "--tasks", "2").out
+    edit('return a.state == {"taken": hidden["amount"]} and', "return True and")
+    refused = flyball("train", FILE)
+    assert refused.code == 1 and "[grader] 1 of 2 anchors are judged otherwise" in refused.err
+    assert "fault: grader" in refused.err
+
+
+def test_labels_against_stored_attempts(flyball: Run) -> None:
+    flyball("train", FILE)
+    with Store(Path(".flyball")) as store:
+        graded = list(store.attempts(run_id()))
+    rows = [
+        {"attempt": one.attempt.attempt_id, "rater": rater, "label": one.outcome.success}
+        for one in graded
+        for rater in ("ana", "ben")
+    ]
+    done = flyball(
+        "doctor", "grader", FILE, "--tasks", "2", "--labels", write("labels.jsonl", *rows), "--run", run_id()
+    )
+    assert "raters of success: ana and ben" in done.out and "success: agreement: grader and people" in done.out
+    assert flyball("doctor", "grader", FILE, "--run", run_id()).code == 2
+    wrong = write("labels.jsonl", {**rows[0], "rubric": "sucess"})
+    assert "did you mean 'success'" in flyball("doctor", "grader", FILE, "--labels", wrong, "--run", run_id()).err
+
+
+def test_grade_failed_judges_only_what_has_no_grade(flyball: Run) -> None:
+    edit('return a.state == {"taken": hidden["amount"]} and', 'return None if "odd" in a.task.family else')
+    flyball("train", FILE)
+    edit('return None if "odd" in a.task.family else', 'return a.state == {"taken": hidden["amount"]} and')
+    done = flyball("grade", run_id(), "--failed", "--phase", "rl")
+    count = int(done.out.split(" attempts judged")[0])
+    with Store(Path(".flyball")) as store:
+        total = store.count_attempts(run_id(), "rl")
+    assert 0 < count < total and f"{count} changed" in done.out
+    assert "no attempts without a grade of phase 'rl'" in flyball("grade", run_id(), "--failed", "--phase", "rl").out
+
+
+def test_evaluations_graded_again_may_be_compared_again(flyball: Run) -> None:
+    flyball("run", FILE)
+    before = flyball("show", run_id()).out
+    edit("and a.answer ==", "and a.stop and a.answer ==")
+    done = flyball("grade", run_id())
+    assert "evaluations written anew" in done.out and "graders changed" in done.out
+    with Store(Path(".flyball")) as store:
+        versions = [run.grader_version for run in store.evals(run_id=run_id())]
+    assert len(set(versions)) == 2 and versions.count(versions[0]) == versions.count(versions[-1])
+    assert before.split("success")[1] == flyball("show", run_id()).out.split("success")[1]
+    assert "evaluations" not in flyball("grade", run_id()).out
