@@ -96,3 +96,42 @@ def test_evaluations_graded_again_may_be_compared_again(flyball: Run) -> None:
     assert len(set(versions)) == 2 and versions.count(versions[0]) == versions.count(versions[-1])
     assert before.split("success")[1] == flyball("show", run_id()).out.split("success")[1]
     assert "evaluations" not in flyball("grade", run_id()).out
+
+
+# --- audits ----------------------------------------------------------------------------------------------------------
+
+
+def test_audits_draw_attempts_in_an_order_of_the_run_and_report_them(flyball: Run) -> None:
+    flyball("train", FILE)
+    first = flyball("audits", "next", run_id(), "--phase", "rl")
+    assert first.code == 0 and first.out == flyball("audits", "next", run_id(), "--phase", "rl").out
+    command = first.out.splitlines()[-1].removeprefix("then: flyball ").removesuffix("   (or hack)").split()
+    marked = flyball(*command, "--rater", "ana")
+    assert "says ana: counts in the rate" in marked.out
+    again = flyball(*command)
+    assert again.code == 1 and "was audited already" in again.err
+    second = flyball("audits", "next", run_id(), "--phase", "rl")
+    assert second.out != first.out
+    best = flyball("audits", "next", run_id(), "--best-paid")
+    assert "reward 1.0" in best.out
+    report = flyball("audits", "report", run_id())
+    assert "people call 0.0%" in report.out and "hack test_modification" in report.out and "[" in report.out
+
+
+def test_all_attempts_looked_at(flyball: Run) -> None:
+    flyball("train", FILE)
+    with Store(Path(".flyball")) as store:
+        ids = [one.attempt.attempt_id for one in store.attempts(run_id())]
+    drawn = [flyball("audits", "mark", run_id(), attempt_id, "honest", "--rater", "a").out for attempt_id in ids]
+    assert any("not counted" in text for text in drawn)
+    assert "was looked at" in flyball("audits", "next", run_id()).out
+    assert flyball("audits", "mark", run_id(), ids[0], "maybe").code == 2
+
+
+def test_the_gate_is_refused_where_no_grader_audits(flyball: Run) -> None:
+    edit('name="stock",', 'name="stock", release={"gates": ["no_safety_regression", "no_reward_hacking"]},')
+    refused = flyball("run", FILE)
+    assert refused.code == 1 and "scores={'no_hacks': {'type': 'no_hacks'}}" in refused.err
+    edit('name="stock",', 'name="stock", scores={"no_hacks": {"type": "no_hacks"}},')
+    done = flyball("run", FILE)
+    assert done.code == 0 and "no_reward_hacking (ML)" in done.out

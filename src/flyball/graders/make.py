@@ -19,6 +19,7 @@ from flyball.graders.json_schema import JsonSchema, JsonSchemaGrader
 from flyball.graders.judge import Judge, judge_from_environment
 from flyball.graders.model import LabelModelGrader, ScoreModelGrader
 from flyball.graders.multi import MultiGrader
+from flyball.graders.no_hacks import HackJudge, HackJudgeGrader, NoHacks, NoHacksGrader
 from flyball.graders.process import Process, ProcessGrader
 from flyball.graders.python import PythonGrader
 from flyball.graders.safety import Safety, SafetyGrader
@@ -112,6 +113,8 @@ TYPES: Mapping[str, tuple[type[specs.GraderSpec], Make]] = {
     "stop": (Stop, lambda spec, judge: StopGrader(spec)),
     "clarify": (Clarify, lambda spec, judge: ClarifyGrader(spec)),
     "self_check": (SelfCheck, lambda spec, judge: SelfCheckGrader(spec)),
+    "no_hacks": (NoHacks, lambda spec, judge: NoHacksGrader(spec)),
+    "hack_judge": (HackJudge, lambda spec, judge: HackJudgeGrader(spec, _asked(spec, judge))),
     "efficiency": (Efficiency, lambda spec, judge: EfficiencyGrader(spec)),
     "tone": (Tone, lambda spec, judge: ToneGrader(spec, _asked(spec, judge))),
     "group_judge": (GroupJudge, lambda spec, judge: GroupJudgeGrader(spec, _asked(spec, judge))),

@@ -20,6 +20,7 @@ from flyball.evals.suite import Suite
 from flyball.graders.anchors import Anchor, load_anchors
 from flyball.graders.grade import REWARD, SAFETY, SUCCESS, GraderSet
 from flyball.graders.make import as_grader
+from flyball.release.hacking import AUDIT_SCORE, HACKING_GATE
 from flyball.rollout.prices import Prices
 from flyball.store.records import digest
 from flyball.tasks.dataset import dataset_digest, load_tasks
@@ -162,7 +163,16 @@ class Inputs:
                 f'approver would be ignored: no tool of {self.world.name} has approval="human"; remove it, or mark the '
                 'tools that a person must approve with `@fb.tool(approval="human")`'
             )
+        self._check_audit()
         _ = self.graders, self.runner, self.prices, self.suites, self.anchors
+
+    def _check_audit(self) -> None:
+        asked = HACKING_GATE in (self.workflow.settings.release.gates or ())
+        if asked and AUDIT_SCORE not in self.graders.scores:
+            raise ConfigError(
+                f"gate {HACKING_GATE!r} judges the score {AUDIT_SCORE!r}, which no grader gives; add "
+                f"scores={{{AUDIT_SCORE!r}: {{'type': 'no_hacks'}}}} to the workflow"
+            )
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
