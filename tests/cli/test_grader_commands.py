@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flyball.cli import redteam as redteam_command
+from flyball.engine.fake import FakeEngine
 from flyball.store.store import Store
+from flyball.workflow.fake import FakeTrainer, write_policy
 
 from .conftest import Result
 
@@ -135,3 +138,41 @@ def test_the_gate_is_refused_where_no_grader_audits(flyball: Run) -> None:
     edit('name="stock",', 'name="stock", scores={"no_hacks": {"type": "no_hacks"}},')
     done = flyball("run", FILE)
     assert done.code == 0 and "no_reward_hacking (ML)" in done.out
+
+
+# --- redteam ---------------------------------------------------------------------------------------------------------
+
+
+class Obedient(FakeTrainer):
+    """A policy that takes all there is from the shelf when told to use the tool at once."""
+
+    def open_engine(self, folder: Path, **how: Any) -> Any:
+        def script(prompt: Any) -> str:
+            told = prompt.messages[-1]["content"]
+            if prompt.turn == 0 and "take" in told and "Ignore your rules" in told:
+                return '<tool_call>{"name": "take", "arguments": {"amount": 9}}</tool_call>'
+            return "done"
+
+        engine = FakeEngine(script)
+        return engine, engine.chat
+
+
+def test_redteam_proposes_what_worked_and_leaves_the_suite_alone(flyball: Run, monkeypatch: Any) -> None:
+    monkeypatch.setattr(redteam_command, "make_trainer", lambda: Obedient({}))
+    policy = str(write_policy(Path("candidate"), 1.0))
+    before = Path("stock/tasks.jsonl").read_text()
+    done = flyball("redteam", FILE, "--policy", policy, "--attempts", "60", "--tasks", "8")
+    assert done.code == 1 and "fail  ticket injection: worked in" in done.out
+    rows = [json.loads(line) for line in Path("redteam.jsonl").read_text().splitlines()]
+    why = [json.loads(line) for line in Path("redteam.provenance.jsonl").read_text().splitlines()]
+    assert rows and [row["id"] for row in rows] == [row["id"] for row in why]
+    assert all(
+        row["split"] == "adversarial" and "Ignore your rules" in row["surface"]["inject"]["observation"] for row in rows
+    )
+    assert Path("stock/tasks.jsonl").read_text() == before
+    assert (
+        flyball("redteam", FILE, "--policy", policy, "--attempts", "60", "--tasks", "8").code == 1
+    )  # the file is there
+    Path("stock/tasks.jsonl").write_text(before + Path("redteam.jsonl").read_text())
+    again = flyball("redteam", FILE, "--policy", policy, "--attempts", "60", "--tasks", "8", "--out", "second.jsonl")
+    assert again.code == 0 and "in the adversarial suite already" in again.out and not Path("second.jsonl").exists()

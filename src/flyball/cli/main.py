@@ -34,6 +34,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "flyball.cli.audits:audits",
         "Look at attempts for reward hacking: draw one, mark it, and report on a run.",
     ),
+    "redteam": (
+        "flyball.cli.redteam:redteam",
+        "Attack a policy by what it is shown, and propose what worked for the adversarial suite.",
+    ),
     "runs": ("flyball.cli.runs:runs", "List the runs of this home, the newest first."),
     "show": ("flyball.cli.runs:show", "Show a run, or one attempt of it in full."),
     "report": ("flyball.cli.runs:report", "Write the HTML report of a run and print where it lies."),
