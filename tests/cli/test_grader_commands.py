@@ -176,3 +176,10 @@ def test_redteam_proposes_what_worked_and_leaves_the_suite_alone(flyball: Run, m
     Path("stock/tasks.jsonl").write_text(before + Path("redteam.jsonl").read_text())
     again = flyball("redteam", FILE, "--policy", policy, "--attempts", "60", "--tasks", "8", "--out", "second.jsonl")
     assert again.code == 0 and "in the adversarial suite already" in again.out and not Path("second.jsonl").exists()
+
+
+def test_doctor_reward_advises_by_the_stored_attempts(flyball: Run) -> None:
+    flyball("train", FILE)
+    done = flyball("doctor", "reward", FILE, "--run", run_id())
+    assert done.code == 0 and "success is decided by a rule" in done.out and "turns [" in done.out
+    assert "give --run" in flyball("doctor", "reward", FILE).out
