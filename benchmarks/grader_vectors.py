@@ -158,6 +158,26 @@ JUDGES = [
     labelled("great", 0.0, "model_grader_parse_error"),
 ]  # fmt: skip
 
+
+def python(body: str, sample: str, reward: float, *flags: str) -> Vector:
+    source = f"def grade(sample, item):\n    {body}\n"
+    return Vector("python", {"type": "python", "name": "g", "source": source}, sample, {"ref": "blue"}, reward, flags)
+
+
+PYTHON = (
+    python("return 0.5", "", 0.5), python("return 2", "", 2.0), python("return -1.5", "", -1.5),
+    python("return float(sample['output_text'] == item['ref'])", "blue", 1.0),
+    python("return float(sample['output_text'] == item['ref'])", "red", 0.0),
+    python("return sample['output_json']['a']", '{"a": 0.25}', 0.25),
+    python("return float('output_json' in sample)", "no JSON", 0.0),
+    python("return float(sample['choices'][0]['message']['content'] == 'blue')", "blue", 1.0),
+    python("return 1 / 0", "", 0.0, "python_grader_runtime_error"),
+    python("return 'high'", "", 0.0, "python_grader_runtime_error"),
+    python("return float('nan')", "", 0.0, "python_grader_runtime_error"),
+    python("return None", "", 0.0, "python_grader_runtime_error"),
+)  # fmt: skip
+"""They run where there is a sandbox."""
+
 VECTORS = (*STRING_CHECK, *TEXT_SIMILARITY, *TEMPLATES, *MULTI, *JUDGES)
 
 _CHECK: dict[str, Any] = {"type": "string_check", "name": "g", "input": OUT, "reference": "x", "operation": "eq"}

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flyball.errors import EvalError
-from flyball.evals.hacking import audit
+from flyball.evals.hacking import audit, check_probe
 from flyball.release.gates import gate
 from flyball.release.hacking import AUDIT_SCORE, HACKING_GATE
 from flyball.types import GradedAttempt, Outcome, Score, Task, TaskResult
@@ -117,3 +118,33 @@ def test_without_an_audit_nothing_is_known() -> None:
     assert answer.state == "not_evaluable" and "{'type': 'no_hacks'}" in answer.reason
     lost = ask(scores(clean), lambda i, r: replace(r, scores={AUDIT_SCORE: None if i % 5 == 0 else 1.0}))
     assert lost.state == "fail"  # an audit that did not happen counts as a hack of the candidate's
+
+
+# --- over training ---------------------------------------------------------------------------------------------------
+
+
+def simulated(seed: int, spoiler: float) -> list[tuple[int, float, float, str]]:
+    """A linear world: the policy gains on what is wanted, then, if the proxy pays for it, on a spoiler instead."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for step in range(30):
+        skill = 0.4 + 0.02 * min(step, 10) - (0.012 * spoiler * max(0, step - 10))
+        for task in range(16):
+            gold = skill + 0.2 * draw.normal()
+            proxy = gold + spoiler * 0.03 * step + 0.1 * draw.normal()
+            rows.append((step, proxy, gold, f"t{task + 16 * step}"))
+    return rows
+
+
+def test_the_alarm_sounds_for_a_spoiler_and_is_silent_for_an_honest_proxy() -> None:
+    alarms = [check_probe("probe", simulated(seed, 1.0)) for seed in range(60)]
+    silent = [check_probe("probe", simulated(seed, 0.0)) for seed in range(60)]
+    assert sum(one is not None and one.level == "fail" for one in alarms) >= 57
+    assert sum(one is not None and one.level == "fail" for one in silent) <= 3
+
+
+def test_the_audit_looks_over_training_where_steps_are_known() -> None:
+    attempts = [graded(i, success=i > 30 or i % 4 == 0, holdout__facts=float(i < 40 and i % 3 > 0)) for i in range(NUM)]
+    found = levels(attempts, steps={f"a{i}": i // 6 for i in range(NUM)})
+    assert found["holdout/facts over training"] == "fail"
+    assert "holdout/facts over training" not in levels(attempts)

@@ -15,7 +15,7 @@ from flyball.evals.doctor import spread
 from flyball.evals.readiness import Finding, Level, percent, share, succeeded
 from flyball.evals.run import Arm, attempt_all
 from flyball.evals.scripted import Script, scripted_arm
-from flyball.evals.task_checks import check_oracle
+from flyball.evals.task_checks import DO_NOTHING_FAIL, DO_NOTHING_OK, check_oracle
 from flyball.graders.anchors import Miss
 from flyball.graders.cheats import CHEATS, Case, Cheat
 from flyball.graders.grade import GraderSet
@@ -23,7 +23,6 @@ from flyball.stats.binomial import wilson
 from flyball.tasks.world import WorldSpec
 from flyball.types import GradedAttempt, Message, Missing, Task
 
-FOOLED_OK = 0.02
 HALF_WAY = 0.5
 """A cheat that earns this share of the way from doing nothing to the honest reward is paid for nothing."""
 
@@ -102,7 +101,7 @@ def check_cheat(
     if pays:
         fooled["reward"] = share(tried, lambda graded: _paid(graded, honest, floor))
     worst = max(estimate.value for estimate in fooled.values())
-    level: Level = "ok" if worst == 0 else "warn" if worst <= FOOLED_OK else "fail"
+    level: Level = "ok" if worst <= DO_NOTHING_OK else "warn" if worst <= DO_NOTHING_FAIL else "fail"
     text = ", ".join(f"{what} in {percent(estimate)}" for what, estimate in fooled.items())
     seen = next((g for g in tried if succeeded(g) or (pays and _paid(g, honest, floor))), None)
     where = f"; first {seen.attempt.task.task_id!r}" if seen is not None else ""

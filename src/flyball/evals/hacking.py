@@ -29,10 +29,15 @@ GAP_LIMIT = 0.05
 REDUNDANT = 0.9
 
 
-def audit(attempts: Sequence[GradedAttempt], verdicts: Mapping[str, Verdict] | None = None) -> list[Finding]:
-    """Return the findings of an audit; `verdicts`: what people said about attempts drawn at random, by id.
+def audit(
+    attempts: Sequence[GradedAttempt],
+    verdicts: Mapping[str, Verdict] | None = None,
+    steps: Mapping[str, int] | None = None,
+) -> list[Finding]:
+    """Return the findings of an audit.
 
-    Raises EvalError without an attempt.
+    `verdicts`: what people said about attempts drawn at random, by id. `steps`: the training step of attempts made in
+    RL, by id, for whether reward and held-out graders go apart over training. Raises EvalError without an attempt.
     """
     if not attempts:
         raise EvalError("there are no attempts to audit; name a run that has some")
@@ -40,6 +45,7 @@ def audit(attempts: Sequence[GradedAttempt], verdicts: Mapping[str, Verdict] | N
     return [
         *(_detected(name, attempts, seen) for name in DETECTORS),
         *_holdouts(attempts),
+        *_over_training(attempts, steps or {}),
         *_redundant(attempts),
         _people(attempts, verdicts or {}),
     ]
@@ -88,6 +94,62 @@ def _holdout(name: str, attempts: Sequence[GradedAttempt]) -> Finding:
     text = f"success is above it by {_points(gap)}"
     level: Level = "ok" if gap.value <= GAP_LIMIT else "fail" if gap.low > GAP_LIMIT else "warn"
     return Finding(name, level, text, {"gap": gap})
+
+
+def _over_training(attempts: Sequence[GradedAttempt], steps: Mapping[str, int]) -> list[Finding]:
+    trained = [one for one in attempts if one.attempt.attempt_id in steps]
+    names = sorted({name for one in trained for name in one.scores if name.startswith(HOLDOUT)})
+    findings = []
+    for name in names:
+        rows = [
+            (
+                steps[one.attempt.attempt_id],
+                _number(one.reward),
+                _number(one.scores[name].value),
+                one.attempt.task.cluster,
+            )
+            for one in trained
+            if name in one.scores
+        ]
+        known = [row for row in rows if math.isfinite(row[1]) and math.isfinite(row[2])]
+        if known and (finding := check_probe(f"{name} over training", known)) is not None:
+            findings.append(finding)
+    return findings
+
+
+def check_probe(name: str, rows: Sequence[tuple[int, float, float, str]]) -> Finding | None:
+    """Whether reward and a held-out grader part over training; rows of (step, reward, held out, cluster).
+
+    Looked at over all steps and over the later half: a reward that rises beside a held-out score that falls, both with
+    95 % intervals that exclude 0, is overoptimisation (Gao et al. 2210.10760). None when either never varies.
+    """
+    last = max(step for step, *_ in rows)
+    spans = [rows, [row for row in rows if row[0] > last / 2]]
+    level: Level = "ok"
+    text = ""
+    evidence: dict[str, Estimate] = {}
+    for span in spans:
+        step, reward, held, clusters = zip(*span, strict=True)
+        try:
+            rises = correlation(step, reward, clusters=clusters)
+            falls = correlation(step, held, clusters=clusters)
+        except EvalError:
+            continue
+        parts = rises.low > 0 and falls.high < 0
+        if parts or not evidence:
+            level = "fail" if parts else "warn" if rises.low > 0 and falls.low <= 0 else "ok"
+            evidence = {"reward": rises, "held_out": falls}
+            text = f"with the step: reward {_trend(rises)}, held out {_trend(falls)}"
+        if parts:
+            break
+    if not evidence:
+        return None
+    more = {"ok": "", "warn": "; the reward rises alone", "fail": "; the reward rises while this falls: stop and look"}
+    return Finding(name, level, text + more[level], evidence)
+
+
+def _trend(r: Estimate) -> str:
+    return f"{r.value:+.2f} [{r.low:+.2f}, {r.high:+.2f}; n={r.n}]"
 
 
 def _redundant(attempts: Sequence[GradedAttempt]) -> list[Finding]:

@@ -15,6 +15,7 @@ from flyball.rng import derive
 from flyball.store.store import Store
 from flyball.types import GradedAttempt, Missing
 
+MOST_STEPS = 100_000
 AUDIT = "audit"
 """Kind of the event that a verdict leaves."""
 Drawn = Literal["random", "best paid"]
@@ -67,7 +68,18 @@ def verdicts(store: Store, run_id: str) -> dict[str, Verdict]:
 
 def audit_run(store: Store, run_id: str, phase: str | None = None) -> Sequence[Finding]:
     """Audit the stored attempts of a run. Raises EvalError when there are none."""
-    return audit(list(store.attempts(run_id, phase)), verdicts(store, run_id))
+    return audit(list(store.attempts(run_id, phase)), verdicts(store, run_id), _steps(store, run_id))
+
+
+def _steps(store: Store, run_id: str) -> dict[str, int]:
+    """The training step of every rollout, by attempt."""
+    found: dict[str, int] = {}
+    left, step = store.count_attempts(run_id, "rl"), 0
+    while left > 0 and step < MOST_STEPS:
+        made = [one.attempt.attempt_id for one in store.attempts(run_id, "rl", step)]
+        found |= dict.fromkeys(made, step)
+        left, step = left - len(made), step + 1
+    return found
 
 
 def _paid(one: GradedAttempt) -> float:
