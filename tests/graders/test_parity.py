@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.grader_parity import refusal_of, row_of
-from benchmarks.grader_vectors import REFUSED, VECTORS, Refused, Vector, agrees
+from benchmarks.grader_parity import has_sandbox, refusal_of, row_of
+from benchmarks.grader_vectors import PYTHON, REFUSED, VECTORS, Refused, Vector, agrees
 from flyball.types import Score
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.rule)
+@pytest.mark.parametrize("vector", [*VECTORS, *(PYTHON if has_sandbox() else ())], ids=lambda vector: vector.rule)
 def test_a_vector(vector: Vector) -> None:
     row = row_of(vector)
     assert row["agrees"], row
