@@ -483,3 +483,31 @@ def test_settings_that_ask_for_nothing_or_would_be_ignored_are_refused(spec: dic
 def test_every_type_is_on_the_page(request: pytest.FixtureRequest) -> None:
     page = (request.config.rootpath / "docs" / "graders.md").read_text(encoding="utf-8")
     assert [kind for kind in TYPES if f"`{kind}`" not in page] == []
+
+
+NASTY = [
+    "a" * 4000, "1 " * 2000, "<a" * 2000, "a.b@c." * 700, "? " * 2000, "```python\n" * 400, "[" * 4000, "\x00" * 50,
+    "GB82 WEST " * 400, "tests/" * 700, "{{item.answer}}", '{"a": NaN}', "\ud800", "I have " * 500,
+]  # fmt: skip
+EVERY: list[dict[str, Any]] = [
+    {"type": "json_schema", "json_schema": SCHEMA}, {**PROCESS, "needed": ["find"]}, GATE, CHECK, {"type": "no_hacks"},
+    {"type": "f1", "measure": "recall", "predicted": "{{sample.output_text}}", "expected": ["a b"]}, {"type": "stop", "needed": ["x"]},
+    {"type": "safety", "rules": RULES, "pii": ["email", "phone", "card", "iban", "ssn"], "expect": "help"},
+    {**TAGS, "language": "same_as_user"}, {"type": "clarify", "needed": True}, {"type": "efficiency", "max_tokens": 3},
+    {"type": "tool_call", "tool": "find_order", "arguments": {"a": 1}, "match": "soft", "result_used": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", EVERY, ids=lambda spec: spec["type"])
+def test_whatever_a_policy_writes_is_graded(spec: dict[str, Any]) -> None:
+    deep = json.loads("[" * 200 + "]" * 200)
+    for text in NASTY:
+        calls = [("", [used("1", "find_order", text, a=text, deep=deep)]), ("", [used("2", "edit", text, path=text)])]
+        for made in (attempt(text), attempt(*calls, text)):
+            found = score_of(spec, made, {"hidden": "some words that are long enough to be copied by anyone"})
+            assert not isinstance(found.value, Missing), found.value
+            assert 0.0 <= found.value <= 1.0
+    unreadable = attempt(
+        ("", [(ToolCall("1", "find_order", "{"), ToolResult("1", "find_order", "bad", "bad_arguments"))]), "?"
+    )
+    assert not score_of(spec, unreadable).missing

@@ -20,7 +20,7 @@ _COURTESY = re.compile(
     r"how (can|may) i help|autre chose",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"[^.!?\n]*\?")
+_ENDS = re.compile(r"(?<=[.!?\n])")
 
 
 class Clarify(GraderSpec):
@@ -67,7 +67,8 @@ def _questions(attempt: Attempt, acts: Names) -> list[str]:
             continue
         if any(name in acts for name in _called(message)):
             break
-        asks = [s for s in _SENTENCE.findall(str(message.get("content") or "")) if not _COURTESY.search(s)]
+        sentences = _ENDS.split(str(message.get("content") or ""))
+        asks = [one for one in sentences if one.endswith("?") and not _COURTESY.search(one)]
         if asks and not message.get("tool_calls"):
             found.append(" ".join(asks))
     return found

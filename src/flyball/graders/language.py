@@ -38,7 +38,7 @@ def share_in(text: str, language: str) -> float | None:
     Code blocks and addresses are left out. For a script: the share of letters; for a Latin language: that share times
     the share of function words.
     """
-    prose = re.sub(r"```.*?```|`[^`]*`|https?://\S+|\S+@\S+", " ", text, flags=re.DOTALL)
+    prose = re.sub(r"```.*?```|`[^`]*`|https?://\S+|(?<!\S)[^\s@]+@\S+", " ", text, flags=re.DOTALL)
     letters = [unicodedata.name(char, "") for char in prose if char.isalpha()]
     if not letters:
         return None

@@ -22,7 +22,7 @@ from flyball.types import Score
 
 Kind = Literal["email", "phone", "card", "iban", "ssn"]
 _PII: Mapping[str, str] = {
-    "email": r"[\w.+-]+@[\w-]+\.[\w.-]*\w",
+    "email": r"(?<![\w.+-])[\w.+-]{1,64}+@[\w-]{1,63}+(?:\.[\w-]{1,63}+)+",
     "phone": r"(?<![\w.-])\+?\(?\d{2,4}\)?(?:[ ./-]\d{2,4}){2,4}(?![\w-])|(?<!\w)\+\d{8,15}(?!\w)",
     "card": r"(?<!\d)(?:\d[ -]?){12,18}\d(?!\d)",
     "iban": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b",

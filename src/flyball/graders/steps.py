@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flyball.graders.row import arguments_of
 from flyball.types import Attempt, ToolCall, ToolResult
+
+DEEPEST = 60
+"""Levels of nesting in arguments that graders read."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Step:
 
     @property
     def arguments(self) -> Mapping[str, Any]:
-        """The arguments, none when the model wrote no JSON object."""
-        return arguments_of(self.call) or {}
+        """The arguments, none when the model wrote no JSON object, or one nested beyond reason."""
+        arguments = arguments_of(self.call)
+        return {} if arguments is None or is_deep(arguments) else arguments
 
     @property
     def done(self) -> bool:
@@ -60,16 +63,43 @@ def written(attempt: Attempt) -> str:
 
 def leaves(value: Any) -> Iterator[str]:
     """Yield the numbers and texts inside a JSON value, as text; yes, no and nothing say too little to be found."""
-    if isinstance(value, Mapping):
-        for inner in value.values():
-            yield from leaves(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from leaves(inner)
-    elif value is not None and not isinstance(value, bool) and str(value).strip():
-        yield str(value).strip()
+    for atom in atoms(value):
+        if atom is not None and not isinstance(atom, bool) and (text := str(atom).strip()):
+            yield text
+
+
+def atoms(value: Any) -> Iterator[Any]:
+    """Yield what is neither list nor mapping inside a JSON value, in order, however deep a policy nested it."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping):
+            waiting.extend(reversed(list(one.values())))
+        elif isinstance(one, (list, tuple)):
+            waiting.extend(reversed(one))
+        else:
+            yield one
+
+
+def is_deep(value: Any) -> bool:
+    """Whether lists and mappings are nested deeper than any tool's arguments."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (one.values() if isinstance(one, Mapping) else one for one in level if isinstance(one, (Mapping, list)))
+        level = [each for values in inner for each in values]
+        if not level:
+            return False
+    return True
 
 
 def occurs(what: str, text: str) -> bool:
-    """Whether a text names it as a word of its own, whatever the case: 12 is not in 1200."""
-    return re.search(rf"(?<![\w.]){re.escape(what)}(?!\w)(?!\.\d)", text, re.IGNORECASE) is not None
+    """Whether a text names it as a word of its own, whatever the case: 12 is not in 1200, nor in 12.5."""
+    what, text = what.casefold(), text.casefold()
+    at = text.find(what) if what else -1
+    while at >= 0:
+        before, after = text[at - 1 : at], text[at + len(what) : at + len(what) + 2]
+        ends = not after[:1].isalnum() and after[:1] != "_" and not (after[:1] == "." and after[1:].isdecimal())
+        if ends and not before.isalnum() and before not in ("_", "."):
+            return True
+        at = text.find(what, at + 1)
+    return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import Field
@@ -22,6 +23,8 @@ from flyball.graders.value import Value
 from flyball.types import Attempt, Score
 
 NAME_ALONE = 0.5
+MOST_VALUES = 2000
+"""Values of a result that are looked for."""
 SHORTEST_USED = 3
 """Characters: a shorter value is found in any text by chance."""
 
@@ -87,7 +90,7 @@ def result_used(attempt: Attempt, step: Step) -> bool:
         shown = json.loads(step.shown)
     except (ValueError, RecursionError):
         shown = step.shown.split()
-    values = {leaf for leaf in leaves(shown) if len(leaf) >= SHORTEST_USED}
+    values = dict.fromkeys(leaf for leaf in islice(leaves(shown), MOST_VALUES) if len(leaf) >= SHORTEST_USED)
     later = [call for turn, call in enumerate(attempt.trajectory.calls) if turn > step.turn]
     text = "\n".join([str(call.message.get("content") or "") for call in later] or [""])
     text += "\n".join(made.arguments for call in later for made in call.tool_calls)
