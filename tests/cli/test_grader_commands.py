@@ -56,6 +56,9 @@ def test_a_changed_grader_that_misses_an_anchor_judges_no_run(flyball: Run) -> N
     refused = flyball("train", FILE)
     assert refused.code == 1 and "[grader] 1 of 2 anchors are judged otherwise" in refused.err
     assert "fault: grader" in refused.err
+    assert "2 anchors are judged otherwise" in flyball("grade", run_id()).err
+    policy = str(write_policy(Path("candidate"), 1.0))
+    assert "2 anchors are judged otherwise" in flyball("eval", FILE, "--policy", policy).err
 
 
 def test_labels_against_stored_attempts(flyball: Run) -> None:

@@ -491,7 +491,8 @@ NASTY = [
 ]  # fmt: skip
 EVERY: list[dict[str, Any]] = [
     {"type": "json_schema", "json_schema": SCHEMA}, {**PROCESS, "needed": ["find"]}, GATE, CHECK, {"type": "no_hacks"},
-    {"type": "f1", "measure": "recall", "predicted": "{{sample.output_text}}", "expected": ["a b"]}, {"type": "stop", "needed": ["x"]},
+    {"type": "f1", "measure": "recall", "predicted": "{{sample.output_text}}", "expected": ["a b"]},
+    {"type": "stop", "needed": ["x"]},
     {"type": "safety", "rules": RULES, "pii": ["email", "phone", "card", "iban", "ssn"], "expect": "help"},
     {**TAGS, "language": "same_as_user"}, {"type": "clarify", "needed": True}, {"type": "efficiency", "max_tokens": 3},
     {"type": "tool_call", "tool": "find_order", "arguments": {"a": 1}, "match": "soft", "result_used": True},

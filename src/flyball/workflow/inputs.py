@@ -15,9 +15,9 @@ from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentRunner
 from flyball.config import SamplingSettings, Section
 from flyball.engine.protocol import SamplingParams
-from flyball.errors import ConfigError, DatasetError
+from flyball.errors import ConfigError, DatasetError, GraderError
 from flyball.evals.suite import Suite
-from flyball.graders.anchors import Anchor, load_anchors
+from flyball.graders.anchors import Anchor, load_anchors, missed_anchors
 from flyball.graders.grade import REWARD, SAFETY, SUCCESS, GraderSet
 from flyball.graders.make import as_grader
 from flyball.release.hacking import AUDIT_SCORE, HACKING_GATE
@@ -185,6 +185,20 @@ class Inputs:
             "graders": self.graders.version,
             "agent": self.runner.name,
         }
+
+
+async def require_anchors(inputs: Inputs) -> None:
+    """Let the graders judge the anchors: a changed grader is a new one and has to agree first (invariant 11).
+
+    Raises GraderError when one is judged otherwise than people settled it.
+    """
+    missed = await missed_anchors(inputs.graders, inputs.anchors)
+    if missed:
+        raise GraderError(
+            f"{len({miss.anchor for miss in missed})} of {len(inputs.anchors)} anchors are judged otherwise than "
+            f"people settled them, so these graders may not judge a run: {'; '.join(map(str, missed[:3]))}. Mend the "
+            "grader, or settle the anchor anew; `flyball doctor grader` shows all"
+        )
 
 
 def _over(base: D, section: Section) -> D:

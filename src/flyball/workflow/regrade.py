@@ -9,7 +9,7 @@ from flyball.evals.run import task_result
 from flyball.store.store import Store
 from flyball.types import GradedAttempt, Missing
 from flyball.workflow.evaluation import PHASE
-from flyball.workflow.inputs import Inputs
+from flyball.workflow.inputs import Inputs, require_anchors
 from flyball.workflow.workflow import Workflow
 
 
@@ -43,15 +43,18 @@ def regrade(
     """Judge the attempts of a run again, and keep the new judgements; `failed`: only those without a grade.
 
     Evaluations of the run whose attempts are then all judged by these graders are written anew: scores of different
-    versions are never compared, and this is how they come to be of the same one. Raises StoreError and ConfigError.
+    versions are never compared, and this is how they come to be of the same one. Raises StoreError and
+    ConfigError, and GraderError when the graders judge an anchor otherwise than people settled it.
     """
-    graders = Inputs(workflow).graders
+    inputs = Inputs(workflow)
+    graders = inputs.graders
     changes: list[Change] = []
     versions: set[str] = set()
     count = 0
 
     async def judge_all() -> None:
         nonlocal count
+        await require_anchors(inputs)
         for before in store.attempts(run_id, phase):
             if failed and not ungraded(before):
                 continue

@@ -17,8 +17,7 @@ from typing import Any
 
 import orjson
 
-from flyball.errors import ConfigError, GraderError, TrainError
-from flyball.graders.anchors import missed_anchors
+from flyball.errors import ConfigError, TrainError
 from flyball.release.evidence import TokenSpeed
 from flyball.release.gates import DEFAULT_GATES
 from flyball.release.verdict import judge_release
@@ -27,7 +26,7 @@ from flyball.workflow.check import preset_of
 from flyball.workflow.context import Context, Result
 from flyball.workflow.demonstrations import make_demonstrations, read_lines
 from flyball.workflow.evaluation import compare_first, evaluate_suites, rehearse_rollback
-from flyball.workflow.inputs import TRAIN, VALIDATION
+from flyball.workflow.inputs import TRAIN, VALIDATION, require_anchors
 from flyball.workflow.pages import write_pages
 from flyball.workflow.record import Record
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained
@@ -47,16 +46,9 @@ class Stage:
 
 
 async def check_graders(context: Context) -> Result:
-    """Put the anchors before the graders; a changed grader that judges one otherwise judges no run (invariant 11)."""
-    inputs = context.inputs
-    missed = await missed_anchors(inputs.graders, inputs.anchors)
-    if missed:
-        raise GraderError(
-            f"{len({miss.anchor for miss in missed})} of {len(inputs.anchors)} anchors are judged otherwise than "
-            f"people settled them, so these graders may not judge a run: {'; '.join(map(str, missed[:3]))}. Mend the "
-            "grader, or settle the anchor anew; `flyball doctor grader` shows all"
-        )
-    return {"graders": inputs.graders.version, "note": f"{len(inputs.anchors)} judged as settled"}
+    """Put the anchors before the graders, before anything is learned from them."""
+    await require_anchors(context.inputs)
+    return {"graders": context.inputs.graders.version, "note": f"{len(context.inputs.anchors)} judged as settled"}
 
 
 async def prepare_data(context: Context) -> Result:
