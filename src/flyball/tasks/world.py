@@ -27,7 +27,7 @@ from flyball.tools.permissions import Permissions
 from flyball.tools.server import Trace
 from flyball.tools.servers import Connections, ToolServers
 from flyball.tools.source import source_digest
-from flyball.tools.surface import apply_surface
+from flyball.tools.surface import apply_surface, injected_observation
 from flyball.tools.tool import Tool, find_tools, tools_of_class
 from flyball.tools.user_code import explain, run_user_code
 from flyball.types import Task
@@ -179,7 +179,8 @@ class World:
         observation = await self._call("reset", fields)
         if not isinstance(observation, str):
             raise self._error("reset", f"returned {type(observation).__name__}; it returns the first message, a str")
-        self.observation = observation
+        added = injected_observation(self.task.surface)
+        self.observation = f"{observation}\n{added}" if added else observation
 
     async def user_reply(self, text: str) -> str | None:
         """Return what the simulated user answers, or None when there is no user or nothing more to say."""

@@ -1,6 +1,6 @@
 """The stages of a run, in order. Each is a function from the context to its result, which the store keeps.
 
-    data -> policy -> sft -> rl -> controls -> evaluate -> drill -> gates -> brief
+    anchors -> data -> policy -> sft -> rl -> controls -> evaluate -> drill -> gates -> brief
 
 A stage that is done is never done again: `--resume` reads its result from the store. Inside a stage the trainer goes on
 from its last checkpoint and an evaluation keeps the suites that are finished. The drill comes before the gates because
@@ -26,7 +26,7 @@ from flyball.workflow.check import EVALUATES_ONLY, preset_of
 from flyball.workflow.context import Context, Result
 from flyball.workflow.demonstrations import make_demonstrations, read_lines
 from flyball.workflow.evaluation import compare_first, evaluate_suites, rehearse_rollback
-from flyball.workflow.inputs import TRAIN, VALIDATION
+from flyball.workflow.inputs import TRAIN, VALIDATION, require_anchors
 from flyball.workflow.pages import write_pages
 from flyball.workflow.record import Record
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained
@@ -43,6 +43,12 @@ class Stage:
 
 
 # --- data and start --------------------------------------------------------------------------------------------------
+
+
+async def check_graders(context: Context) -> Result:
+    """Put the anchors before the graders, before anything is learned from them."""
+    await require_anchors(context.inputs)
+    return {"graders": context.inputs.graders.version, "note": f"{len(context.inputs.anchors)} judged as settled"}
 
 
 async def prepare_data(context: Context) -> Result:
@@ -255,6 +261,7 @@ def _read(context: Context, split: str) -> list[Demonstration]:
 
 
 STAGES = (
+    Stage("anchors", "check the graders", check_graders, lambda context: bool(context.inputs.anchors)),
     Stage("data", "prepare data", prepare_data),
     Stage("policy", "get the policy", start_policy),
     Stage("sft", "SFT cold start", cold_start, _wants_sft),

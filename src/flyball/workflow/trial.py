@@ -6,11 +6,12 @@ import asyncio
 from pathlib import Path
 
 from flyball.errors import ConfigError, FlyballError
+from flyball.release.evidence import TokenSpeed
 from flyball.store.store import Store
 from flyball.types import PolicyVersion
 from flyball.workflow.context import Context, run_config
 from flyball.workflow.evaluation import evaluate_suites
-from flyball.workflow.inputs import Inputs
+from flyball.workflow.inputs import Inputs, require_anchors
 from flyball.workflow.progress import Progress
 from flyball.workflow.record import BASELINE, CANDIDATE, STAGE_DONE, Record
 from flyball.workflow.stages import token_speed_of
@@ -44,7 +45,7 @@ def evaluate_policy(
         try:
             arms = {BASELINE: _version(context, against)} if against is not None else {}
             arms[CANDIDATE] = _version(context, name)
-            speed = asyncio.run(evaluate_suites(context, list(arms.values())))
+            speed = asyncio.run(_evaluate(context, list(arms.values())))
         except Stopped:
             store.set_run_status(run_id, "stopped", "asked to stop")
             return None
@@ -58,6 +59,11 @@ def evaluate_policy(
     store.add_event(run_id, STAGE_DONE, {"name": "evaluate", "result": result})
     store.set_run_status(run_id, "finished")
     return Record.of(store, run_id)
+
+
+async def _evaluate(context: Context, versions: list[PolicyVersion]) -> TokenSpeed:
+    await require_anchors(context.inputs)
+    return await evaluate_suites(context, versions)
 
 
 def _newest(store: Store, workflow: Workflow) -> str:
