@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from flyball.errors import ConfigError, nearest
 from flyball.types import Limits
@@ -211,6 +211,128 @@ class PriceSettings(Section):
     usd_per_tool_call: float | None = Field(default=None, ge=0, description="0 or more")
 
 
+SECRET_HEADER = re.compile(r"auth|cookie|key|secret|signature|token", re.IGNORECASE)
+"""Names of headers whose value is taken for a secret."""
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""A value that the environment holds: `${NAME}`."""
+
+
+def _from_environment(what: str, value: str) -> None:
+    if not VARIABLE.search(value):
+        raise ValueError(f"{what} is a secret and stands in the file; keep it in the environment and write ${{NAME}}")
+
+
+def _no_secrets(values: dict[str, str]) -> dict[str, str]:
+    for name, value in values.items():
+        if SECRET_HEADER.search(name):
+            _from_environment(name, value)
+    return values
+
+
+Values = Annotated[dict[str, str], AfterValidator(_no_secrets)]
+"""Headers or environment variables. What its name calls a secret comes from the environment."""
+
+
+class FunctionSettings(Section):
+    """One tool of a server. An MCP server says `description` and `parameters` itself."""
+
+    name: str = Field(min_length=1, description="as the server calls it")
+    description: str | None = Field(default=None, description="what the model reads")
+    parameters: dict[str, Any] | None = Field(default=None, description="JSON schema of type object")
+    writes: bool | None = Field(default=None, description="whether it changes anything; unset = as an MCP server says")
+    approval: Literal["none", "human"] = Field(default="none", description="none, or human: a person is asked")
+    scopes: Names = Field(default=(), description="permissions that it needs")
+    cost_usd: float = Field(default=0.0, ge=0, description="what one try is billed, 0 or more")
+    example: dict[str, Any] | None = Field(
+        default=None, description="arguments `flyball doctor tools` may call it with"
+    )
+
+
+class ContextSettings(Section):
+    """Addresses that open and close the isolated world of one attempt at a tool server."""
+
+    open: str = Field(description="an address, called before the first tool of an attempt")
+    close: str = Field(description="an address, called when the attempt is over, however it ended")
+
+
+class ToolServerSettings(Section):
+    """What every tool server has. A call without an end by then is cut off, and tried again where that is allowed."""
+
+    timeout_seconds: float | None = Field(
+        default=None, gt=0, description="of one try, above 0; unset = limits.tool_timeout_seconds"
+    )
+
+
+class HttpToolsSettings(ToolServerSettings):
+    """A server of the agent-RFT contract: one POST for each call (see `tools/http.py`)."""
+
+    url: str = Field(pattern=r"^(https?://|\$\{)", description="the address that calls are posted to, http(s)://")
+    functions: Annotated[tuple[FunctionSettings, ...], Field(strict=False)] = Field(
+        min_length=1, description="the tools it has, at least one"
+    )
+    headers: Values = Field(default_factory=dict, description="sent with each request; secrets as ${NAME}")
+    signing_secret: str | None = Field(default=None, description="${NAME} of the secret that signs each request")
+    max_retries: int = Field(default=3, ge=0, description="more tries after a 5xx, a time-out or no connection")
+    concurrency: int = Field(default=256, ge=1, description="calls under way, at least 1; further ones wait")
+    max_bytes: int = Field(default=1_000_000, ge=1, description="of one answer; a longer one is not read further")
+    send_hidden: bool = Field(default=False, description="whether `item` has the task's hidden fields, as OpenAI sends")
+    context: ContextSettings | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> HttpToolsSettings:
+        if self.signing_secret is not None:
+            _from_environment("signing_secret", self.signing_secret)
+        for function in self.functions:
+            if function.description is None or function.parameters is None:
+                raise ValueError(f"function {function.name!r} needs a description and parameters")
+        return self
+
+
+class McpSettings(ToolServerSettings):
+    """An MCP server: a command that speaks on stdin and stdout, or the address of one that speaks streamable HTTP."""
+
+    command: Names | None = Field(default=None, min_length=1, description="program and arguments: [python, server.py]")
+    url: str | None = Field(default=None, pattern=r"^(https?://|\$\{)", description="its address, http(s)://")
+    env: Values = Field(default_factory=dict, description="of the command; secrets as ${NAME}")
+    headers: Values = Field(default_factory=dict, description="of requests to the url; secrets as ${NAME}")
+    sessions: Literal["attempt", "shared"] = Field(
+        default="attempt", description="attempt: one session each, for a server that keeps state; shared: one for all"
+    )
+    functions: Annotated[tuple[FunctionSettings, ...], Field(strict=False)] | None = Field(
+        default=None, min_length=1, description="the tools that are used, unset = all; the others are not shown"
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> McpSettings:
+        if (self.command is None) == (self.url is None):
+            raise ValueError("an MCP server has a command or a url, one of the two")
+        if self.command is None and self.env:
+            raise ValueError("env would be ignored: it is of the command, and this server has a url")
+        if self.url is None and self.headers:
+            raise ValueError("headers would be ignored: they are of the url, and this server has a command")
+        for function in self.functions or ():
+            if function.description is not None or function.parameters is not None:
+                raise ValueError(f"function {function.name!r}: an MCP server says description and parameters itself")
+        return self
+
+
+class BudgetSettings(Section):
+    """How often a tool may be called in one attempt. A call past that is refused and shown so."""
+
+    max_calls: int = Field(ge=0, description="0 or more")
+    penalty: float = Field(default=0.0, ge=0, description="what learning deducts for each call past it, 0 or more")
+
+
+class ToolsSettings(Section):
+    """Tools beside those of the world, and what the policy may do with all of them."""
+
+    http: dict[str, HttpToolsSettings] = Field(default_factory=dict, description="servers by name")
+    mcp: dict[str, McpSettings] = Field(default_factory=dict, description="servers by name")
+    scopes: Names = Field(default=(), description="permissions granted; a tool that needs another one is refused")
+    budgets: dict[str, BudgetSettings] = Field(default_factory=dict, description="by tool; `all` = all tools together")
+    dry_run: bool = Field(default=False, description="whether calls that write are recorded and not carried out")
+
+
 def _limits_section() -> type[Section]:
     """Section with the fields of `types.Limits`, all optional: what is not set keeps the task's own limit."""
     kinds: dict[str, Any] = {name: hint | None for name, hint in typing.get_type_hints(Limits).items()}
@@ -236,6 +358,7 @@ class Settings(Section):
     release: ReleaseSettings = ReleaseSettings()
     monitoring: Names = ()
     prices: PriceSettings = PriceSettings()
+    tools: ToolsSettings = ToolsSettings()
     limits: LimitsSettings = LimitsSettings()  # type: ignore[valid-type]
 
 
@@ -353,11 +476,14 @@ def _rule(section: type[Section], location: Location) -> str:
 def _section_at(section: type[Section], location: Sequence[str | int]) -> type[Section] | None:
     """Return the section that lies at `location`, None where there is no section."""
     here: type[Section] | None = section
+    named = False
     for part in location:
-        if isinstance(part, int):
-            continue  # an entry of a list lies where the list's section does
+        if isinstance(part, int) or named:
+            named = False
+            continue  # an entry of a list, or of sections by name, lies where the list's section does
         info = here.model_fields.get(part) if here else None
         here = section_of(info.annotation) if info else None
+        named = info is not None and here is not None and typing.get_origin(info.annotation) is dict
     return here
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from flyball.agent.runner import AgentEnd, opening
 from flyball.agent.use_tools import Refusals, use_tool
 from flyball.capture.door import Door, Stopped
-from flyball.errors import AgentError, WorldError
+from flyball.errors import AgentError, ToolServerError, WorldError
 from flyball.tasks.world import World
 from flyball.types import Limits, Message, StopReason, ToolResult
 
@@ -60,6 +60,8 @@ class AttemptHandle:
             )
         except WorldError as error:
             raise self._door.stop(StopReason.WORLD_ERROR, str(error)) from error
+        except ToolServerError as error:
+            raise self._door.stop(StopReason.TOOL_ERROR, str(error)) from error
         self._refusals.check(self._door, [(call, result)])
         return result
 

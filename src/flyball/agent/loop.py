@@ -16,7 +16,7 @@ from flyball.agent.hooks import Block, Hook, Hooks, Revise, View, asking, check,
 from flyball.agent.runner import AgentEnd, opening
 from flyball.agent.use_tools import Refusals, over_budget, use_tools
 from flyball.capture.door import Door, Reply, Stopped
-from flyball.errors import AgentError, WorldError
+from flyball.errors import AgentError, ToolServerError, WorldError
 from flyball.tasks.world import World
 from flyball.types import HookRecord, Limits, Message, StopReason, ToolResult
 
@@ -57,6 +57,8 @@ class ToolLoop:
             stop, detail = stopped.reason, stopped.detail
         except WorldError as error:
             stop, detail = StopReason.WORLD_ERROR, str(error)
+        except ToolServerError as error:
+            stop, detail = StopReason.TOOL_ERROR, str(error)
         except AgentError as error:
             stop, detail = StopReason.AGENT_ERROR, str(error)
         except TimeoutError:

@@ -9,13 +9,17 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from flyball.capture.door import Door
+from flyball.errors import ToolServerError
 from flyball.tasks.world import World
 from flyball.tools.call import call_tool, cancelled
 from flyball.types import Limits, StopReason, ToolCall, ToolResult
 
 
 async def use_tool(world: World, call: ToolCall, limits: Limits, record: Callable[[ToolResult], None]) -> ToolResult:
-    """Carry out one call and record its result; cut off by the end of the attempt, it is recorded as cancelled."""
+    """Carry out one call and record its result; cut off by the end of the attempt, it is recorded as cancelled.
+
+    Raises ToolServerError, after recording, when its server could not be used: that ends the attempt.
+    """
     started = time.perf_counter()
     try:
         result = await call_tool(
@@ -24,11 +28,14 @@ async def use_tool(world: World, call: ToolCall, limits: Limits, record: Callabl
             timeout_seconds=limits.tool_timeout_seconds,
             output_chars=limits.tool_output_chars,
             approver=world.approver,
+            allowance=world.allowance,
         )
     except asyncio.CancelledError:
         record(cancelled(call, time.perf_counter() - started))
         raise
     record(result)
+    if result.problem == "unavailable":
+        raise ToolServerError(result.content.removeprefix("error: "))
     return result
 
 
@@ -37,8 +44,8 @@ async def use_tools(
 ) -> list[ToolResult]:
     """Carry out the calls of one turn, at the same time unless one of them writes. Results in the order of the calls.
 
-    `record` gets them in that order, once, however this ends. What one call raises (there is nobody to approve it)
-    cancels the others.
+    `record` gets them in that order, once, however this ends. What one call raises (there is nobody to approve it, its
+    server is gone) cancels the others.
     """
     results: dict[int, ToolResult] = {}
 

@@ -17,6 +17,8 @@ from flyball.graders.grader import ANY_FINITE, FunctionGrader, Grader
 from flyball.types import Attempt, GradedAttempt, Missing, Outcome, RewardEvent, Score, Trajectory
 
 SUCCESS, REWARD, SAFETY = "success", "reward", "safety"
+TOOL_BUDGET = "tool_budget"
+"""Component of the reward that holds the penalties of calls past a tool's budget."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class GraderSet:
         events: tuple[RewardEvent, ...] = ()
         if not isinstance(reward, Missing):
             component = SUCCESS if self.reward is None else REWARD
-            events = (_at_the_end(attempt.trajectory, component, reward),)
+            penalties = _penalties(attempt.trajectory)
+            events = (_at_the_end(attempt.trajectory, component, reward), *penalties)
+            reward += sum(penalty.value for penalty in penalties)
         return GradedAttempt(attempt, outcome, scores, events, reward)
 
     async def _success(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
@@ -114,6 +118,26 @@ def _yes_or_no(score: Score) -> Score:
 
 def _decided(score: Score) -> bool | Missing:
     return score.value if isinstance(score.value, Missing) else score.value == 1.0
+
+
+def _penalties(trajectory: Trajectory) -> tuple[RewardEvent, ...]:
+    """What calls past a tool's budget cost, each on the turn that made them, in the first branch that has it."""
+    calls = {call.call_id: call for call in trajectory.calls}
+    parents = {call.parent_id for call in trajectory.calls}
+    placed: dict[str, tuple[int, int]] = {}
+    leaves = [call for call in trajectory.calls if call.call_id not in parents]
+    for branch, leaf in enumerate(leaves):
+        line = [leaf]
+        while line[-1].parent_id is not None:
+            line.append(calls[line[-1].parent_id])
+        for turn, call in enumerate(reversed(line)):
+            placed.setdefault(call.call_id, (branch, turn))
+    return tuple(
+        RewardEvent(*placed[call.call_id], call.call_id, TOOL_BUDGET, -result.penalty)
+        for call in trajectory.calls
+        for result in call.tool_results
+        if result.penalty
+    )
 
 
 def _at_the_end(trajectory: Trajectory, component: str, value: float) -> RewardEvent:

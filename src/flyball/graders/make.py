@@ -13,6 +13,7 @@ from flyball.graders.grader import FunctionGrader, Grader
 from flyball.graders.judge import Judge, judge_from_environment
 from flyball.graders.model import LabelModelGrader, ScoreModelGrader
 from flyball.graders.multi import MultiGrader
+from flyball.graders.python import PythonGrader
 from flyball.graders.spec_grader import Decision, SpecGrader
 from flyball.graders.text import StringCheckGrader, TextSimilarityGrader
 
@@ -69,13 +70,6 @@ def _multi(spec: specs.Multi, judge: Judge | None) -> SpecGrader[Any]:
     return MultiGrader(spec, parts)
 
 
-def _python(spec: specs.Python, judge: Judge | None) -> SpecGrader[Any]:
-    raise ConfigError(
-        f"grader {spec.name!r} is Python source, which runs inside a sandbox only, and this version has none. Source "
-        "that you trust can be a function of the workflow: def success(attempt, hidden): ..."
-    )
-
-
 def _asked(spec: specs.ScoreModel | specs.LabelModel, judge: Judge | None) -> Judge:
     return judge if judge is not None else judge_from_environment(f"grader {spec.name!r}")
 
@@ -85,7 +79,7 @@ TYPES: Mapping[str, tuple[type[specs.GraderSpec], Make]] = {
     "text_similarity": (specs.TextSimilarity, TextSimilarityGrader),
     "score_model": (specs.ScoreModel, lambda spec, judge: ScoreModelGrader(spec, _asked(spec, judge))),
     "label_model": (specs.LabelModel, lambda spec, judge: LabelModelGrader(spec, _asked(spec, judge))),
-    "python": (specs.Python, _python),
+    "python": (specs.Python, lambda spec, judge: PythonGrader(spec)),
     "endpoint": (specs.Endpoint, lambda spec, judge: EndpointGrader(spec)),
     "multi": (specs.Multi, _multi),
 }

@@ -12,11 +12,12 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from flyball.agent.runner import AgentEnd, AgentRunner
 from flyball.capture.door import Door
 from flyball.engine.protocol import Engine, SamplingParams
-from flyball.errors import Fault, WorldError
+from flyball.errors import Fault, ToolServerError, WorldError
 from flyball.models.chat import ChatFormat
 from flyball.rollout.activity import Board, EngineOnBoard, OnBoard
 from flyball.rollout.prices import Prices
@@ -51,7 +52,6 @@ async def run_attempt(
         task=task,
         trajectory=Trajectory((), StopReason.CANCELLED),
         messages=(),
-        trace_id=uuid.uuid4().hex,
         group_index=group_index,
         seed=seed,
         versions={"world": world.version, "agent": runner.name, **_approver(world), **(versions or {})},
@@ -62,7 +62,9 @@ async def run_attempt(
     for _ in range(1 + MAX_RERUNS):
         session = f"{attempt.attempt_id}-{uuid.uuid4().hex[:8]}"
         door = Door(seen, chat, sampling, limits=task.limits, seed=seed, session=session, cost_usd=spent)
-        attempt = await _run_once(replace(attempt, session_id=session), world, runner, door, spent, watched)
+        # A trace of its own for each run: a tool server keeps the world of an attempt by it.
+        fresh = replace(attempt, session_id=session, trace_id=f"trace_{uuid.uuid4().hex}")
+        attempt = await _run_once(fresh, world, runner, door, spent, watched)
         if attempt.stop.fault is not Fault.INFRASTRUCTURE:
             break
     return attempt
@@ -77,11 +79,12 @@ async def _run_once(
     watched: OnBoard,
 ) -> Attempt:
     started = time.perf_counter()
-    state = None
+    state: Any = None
+    tool_state: Mapping[str, Any] = {}
     end = AgentEnd(StopReason.ANSWERED)
     try:
         with watched.doing("world", f"{spec.name}.reset"):
-            world = await spec.open(attempt.task)
+            world = await spec.open(attempt.task, attempt.trace_id)
         watched.world(world, spec.name)
         try:
             with watched.doing("agent", runner.name):
@@ -91,8 +94,9 @@ async def _run_once(
         finally:
             with watched.doing("world", f"{spec.name}.close"):
                 await world.close()
-    except WorldError as error:
-        end = _blame_world(end, error)
+        tool_state = world.tool_state
+    except (WorldError, ToolServerError) as error:
+        end = _blame(end, error)
     finally:
         await door.end_session()
     return replace(
@@ -101,16 +105,18 @@ async def _run_once(
         messages=end.messages,
         hooks=end.hooks,
         state=state,
+        tool_state=tool_state,
         usage=_usage(door.calls, time.perf_counter() - started),
         cost_usd=spent(door.calls),
     )
 
 
-def _blame_world(end: AgentEnd, error: WorldError) -> AgentEnd:
-    """A world that failed ends the attempt, unless other machinery had failed before it."""
+def _blame(end: AgentEnd, error: WorldError | ToolServerError) -> AgentEnd:
+    """A world or tool server that failed ends the attempt, unless other machinery had failed before it."""
     if end.stop.fault is Fault.INFRASTRUCTURE:
         return end
-    return replace(end, stop=StopReason.WORLD_ERROR, detail=str(error))
+    reason = StopReason.WORLD_ERROR if isinstance(error, WorldError) else StopReason.TOOL_ERROR
+    return replace(end, stop=reason, detail=str(error))
 
 
 def _approver(world: WorldSpec) -> dict[str, str]:

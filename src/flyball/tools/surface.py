@@ -89,7 +89,7 @@ def _renamed(tool: Tool, look: _Rename) -> Tool:
         tool,
         name=look.name or tool.name,
         description=tool.description if look.description is None else look.description,
-        parameters=arguments.schema(),
+        parameters={**tool.parameters, **arguments.schema()},
         arguments=arguments,
     )
 

@@ -23,6 +23,8 @@ from flyball.rollout.prices import Prices
 from flyball.store.records import digest
 from flyball.tasks.dataset import dataset_digest, load_tasks
 from flyball.tasks.world import WorldSpec
+from flyball.tools.permissions import Permissions
+from flyball.tools.servers import tool_servers
 from flyball.types import Limits, Task
 from flyball.workflow.check import check_names, names_in_force
 from flyball.workflow.workflow import Workflow
@@ -89,7 +91,10 @@ class Inputs:
 
     @cached_property
     def world(self) -> WorldSpec:
-        return WorldSpec(self.workflow.world, self.workflow.approver)
+        """The user's world with the tool servers; MCP servers are asked for their tools here."""
+        tools = self.workflow.settings.tools
+        servers = tool_servers(tools, self.workflow.folder)
+        return WorldSpec(self.workflow.world, self.workflow.approver, servers, Permissions.of(tools))
 
     @cached_property
     def graders(self) -> GraderSet:
@@ -142,6 +147,7 @@ class Inputs:
     def check(self) -> None:
         """Raise for whatever would stop a run later: names, tasks, the world opened for each task, graders."""
         check_names(self.workflow.settings, self.workflow.marks, names_in_force(set(self.splits)))
+        self.world.servers.check()
         for task in self.tasks:
             self.world.check(task)
         if self.world.approver is not None and not self.world.asks_for_approval:

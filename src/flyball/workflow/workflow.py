@@ -26,7 +26,7 @@ from flyball.tools.approval import approver_of
 from flyball.types import Limits, Task
 from flyball.workflow.user_code import import_file
 
-SECTIONS = ("training", "evaluation", "release", "prices", "limits", "plan")
+SECTIONS = ("training", "evaluation", "release", "prices", "limits", "plan", "tools")
 Written = Callable[..., Any] | Mapping[str, Any] | Grader
 """What may stand where a grader belongs."""
 WRITE_ONE = "`flyball init helpdesk` writes a working example, `flyball init NAME` a minimal one"
@@ -44,6 +44,7 @@ class Workflow:
     function `(attempt, client)`, `fb.Command` or `fb.Http`. `oracle` solves a task by script (doctor and demonstrations
     use it), `demonstrations` overrides the ones made from it. `approver` answers for tools with `approval="human"` in
     training and evaluation: `approve`, `deny`, `expire`, or a function `(call)` that returns one of them.
+    `tools` declares tool servers (HTTP and MCP), scopes, budgets and dry runs; its keys are those of the YAML file.
     `planner`, `critic` and `policy_checks` are hooks of the built-in loop, functions of an `fb.View` (see
     `agent/hooks.py`).
     """
@@ -70,6 +71,7 @@ class Workflow:
     planner: Callable[..., Any] | None = None
     critic: Callable[..., Any] | None = None
     policy_checks: Sequence[Callable[..., Any]] = ()
+    tools: Section | Mapping[str, Any] | None = None
     source: Path | None = field(default=None, compare=False)
     marks: Marks = field(default=Marks("Workflow(...)"), compare=False, repr=False)
     settings: Settings = field(init=False, compare=False)
