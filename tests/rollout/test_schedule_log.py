@@ -16,7 +16,7 @@ EVENTS = list(in_step(3, 2, 1))
 def write(path: Path) -> None:
     log = ScheduleLog(path)
     for event in EVENTS:
-        log.append(event)
+        log.append([event])
     log.close()
 
 
@@ -27,8 +27,7 @@ def test_what_was_written_is_read_back_and_continued(tmp_path: Path) -> None:
     assert read_events(path) == EVENTS
     again = ScheduleLog(path)
     assert again.events == EVENTS
-    again.append(EVENTS[0])
-    again.append(new := Admitted(99, 3))
+    again.append([EVENTS[0], new := Admitted(99, 3)])
     again.close()
     assert read_events(path) == [*EVENTS, new], "what was followed is not written twice"
 
@@ -42,7 +41,7 @@ def test_a_line_that_was_cut_short_at_any_byte_is_removed(tmp_path: Path) -> Non
         path.write_bytes(whole[:end])
         log = ScheduleLog(path)
         assert log.events == EVENTS[:-1]
-        log.append(EVENTS[-1])
+        log.append(EVENTS[-1:])
         log.close()
         assert path.read_bytes() == whole
 

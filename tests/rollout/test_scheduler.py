@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -46,7 +46,7 @@ class Bench:
 
     async def train(self, schedule: Schedule, *, group_size: int = 2, concurrency: int = 4, **more: Any) -> list[Any]:
         batches = []
-        record = self.events.append
+        record = self.events.extend
         async with Scheduler(
             schedule, self.attempt, group_size=group_size, concurrency=concurrency, record=record, **more
         ) as rollouts:
@@ -161,6 +161,28 @@ def test_an_error_is_raised_and_stops_the_rest() -> None:
 
     asyncio.run(go())
     assert bench.running == 0 and len(bench.done) < 36
+
+
+def test_decisions_that_cannot_be_kept_stop_it() -> None:
+    """A full disk when an attempt's end admits the next group: raised, not swallowed by the event loop."""
+    bench = Bench()
+    written: list[Event] = []
+
+    def record(events: Sequence[Event]) -> None:
+        if len(written) >= 3:
+            raise OSError("disk full")
+        written.extend(events)
+
+    async def go() -> None:
+        with pytest.raises(OSError, match="disk full"):
+            async with Scheduler(
+                Schedule(9, 2, 3), bench.attempt, group_size=1, concurrency=1, record=record
+            ) as rollouts:
+                while True:
+                    await rollouts.next_batch()
+                    rollouts.trained()
+
+    asyncio.run(asyncio.wait_for(go(), 10))
 
 
 def test_leaving_early_leaves_nothing_running() -> None:

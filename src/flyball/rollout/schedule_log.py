@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from flyball.errors import StoreError
@@ -27,16 +28,16 @@ class ScheduleLog:
         self._file.truncate(_whole(path))
         self._known = set(self.events)
 
-    def append(self, event: Event) -> None:
-        """Write one event; it is on disk when this returns. One that is there, as it was followed, stays as it is."""
-        if event in self._known:
+    def append(self, events: Sequence[Event]) -> None:
+        """Write events; they are on disk when this returns. One that is there, as it was followed, stays as it is."""
+        new = [event for event in events if event not in self._known]
+        if not new:
             return
-        what = {"admitted": event.group} if isinstance(event, Admitted) else {"taken": event.groups}
-        self._file.write(json.dumps({"version": event.version, **what}, separators=(",", ":")).encode() + b"\n")
+        self._file.write(b"".join(map(_line, new)))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.events.append(event)
-        self._known.add(event)
+        self.events += new
+        self._known.update(new)
 
     def close(self) -> None:
         self._file.close()
@@ -55,6 +56,11 @@ def read_events(path: Path) -> list[Event]:
                 f"{path}:{number}: {line[:80]!r} is no event of a schedule; restore the log, or start a new run"
             ) from error
     return events
+
+
+def _line(event: Event) -> bytes:
+    what = {"admitted": event.group} if isinstance(event, Admitted) else {"taken": event.groups}
+    return json.dumps({"version": event.version, **what}, separators=(",", ":")).encode() + b"\n"
 
 
 def _event(fields: dict[str, object]) -> Event:

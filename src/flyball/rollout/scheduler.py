@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -51,7 +51,7 @@ class Scheduler(Generic[T]):
         *,
         group_size: int,
         concurrency: int,
-        record: Callable[[Event], None] = lambda event: None,
+        record: Callable[[Sequence[Event]], None] = lambda events: None,
         kept: Callable[[int], Mapping[int, T]] = lambda group: {},
         hold: Callable[[int], None] = lambda version: None,
     ) -> None:
@@ -64,6 +64,7 @@ class Scheduler(Generic[T]):
         self._jobs: deque[Job] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._decided: list[Event] = []
         self._failure: BaseException | None = None
 
     async def __aenter__(self) -> Scheduler[T]:
@@ -118,7 +119,13 @@ class Scheduler(Generic[T]):
             raise self._failure
 
     def _advance(self) -> None:
-        """Begin what may begin."""
+        """Begin what may begin. Attempts that were started run when this has returned, and the decisions are kept."""
+        self._begin_what_may()
+        decided, self._decided = self._decided, []
+        if decided:
+            self._record(decided)
+
+    def _begin_what_may(self) -> None:
         while len(self._running) < self._concurrency and self._failure is None:
             if not self._jobs and not self._admit():
                 return
@@ -132,10 +139,10 @@ class Scheduler(Generic[T]):
         return admitted is not None
 
     def _decide(self, decide: Callable[[], E | None]) -> E | None:
-        """Ask the schedule, and record what it says."""
+        """Ask the schedule, and note what it says."""
         event = decide()
         if event is not None:
-            self._record(event)
+            self._decided.append(event)
         return event
 
     def _begin(self, group: int, version: int) -> None:
@@ -161,9 +168,14 @@ class Scheduler(Generic[T]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and self._failure is None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            try:
+                self._advance()
+            except BaseException as refused:  # nobody is above a callback: `next_batch` raises it
+                error = refused
+        if error is not None and self._failure is None:
             self._failure = error
             for other in self._running:
                 other.cancel()
-        self._advance()
         self._changed.set()
