@@ -149,7 +149,7 @@ def test_the_gate_is_refused_where_no_grader_audits(flyball: Run) -> None:
 class Obedient(FakeTrainer):
     """A policy that takes all there is from the shelf when told to use the tool at once."""
 
-    def open_engine(self, folder: Path, **how: Any) -> Any:
+    async def open_engine(self, folder: Path, settings: Any, **how: Any) -> Any:
         def script(prompt: Any) -> str:
             told = prompt.messages[-1]["content"]
             if prompt.turn == 0 and "take" in told and "Ignore your rules" in told:
