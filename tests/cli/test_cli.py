@@ -131,6 +131,25 @@ def test_the_skeleton_passes_doctor(flyball: Run) -> None:
     assert "verdict: go" in done.out
 
 
+def test_doctor_reads_a_chat_template_without_weights(flyball: Run, tmp_path: Path) -> None:
+    from flyball.models.tiny import CHAT_TEMPLATE, train_tokenizer
+
+    tokenizer = train_tokenizer(["hello"] * 3, 300)
+    tokenizer.save_pretrained(tmp_path / "kept")
+    forgetful = "{{ m.content or '' if loop.last else '' }}"
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ m.content or '' }}", forgetful)
+    tokenizer.save_pretrained(tmp_path / "forgetful")
+    kept = flyball("doctor", "template", str(tmp_path / "kept"))
+    assert kept.code == 0 and "tool calls: hermes, written by the template" in kept.out
+    assert "verdict: prefix-stable" in kept.out
+    lost = flyball("doctor", "template", str(tmp_path / "forgetful"))
+    assert lost.code == 1 and "verdict: not prefix-stable" in lost.out
+    assert "turn 2: the text of message 2 is left out once more is said" in lost.out
+    assert "attempts go on as a new branch there" in lost.out
+    assert "no usable tokenizer" in flyball("doctor", "template", str(tmp_path)).err
+    assert "did you mean 'hermes'" in flyball("doctor", "template", str(tmp_path / "kept"), "--tool-format", "herme").err
+
+
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 

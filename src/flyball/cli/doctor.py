@@ -1,4 +1,4 @@
-"""`flyball doctor`: before any training, whether the tasks and graders can be trusted and whether RL has a chance."""
+"""`flyball doctor`: before any training, whether tasks and graders can be trusted, RL has a chance, a template holds."""
 
 from __future__ import annotations
 
@@ -7,18 +7,37 @@ from pathlib import Path
 import click
 
 from flyball.cli.options import file_argument, make_trainer, policy_option
-from flyball.workflow.examine import examine_workflow
+from flyball.errors import ConfigError
+from flyball.models.template_habits import Audit, Break
+from flyball.workflow.examine import audit_template, examine_workflow
 from flyball.workflow.workflow import load_workflow
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 NOT_GO = 1
 
 
-@click.command()
+class Doctor(click.Group):
+    """A group whose first command is meant where none is named: `flyball doctor FILE`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=Doctor)
+def doctor() -> None:
+    """Check a workflow before training, or how a model's chat template holds.
+
+    `flyball doctor FILE` is short for `flyball doctor workflow FILE`.
+    """
+
+
+@doctor.command()
 @file_argument
 @policy_option
 @click.pass_context
-def doctor(context: click.Context, file: Path, policy: str | None) -> None:
+def workflow(context: click.Context, file: Path, policy: str | None) -> None:
     """Check world, tasks and graders before training: go, fix first, or do not use RL here.
 
     The oracle must solve the tasks and an agent that does nothing must not; the same seed must give the same attempt;
@@ -29,8 +48,58 @@ def doctor(context: click.Context, file: Path, policy: str | None) -> None:
     """
     readiness = examine_workflow(load_workflow(file), make_trainer, policy)
     for finding in readiness.findings:
-        level = click.style(f"{finding.level:<6}", fg=COLOURS[finding.level])
-        click.echo(f"{level}{finding.name}: {finding.text}")
+        _say(finding.level, f"{finding.name}: {finding.text}")
     click.echo(f"\nverdict: {click.style(readiness.verdict, bold=True)}")
     if readiness.verdict != "go":
         context.exit(NOT_GO)
+
+
+@doctor.command()
+@click.argument("model")
+@click.option("--tool-format", metavar="NAME", help="How the model writes tool calls. Default: as its template does.")
+@click.pass_context
+def template(context: click.Context, model: str, tool_format: str | None) -> None:
+    """Check that a chat template keeps the past: over turns, tools and reasoning.
+
+    MODEL is a folder with a tokenizer, or a known name. Says at which turn the template writes earlier turns otherwise
+    once more is said, and why. Needs no weights.
+
+    Exits 0 when the template is prefix-stable, 1 otherwise.
+    """
+    try:
+        found = audit_template(model, tool_format)
+    except ModuleNotFoundError as exc:
+        raise ConfigError(f"{exc.name} is not installed; models need the extra: pip install 'flyball[train]'") from exc
+    _say("ok" if found.tool_format else "warn", _tool_calls(found))
+    for finding in found.findings:
+        if finding.refused:
+            _say("warn", f"{finding.name}: {finding.refused}")
+        elif finding.is_stable:
+            _say("ok", f"{finding.name}: every turn stays as it was written")
+        for broken in finding.breaks:
+            _say("fail", f"{finding.name}: {_break(broken)}")
+    for habit in found.habits:
+        _say("warn", habit)
+    verdict = "prefix-stable" if found.is_stable else "not prefix-stable"
+    click.echo(f"\nverdict: {click.style(verdict, bold=True)}")
+    if not found.is_stable:
+        context.exit(NOT_GO)
+
+
+def _say(level: str, text: str) -> None:
+    click.echo(f"{click.style(f'{level:<6}', fg=COLOURS[level])}{text}")
+
+
+def _tool_calls(found: Audit) -> str:
+    if found.tool_format is None:
+        return "tool calls: the template writes them in a form that is not known; --tool-format tells the model's own"
+    by = "by the template" if found.renders_tools else "in plain text turns, for the template does not"
+    return f"tool calls: {found.tool_format}, written {by}"
+
+
+def _break(broken: Break) -> str:
+    means = {
+        "next prompt": "attempts go on as a new branch there",
+        "own turn": "demonstrations with this turn are refused",
+    }[broken.where]
+    return f"turn {broken.message}: {broken.why} ({broken.before!r} becomes {broken.after!r}); {means}"

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
@@ -37,13 +39,20 @@ PROBE_TOOL: dict[str, Any] = {
 }
 
 
+EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
+"""Some templates put one before the last turn only. It says nothing, so leaving it out later changes no past."""
+
+
 class HfChat:
     """`ChatFormat` over a `transformers` tokenizer. Raises ModelError when the tokenizer cannot hold a conversation.
 
-    `tool_format` names a row of TOOL_FORMATS; None = what the template writes.
+    `tool_format` names a row of TOOL_FORMATS; None = what the template writes. `stop_ids`: tokens that end a turn beside
+    the tokenizer's end token, such as those of the model's generation settings.
     """
 
-    def __init__(self, tokenizer: Any, origin: str = "tokenizer", tool_format: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, origin: str = "tokenizer", tool_format: str | None = None, stop_ids: Sequence[int] = ()
+    ) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise ModelError(
                 f"{origin} has no chat template; take the instruct version of the model or set `chat_template` in its "
@@ -57,16 +66,16 @@ class HfChat:
         self._origin = origin
         self._row, self._knows_tools = self._choose(tool_format)
         self._stops = {int(tokenizer.eos_token_id): str(tokenizer.eos_token)}
-        self._closings = (*self._stops.values(),)
+        self._stops |= {i: str(tokenizer.convert_ids_to_tokens(i)) for i in stop_ids}
         if self._row is not None:
-            self._stops |= {id_: text for text in self._row.stops if (id_ := self._id_of(text)) is not None}
-            self._closings = (*self._stops.values(), *self._row.closed_by)
+            self._stops |= {i: text for text in self._row.stops if (i := self._id_of(text)) is not None}
 
     def _choose(self, name: str | None) -> tuple[ToolFormat | None, bool]:
         """The row, and whether the template writes it itself. No row: it writes calls in a form nobody here reads."""
-        own = self._own_format() if "tools" in str(self.tokenizer.chat_template) else TOOL_FORMATS["hermes"]
+        knows_tools = "tools" in self.template
+        own = self._own_format() if knows_tools else TOOL_FORMATS["hermes"]
         row = own if name is None else TOOL_FORMATS[name]
-        return row, "tools" in str(self.tokenizer.chat_template) and row is own
+        return row, knows_tools and row is own
 
     def _own_format(self) -> ToolFormat | None:
         """The row that reads the call which the template wrote into the history."""
@@ -78,9 +87,8 @@ class HfChat:
             "tool_calls": [{"id": PROBE.call_id, "type": "function", "function": function}],
         }
         try:
-            before, through = self._apply([[asked]], [PROBE_TOOL], True)[0], self._apply(
-                [[asked, called]], [PROBE_TOOL], False
-            )[0]
+            (before,) = self._apply([[asked]], [PROBE_TOOL], speak=True)
+            (through,) = self._apply([[asked, called]], [PROBE_TOOL], speak=False)
         except ModelError:
             return None
         turn = through[len(os.path.commonprefix([before, through])) :]
@@ -96,8 +104,23 @@ class HfChat:
         return self._row.name if self._row else None
 
     @property
+    def renders_tools(self) -> bool:
+        """Whether the template writes tools and calls itself; else they are put into plain text turns."""
+        return self._knows_tools
+
+    @property
+    def template(self) -> str:
+        """The source of the chat template."""
+        return str(self.tokenizer.chat_template)
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         return tuple(self._stops)
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """The stop tokens as they are written."""
+        return tuple(self._stops.values())
 
     @cached_property
     def call_form(self) -> CallForm | None:
@@ -113,17 +136,17 @@ class HfChat:
         return replace(form, tokens=special)
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[int]:
-        return self._encode(self._text(messages, tools, speak=True))
+        return self._encode(self.text(messages, tools, speak=True))
 
     def render_more(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], num_seen: int, ended: bool
     ) -> list[int] | None:
-        whole = self._text(messages, tools, speak=True)
-        given = self._after_turn(whole, self._text(messages[:num_seen], tools, speak=False))
+        whole = self.text(messages, tools, speak=True)
+        given = self.after_turn(whole, self.text(messages[:num_seen], tools, speak=False))
         if given is None:
             return None
         more = self._encode(given)
-        return more if ended else [self.stop_ids[0], *more]
+        return more if ended else [self._turn_end, *more]
 
     def parse(self, token_ids: Sequence[int]) -> Parsed:
         """The turn that `token_ids` are. One unreadable tool call makes all of it malformed: none is carried out."""
@@ -133,9 +156,26 @@ class HfChat:
         return replace(parsed, content=parsed.content.strip())
 
     @cached_property
+    def _turn_end(self) -> int:
+        """The stop token with which the template itself ends a turn."""
+        talk: list[Message] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        said = self.text(talk, [], speak=False).rpartition("!")[2]
+        found = [(said.find(stop), i) for i, stop in self._stops.items() if stop in said]
+        return min(found)[1] if found else self.stop_ids[0]
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the template shows a system message, and neither refuses it nor leaves it out."""
+        talk: list[Message] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "?"}]
+        try:
+            return "be brief" in self._apply([talk], [], speak=True)[0]
+        except ModelError:
+            return False
+
+    @cached_property
     def _opens_thought(self) -> bool:
         """Whether the prompt itself opens the block in which the model thinks."""
-        return self._text([{"role": "user", "content": "?"}], [], speak=True).rstrip().endswith("<think>")
+        return self.text([{"role": "user", "content": "?"}], [], speak=True).rstrip().endswith("<think>")
 
     def conversation(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]
@@ -158,11 +198,11 @@ class HfChat:
                     "so far is written differently once more is said; training on it would not be what is sampled "
                     "(`flyball doctor template` says why)"
                 )
-            given = self._after_turn(before[k], through[k - 1]) if k else before[k]
+            given = self.after_turn(before[k], through[k - 1]) if k else before[k]
             if given is None:
                 raise ModelError(f"the chat template is not prefix-stable between messages {turns[k - 1]} and {i}")
             turn = through[k][len(before[k]) :]
-            stop_at, stop_id = self._last_stop(turn) or (len(turn), self.stop_ids[0])
+            stop_at, stop_id = self._first_stop(turn) or (len(turn), self._turn_end)
             pieces += [given, turn[:stop_at]]
             stops.append(stop_id)
         ids: list[int] = []
@@ -174,25 +214,40 @@ class HfChat:
             mask += [sampled] * len(tokens)
         return ids, mask
 
+    def _first_stop(self, text: str) -> tuple[int, int] | None:
+        """(where the first stop token stands, its id)."""
+        return min(((text.find(stop), i) for i, stop in self._stops.items() if stop in text), default=None)
+
     def _last_stop(self, text: str) -> tuple[int, int] | None:
         """(where the last stop token stands, its id)."""
         at, id_ = max((text.rfind(stop), id_) for id_, stop in self._stops.items())
         return (at, id_) if at >= 0 else None
 
-    def _after_turn(self, whole: str, seen: str) -> str | None:
+    def after_turn(self, whole: str, seen: str) -> str | None:
         """What `whole` adds after the last turn of `seen`; None when it does not begin with it.
 
         The sampled stop token stands for whatever closes that turn, which a template may write otherwise in history.
         """
         stop = self._last_stop(seen)
-        if stop is None or not whole.startswith(seen[: stop[0]]):
+        if stop is None:
             return None
-        return next((whole[stop[0] + len(end) :] for end in self._closings if whole.startswith(end, stop[0])), None)
+        body = seen[: stop[0]]
+        said = (body, _without_last(EMPTY_THOUGHT, body))
+        closings = (*self._stops.values(), *(self._row.closed_by if self._row else ()))
+        for begin in said:
+            for end in closings:
+                if whole.startswith(begin + end):
+                    return whole[len(begin) + len(end) :]
+        ended_before = self._last_stop(body)
+        if ended_before and body.rstrip().endswith(self._stops[ended_before[1]]):
+            return self.after_turn(whole, body)  # an end of text after the end of the turn
+        return None
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
 
-    def _text(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], speak: bool) -> str:
+    def text(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], speak: bool) -> str:
+        """A conversation as the template writes it; `speak`: up to where the assistant speaks. Raises ModelError."""
         return self._texts([messages], tools, speak)[0]
 
     def _texts(
@@ -205,11 +260,16 @@ class HfChat:
                     f"the chat template of {self._origin} writes tool calls in a form that is not known here, so they "
                     f"could not be read; set `engine.tool_format` to what the model was trained on: {known_formats()}"
                 )
-            return self._apply([list(messages) for messages in conversations], [], speak)
-        if not self._knows_tools:
-            return self._apply([_lower(messages, tools, self._row) for messages in conversations], [], speak)
-        length = self._row.id_length
-        return self._apply([[_for_template(m, length) for m in each] for each in conversations], tools, speak)
+            given: Sequence[dict[str, Any]] = ()
+        elif self._knows_tools:
+            length, given = self._row.id_length, tools
+            conversations = [[_for_template(message, length) for message in each] for each in conversations]
+        else:
+            given, row = (), self._row
+            conversations = [_lower(messages, tools, row) for messages in conversations]
+        if any(each and each[0]["role"] == "system" for each in conversations) and not self.takes_system:
+            conversations = [_fold_system(each) for each in conversations]
+        return self._apply(conversations, given, speak)
 
     def _apply(
         self, conversations: Sequence[Sequence[Message]], tools: Sequence[dict[str, Any]], speak: bool
@@ -225,6 +285,37 @@ class HfChat:
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise ModelError(f"the chat template of {self._origin} cannot render the conversation: {error}") from error
+
+
+def _without_last(pattern: re.Pattern[str], text: str) -> str:
+    found = list(pattern.finditer(text))
+    return text[: found[-1].start()] + text[found[-1].end() :] if found else text
+
+
+def _fold_system(messages: Sequence[Message]) -> Sequence[Message]:
+    """The system message at the beginning of the first user turn, for templates without one."""
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    system, *rest = messages
+    if not rest or rest[0]["role"] != "user":
+        return [{**system, "role": "user"}, *rest]
+    return [{**rest[0], "content": f"{system['content']}\n\n{rest[0].get('content') or ''}"}, *rest[1:]]
+
+
+def load_chat(path: Path, tool_format: str | None = None) -> HfChat:
+    """The chat format of a model folder. Raises ModelError when the tokenizer is missing or has no chat template."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    stop_ids: Any = ()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if (path / "generation_config.json").is_file():
+            stop_ids = GenerationConfig.from_pretrained(path).eos_token_id or ()
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"no usable tokenizer in {path}: {error}; the folder needs tokenizer.json and its config"
+        ) from error
+    return HfChat(tokenizer, str(path), tool_format, [stop_ids] if isinstance(stop_ids, int) else stop_ids)
 
 
 def _for_template(message: Message, id_length: int | None) -> Message:
@@ -262,10 +353,14 @@ def signature(schema: dict[str, Any]) -> str:
 def _lower(messages: Sequence[Message], tools: Sequence[dict[str, Any]], row: ToolFormat) -> list[Message]:
     """The same conversation in plain text turns, for templates without tools."""
     lowered: list[Message] = []
-    for message in messages:
+    for i, message in enumerate(messages):
         role, content = message["role"], message.get("content") or ""
         if role == "tool":
-            lowered.append({"role": "user", "content": f"<tool_response>{content}</tool_response>"})
+            shown = f"<tool_response>{content}</tool_response>"
+            if lowered and i and messages[i - 1]["role"] == "tool":
+                lowered[-1]["content"] += f"\n{shown}"
+            else:
+                lowered.append({"role": "user", "content": shown})
         elif message.get("tool_calls"):
             asked = [call["function"] for call in message["tool_calls"]]
             calls = [ToolCall("", function["name"], function["arguments"]) for function in asked]

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from flyball.errors import ModelError
-from flyball.models.hf_chat import HfChat
 from flyball.models.planted import plant_copying
 from flyball.models.tiny import TinyConfig
 from flyball.store.artifacts import tree_digest
@@ -52,17 +51,6 @@ def new_tiny_model(config: TinyConfig, tokenizer: Any, seed: int) -> LlamaForCau
     )
     plant_copying(model, seed)
     return model
-
-
-def load_chat(path: Path) -> HfChat:
-    """The chat format of a model folder. Raises ModelError when the tokenizer is missing or has no chat template."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"no usable tokenizer in {path}: {error}; the folder needs tokenizer.json and its config"
-        ) from error
-    return HfChat(tokenizer, origin=str(path))
 
 
 def load_model(path: Path, dtype: torch.dtype = torch.float32) -> Any:

@@ -1,16 +1,20 @@
-"""A workflow put before `evals.doctor`: what `flyball doctor` calls."""
+"""What `flyball doctor` calls: a workflow put before `evals.doctor`, a chat template before its audit."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from flyball.config import RLSettings
 from flyball.evals.doctor import Examination, examine
 from flyball.evals.policy_checks import TrainingPlan
 from flyball.evals.readiness import Readiness
 from flyball.evals.run import Arm
+from flyball.models import names
+from flyball.models.hf_chat import load_chat
+from flyball.models.template_habits import Audit, audit
 from flyball.workflow.inputs import TRAIN, Inputs
 from flyball.workflow.trainer import Trainer
 from flyball.workflow.workflow import Workflow
@@ -25,6 +29,12 @@ def examine_workflow(workflow: Workflow, make_trainer: Callable[[], Trainer], po
     inputs.check()
     name = policy or str(workflow.policy)
     return asyncio.run(_examine(inputs, None if name == "tiny" else name, make_trainer))
+
+
+def audit_template(model: str, tool_format: str | None = None) -> Audit:
+    """Audit the chat template of a folder with a tokenizer, or of a known name. Raises ModelError."""
+    folder = Path(model).expanduser()
+    return audit(load_chat(folder if folder.is_dir() else names.find(model), tool_format))
 
 
 async def _examine(inputs: Inputs, policy: str | None, make_trainer: Callable[[], Trainer]) -> Readiness:

@@ -22,8 +22,8 @@ from flyball.errors import TrainError
 from flyball.evals.run import Arm, attempt_all
 from flyball.models import names
 from flyball.models.chat import ChatFormat
-from flyball.models.hf_chat import HfChat, signature
-from flyball.models.load import load_chat, load_model, new_tiny_model, pays_bfloat16, save_model
+from flyball.models.hf_chat import HfChat, load_chat, signature
+from flyball.models.load import load_model, new_tiny_model, pays_bfloat16, save_model
 from flyball.models.planted import hold_planted
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import Algorithm, algorithm
