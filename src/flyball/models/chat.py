@@ -51,6 +51,11 @@ class ChatFormat(Protocol):
         """Tokens that end an assistant turn."""
         ...
 
+    @property
+    def keeps_strict(self) -> bool:
+        """Whether tools reach whoever answers as they are given, so that it holds itself to the `strict` ones."""
+        ...
+
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[int]:
         """Token ids of a whole conversation, ending where the assistant speaks. `tools`: OpenAI function schemas."""
         ...

@@ -44,6 +44,10 @@ class FakeChat:
     def call_form(self) -> CallForm:
         return HERMES
 
+    @property
+    def keeps_strict(self) -> bool:
+        return False
+
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[int]:
         ids: list[int] = []
         if tools:

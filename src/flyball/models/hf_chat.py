@@ -122,9 +122,13 @@ class HfChat:
         """The stop tokens as they are written."""
         return tuple(self._stops.values())
 
+    @property
+    def keeps_strict(self) -> bool:
+        return False
+
     @cached_property
     def call_form(self) -> CallForm | None:
-        if self._row is None or self._row.form is None:
+        if self._row is None or self._row.form is None or self._opens_thought:
             return None
         form = self._row.form
         texts = "".join((form.opening, form.before, form.after, form.joint, form.closing))
