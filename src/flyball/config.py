@@ -193,6 +193,44 @@ class EvaluationSettings(SamplingSettings):
     margin: float = Field(default=0.0, ge=0, lt=1, description="how much worse still counts as not worse, 0 to 1")
 
 
+class EngineSettings(Section):
+    """Who generates; `docs/engines.md` compares them. What a field belongs to is in ENGINE_FIELDS."""
+
+    kind: Literal["local", "vllm", "http"] = Field(
+        default="local", description="local: in this process; vllm: a server of vLLM; http: any OpenAI-compatible endpoint"
+    )
+    tool_format: str | None = Field(
+        default=None, description="how the model writes tool calls, a row of models/tool_formats.py; unset = its template's"
+    )
+    deterministic: bool | None = Field(
+        default=None, description="local: each conversation alone, equal to the bit whoever else runs; slower"
+    )
+    url: str | None = Field(
+        default=None, pattern=r"^https?://", description="address, with /v1 for http and without it for vllm"
+    )
+    model: str | None = Field(default=None, min_length=1, description="vllm: the name under which the server lists it")
+    key_env: str | None = Field(
+        default=None, min_length=1, description="name of the environment variable that holds the key of the endpoint"
+    )
+    num_logprobs: int | None = Field(
+        default=None, ge=1, description="vllm: the largest support that is stored, the server's --max-logprobs; unset = 20"
+    )
+    max_context: int | None = Field(
+        default=None, ge=1, description="http: tokens of one conversation as the endpoint allows them; unset = 128000"
+    )
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        default=None, description="http: newer OpenAI models want max_completion_tokens; unset = max_tokens"
+    )
+
+
+ENGINE_FIELDS: Mapping[str, frozenset[str]] = {
+    "local": frozenset({"tool_format", "deterministic"}),
+    "vllm": frozenset({"tool_format", "url", "model", "key_env", "num_logprobs"}),
+    "http": frozenset({"url", "key_env", "max_context", "max_tokens_field"}),
+}
+"""The fields that each kind of engine reads."""
+
+
 class ReleaseSettings(Section):
     """What must hold before anyone but a test meets the candidate."""
 
@@ -233,6 +271,7 @@ class Settings(Section):
     policy: str | None = Field(default=None, min_length=1, description="`tiny`, a Hugging Face folder, or a known name")
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    engine: EngineSettings = EngineSettings()
     release: ReleaseSettings = ReleaseSettings()
     monitoring: Names = ()
     prices: PriceSettings = PriceSettings()

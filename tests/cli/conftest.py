@@ -46,7 +46,7 @@ def flyball(
     shutil.copytree(PROJECT, tmp_path / "stock", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
     for command in (run_command, eval_command, doctor_command):
-        monkeypatch.setattr(command, "make_trainer", lambda: FakeTrainer(answers()))
+        monkeypatch.setattr(command, "make_trainer", lambda *_: FakeTrainer(answers()))
 
     def run(*arguments: str) -> Result:
         code = invoke(list(arguments))

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from flyball.config import Location, Marks, RLSettings, Settings
+from flyball.config import ENGINE_FIELDS, Location, Marks, RLSettings, Settings
 from flyball.errors import ConfigError, nearest
 from flyball.metrics import METRICS
+from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
 from flyball.rl.algorithms import ALGORITHMS
 
@@ -23,6 +24,14 @@ ANNOUNCED = {
 
 PRESET_CHOICES = ("kl_coef", "clip_ratio_low", "clip_ratio_high", "tis_cap")
 """Fields of `training.rl` whose default is the preset's; a preset whose own value is None does not read the field."""
+
+
+NEEDED = (
+    ("vllm", "url", "the address of a vLLM server, without /v1"),
+    ("vllm", "model", "the name under which the server lists its model"),
+    ("http", "url", "the address of an OpenAI-compatible endpoint, with /v1"),
+)
+"""Kind of engine, a setting that it cannot do without, and what that is."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ def check_names(settings: Settings, marks: Marks, names: Names) -> None:
         *_unknown("monitoring", "metric", settings.monitoring, names.metrics, marks),
         *_preset_problems(settings, marks, names),
         *_ignored(settings, marks),
+        *_engine_problems(settings, marks),
     ]
     if names.splits is not None:
         problems += _unknown("evaluation.suites", "split", settings.evaluation.suites, names.splits, marks)
@@ -111,6 +121,34 @@ def _preset_problems(settings: Settings, marks: Marks, names: Names) -> list[str
         for name in PRESET_CHOICES
         if getattr(rl, name) is not None and name not in reads
     ]
+
+
+def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
+    """Settings of another kind of engine, what this kind cannot do, and what it needs."""
+    engine = settings.engine
+    reads = ENGINE_FIELDS[engine.kind]
+    problems = [
+        f"{marks.at(('engine', name))}: engine.{name} would be ignored by the {engine.kind} engine; it reads "
+        f"{', '.join(sorted(reads))}"
+        for name in sorted(engine.model_fields_set - {"kind"} - reads)
+        if getattr(engine, name) is not None
+    ]
+    problems += [
+        f"{marks.at(('engine',))}: engine.{name} is missing: {why}"
+        for kind, name, why in NEEDED
+        if kind == engine.kind and getattr(engine, name) is None
+    ]
+    if engine.tool_format is not None and engine.tool_format not in TOOL_FORMATS:
+        where = marks.at(("engine", "tool_format"))
+        problems.append(f"{where}: unknown tool_format {engine.tool_format!r}{nearest(engine.tool_format, TOOL_FORMATS)}")
+    if engine.kind == "http":
+        problems += [
+            f"{marks.at(('evaluation', name))}: evaluation.{name} would be ignored: OpenAI's interface does not know it; "
+            "remove it, or evaluate with another engine"
+            for name in ("top_k", "min_p")
+            if getattr(settings.evaluation, name)
+        ]
+    return problems
 
 
 def _ignored(settings: Settings, marks: Marks) -> list[str]:

@@ -20,7 +20,7 @@ from flyball.workflow.trainer import Trainer
 from flyball.workflow.workflow import Workflow
 
 
-def examine_workflow(workflow: Workflow, make_trainer: Callable[[], Trainer], policy: str | None = None) -> Readiness:
+def examine_workflow(workflow: Workflow, make_trainer: Callable[[Workflow], Trainer], policy: str | None = None) -> Readiness:
     """Check names, tasks and world, then examine. The trainer is made only if there is a policy to load.
 
     Raises the error of the boundary that is wrong; what can be judged becomes a finding instead.
@@ -37,7 +37,7 @@ def audit_template(model: str, tool_format: str | None = None) -> Audit:
     return audit(load_chat(folder if folder.is_dir() else names.find(model), tool_format))
 
 
-async def _examine(inputs: Inputs, policy: str | None, make_trainer: Callable[[], Trainer]) -> Readiness:
+async def _examine(inputs: Inputs, policy: str | None, make_trainer: Callable[[Workflow], Trainer]) -> Readiness:
     settings = inputs.workflow.settings
     rl = settings.training.rl or RLSettings()
     plan = TrainingPlan(rl.num_steps, rl.tasks_per_step, rl.group_size, rl.max_minutes)
@@ -55,9 +55,11 @@ async def _examine(inputs: Inputs, policy: str | None, make_trainer: Callable[[]
     )
     if policy is None:
         return await examine(inputs.tasks, how)
-    trainer = make_trainer()
+    trainer = make_trainer(inputs.workflow)
     folder = trainer.find_policy(inputs.policy_folder_or_name(policy))
-    engine, chat = trainer.open_engine(folder, concurrency=rl.concurrency, seed=settings.training.seed)
+    engine, chat = await trainer.open_engine(
+        folder, settings.engine, concurrency=rl.concurrency, seed=settings.training.seed
+    )
     try:
         arm = Arm(inputs.world, inputs.runner, engine, chat, inputs.sampling(rl), inputs.graders, inputs.prices)
         return await examine(inputs.tasks, replace(how, policy=arm))

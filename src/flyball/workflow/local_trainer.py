@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from flyball.config import RLSettings, SamplingSettings, TinySettings
+from flyball.config import EngineSettings, RLSettings, SamplingSettings, TinySettings
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import TrainError
@@ -40,6 +40,7 @@ from flyball.train.sft import SFTPlan, Validate, demonstration_sample, run_sft
 from flyball.types import Estimate, GradedAttempt, Task, TrainingSample
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.local_rollouts import TimeShares, source_of
+from flyball.workflow.remote_engines import open_vllm
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
 
 PACK_TOKENS = 4096
@@ -70,7 +71,7 @@ class LocalTrainer:
 
     async def sft(self, job: SFTJob, watch: Watch) -> Trained:
         """Imitate; the checkpoint is picked by success on the validation tasks where the job names them."""
-        chat = load_chat(job.policy)
+        chat = _chat(job.policy, job.inputs)
         samples = [demonstration_sample(chat, d.messages, d.tools) for d in job.demonstrations]
         held_out = [demonstration_sample(chat, d.messages, d.tools) for d in job.validation]
         return await self._imitate(job.policy, chat, samples, held_out, job, watch)
@@ -84,7 +85,7 @@ class LocalTrainer:
             raise TrainError(f"{note}; nothing to imitate, so this control cannot be trained")
         held_out = samples[::20] if len(samples) > 1 else []
         samples = [s for i, s in enumerate(samples) if i % 20] or samples
-        trained = await self._imitate(job.policy, load_chat(job.policy), samples, held_out, job, watch)
+        trained = await self._imitate(job.policy, _chat(job.policy, job.inputs), samples, held_out, job, watch)
         return replace(trained, note=f"{note}; {trained.note}")
 
     async def rl(self, job: RLJob, watch: Watch) -> Trained:
@@ -92,7 +93,7 @@ class LocalTrainer:
         settings, chosen = job.settings, _algorithm(job.settings, job.preset)
         if settings.reference:
             compute_with_one_thread()
-        chat, model = load_chat(job.policy), load_model(job.policy)
+        chat, model = _chat(job.policy, job.inputs), load_model(job.policy)
         learner = _learner(
             model,
             chat,
@@ -119,9 +120,8 @@ class LocalTrainer:
             return Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices, board=board)
 
         ledger = Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step))
-        source = source_of(
-            job, learner, partial(_rl_engine, reference.model, chat, settings), partial(arm, drawn), ledger
-        )
+        new_engine = partial(_rl_engine, reference.model, chat, settings, inputs.workflow.settings.engine)
+        source = source_of(job, learner, new_engine, partial(arm, drawn), ledger)
         checkpoints = Checkpoints(job.folder, learner)
         try:
             with Watchdog(board, lambda stuck: watch.tell(str(stuck)), settings.stuck_after_seconds):
@@ -149,10 +149,14 @@ class LocalTrainer:
             metrics={"validation_success": done.best},
         )
 
-    def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
-        """Load a policy for generation. The caller closes the engine."""
-        chat = load_chat(folder)
-        return LocalEngine(_for_sampling(load_model(folder)), num_slots=concurrency, tokenizer=chat.tokenizer), chat
+    async def open_engine(
+        self, folder: Path, settings: EngineSettings, *, concurrency: int, seed: int
+    ) -> tuple[Engine, ChatFormat]:
+        """See Trainer. A vLLM server is told to load the folder, which it must be able to read."""
+        chat = load_chat(folder, settings.tool_format)
+        if settings.kind == "vllm":
+            return await open_vllm(folder, settings), chat
+        return _local_engine(load_model(folder), chat, settings, concurrency), chat
 
     async def _imitate(
         self,
@@ -182,7 +186,7 @@ class LocalTrainer:
         )
         checkpoints = Checkpoints(job.folder, learner)
         tasks = job.inputs.splits.get("validation", [])[: settings.validation_tasks]
-        engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=64, tokenizer=chat.tokenizer)
+        engine = _local_engine(copy.deepcopy(model), chat, job.inputs.workflow.settings.engine, 64)
         arm = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation)
         try:
             done = await run_sft(
@@ -235,18 +239,32 @@ def _for_sampling(model: Any) -> Any:
     return model.bfloat16() if pays_bfloat16(model) else model
 
 
+def _chat(folder: Path, inputs: Inputs) -> HfChat:
+    return load_chat(folder, inputs.workflow.settings.engine.tool_format)
+
+
+def _local_engine(model: Any, chat: HfChat, settings: EngineSettings, num_slots: int) -> LocalEngine:
+    return LocalEngine(
+        _for_sampling(model),
+        num_slots=num_slots,
+        tokenizer=chat.tokenizer,
+        deterministic=bool(settings.deterministic),
+    )
+
+
 def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, settings: SamplingSettings) -> Arm:
     return Arm(inputs.world, inputs.runner, engine, chat, inputs.sampling(settings), inputs.graders, inputs.prices)
 
 
-def _rl_engine(start: Any, chat: HfChat, settings: RLSettings) -> LocalEngine:
+def _rl_engine(start: Any, chat: HfChat, settings: RLSettings, engine: EngineSettings) -> LocalEngine:
     """An engine with a copy of `start`. Conversations of a validation count among those that keep a slot."""
+    deterministic = settings.reference or bool(engine.deterministic)
     return LocalEngine(
         _for_sampling(copy.deepcopy(start)),
-        num_slots=max(settings.concurrency, VALIDATION_CONCURRENCY) if settings.reference else settings.concurrency,
+        num_slots=max(settings.concurrency, VALIDATION_CONCURRENCY) if deterministic else settings.concurrency,
         tokenizer=chat.tokenizer,
         on_new_weights=settings.on_new_weights or "recompute",
-        deterministic=settings.reference,
+        deterministic=deterministic,
     )
 
 

@@ -266,9 +266,18 @@ STAGES = (
     Stage("brief", "write the brief", write_reports),
 )
 LAST_OF_TRAINING = "rl"
+UNTRAINABLE = {
+    "http": "an endpoint that answers in text gives neither the tokens it sampled nor their logprobs",
+    "vllm": "training hands its weights to an engine in this process",
+}
+"""Kinds of engine that evaluate only, and why."""
 
 
 def check_trainable(context: Context) -> None:
     """Raise ConfigError for settings under which nothing would be learned."""
+    kind = context.inputs.workflow.settings.engine.kind
+    if why := UNTRAINABLE.get(kind):
+        where = context.inputs.workflow.marks.at(("engine", "kind"))
+        raise ConfigError(f"{where}: engine.kind {kind!r} cannot be trained with: {why}; use `flyball eval`, or `local`")
     if not _wants_sft(context) and not _wants_rl(context):
         raise ConfigError("training.sft and training.rl are both null, so nothing would be learned; use `flyball eval`")

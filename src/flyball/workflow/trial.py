@@ -31,7 +31,8 @@ def evaluate_policy(
     """Evaluate `policy`, and `against` on the same tasks and seeds, as a run of kind `eval`.
 
     Each is a version in the registry (name or beginning of an id), a folder, or a known name; default: the newest
-    version that this workflow trained. Returns None when Ctrl-C ended it. Raises ConfigError for a policy that is
+    version that this workflow trained. With an http engine it is the name of one of the endpoint's models, by default
+    the workflow's policy. Returns None when Ctrl-C ended it. Raises ConfigError for a policy that is
     not there.
     """
     inputs = Inputs(workflow)
@@ -61,7 +62,8 @@ def evaluate_policy(
 
 def _newest(store: Store, workflow: Workflow) -> str:
     """The newest version that this workflow trained, or the policy it starts from when that is not made by a run."""
-    for suffix in ("rl", "sft"):
+    hosted = workflow.settings.engine.kind == "http"
+    for suffix in () if hosted else ("rl", "sft"):
         if found := store.versions(f"{workflow.title}-{suffix}"):
             return found[-1].version_id
     if workflow.policy != "tiny":
@@ -73,7 +75,7 @@ def _newest(store: Store, workflow: Workflow) -> str:
 
 def _version(context: Context, name: str) -> PolicyVersion:
     """Return a version of the registry, or register the folder or known name."""
-    known = context.store.versions()
+    known = [] if context.inputs.workflow.settings.engine.kind == "http" else context.store.versions()
     if found := [v for v in known if v.name == name] or [v for v in known if v.version_id.startswith(name)]:
         return found[-1]
     if name == "tiny":

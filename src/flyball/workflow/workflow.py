@@ -26,7 +26,7 @@ from flyball.tools.approval import approver_of
 from flyball.types import Limits, Task
 from flyball.workflow.user_code import import_file
 
-SECTIONS = ("training", "evaluation", "release", "prices", "limits", "plan")
+SECTIONS = ("training", "evaluation", "engine", "release", "prices", "limits", "plan")
 Written = Callable[..., Any] | Mapping[str, Any] | Grader
 """What may stand where a grader belongs."""
 WRITE_ONE = "`flyball init helpdesk` writes a working example, `flyball init NAME` a minimal one"
@@ -60,6 +60,7 @@ class Workflow:
     demonstrations: Any = None
     training: Section | Mapping[str, Any] | None = None
     evaluation: Section | Mapping[str, Any] | None = None
+    engine: Section | Mapping[str, Any] | None = None
     release: Section | Mapping[str, Any] | None = None
     monitoring: Sequence[str] = ()
     prices: Section | Mapping[str, Any] | None = None
