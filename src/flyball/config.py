@@ -197,10 +197,12 @@ class EngineSettings(Section):
     """Who generates; `docs/engines.md` compares them. What a field belongs to is in ENGINE_FIELDS."""
 
     kind: Literal["local", "vllm", "http"] = Field(
-        default="local", description="local: in this process; vllm: a server of vLLM; http: any OpenAI-compatible endpoint"
+        default="local",
+        description="local: in this process; vllm: a server of vLLM; http: any OpenAI-compatible endpoint",
     )
     tool_format: str | None = Field(
-        default=None, description="how the model writes tool calls, a row of models/tool_formats.py; unset = its template's"
+        default=None,
+        description="how the model writes tool calls, a row of models/tool_formats.py; unset = its template's",
     )
     deterministic: bool | None = Field(
         default=None, description="local: each conversation alone, equal to the bit whoever else runs; slower"
@@ -213,7 +215,9 @@ class EngineSettings(Section):
         default=None, min_length=1, description="name of the environment variable that holds the key of the endpoint"
     )
     num_logprobs: int | None = Field(
-        default=None, ge=1, description="vllm: the largest support that is stored, the server's --max-logprobs; unset = 20"
+        default=None,
+        ge=1,
+        description="vllm: the largest support that is stored, the server's --max-logprobs; unset = 20",
     )
     max_context: int | None = Field(
         default=None, ge=1, description="http: tokens of one conversation as the endpoint allows them; unset = 128000"

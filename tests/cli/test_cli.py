@@ -147,7 +147,9 @@ def test_doctor_reads_a_chat_template_without_weights(flyball: Run, tmp_path: Pa
     assert "turn 2: the text of message 2 is left out once more is said" in lost.out
     assert "attempts go on as a new branch there" in lost.out
     assert "no usable tokenizer" in flyball("doctor", "template", str(tmp_path)).err
-    assert "did you mean 'hermes'" in flyball("doctor", "template", str(tmp_path / "kept"), "--tool-format", "herme").err
+    assert (
+        "did you mean 'hermes'" in flyball("doctor", "template", str(tmp_path / "kept"), "--tool-format", "herme").err
+    )
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

@@ -177,7 +177,10 @@ STRICT_ID = "{% if c.id | length != 9 %}{{ raise_exception('ids have 9 letters')
 FAMILIES = {
     "hermes": (f'<tool_call>\n{{"name": "{NAME}", "arguments": {ARGUMENTS}}}\n</tool_call>', "\n"),
     "llama_json": (f'{{"name": "{NAME}", "parameters": {ARGUMENTS}}}', "; "),
-    "mistral": (f'[TOOL_CALLS] [{STRICT_ID}{{"name": "{NAME}", "arguments": {ARGUMENTS}, "id": "{{{{ c.id }}}}"}}]', ""),
+    "mistral": (
+        f'[TOOL_CALLS] [{STRICT_ID}{{"name": "{NAME}", "arguments": {ARGUMENTS}, "id": "{{{{ c.id }}}}"}}]',
+        "",
+    ),
     "mistral_args": (f"[TOOL_CALLS]{NAME}{STRICT_ID}[ARGS]{ARGUMENTS}", ""),
     "harmony": (f" to=functions.{NAME}<|channel|>commentary json<|message|>{ARGUMENTS}<|call|>", ""),
     "llama_pythonic": (

@@ -112,7 +112,9 @@ def test_reasoning_that_is_stripped_breaks_no_conversation_without_it(tokenizer:
 
 def test_an_empty_thought_before_the_last_turn_is_no_break(tokenizer: Any) -> None:
     """Qwen 3 writes one; it says nothing, so the past is what it was when it is gone."""
-    empty = "{% if loop.last and m.role == 'assistant' and '<think>' not in m.content %}<think>\n\n</think>\n\n{% endif %}"
+    empty = (
+        "{% if loop.last and m.role == 'assistant' and '<think>' not in m.content %}<think>\n\n</think>\n\n{% endif %}"
+    )
     found = audited(tokenizer, template(empty + "{{ m.content }}"))
     assert found.is_stable
 

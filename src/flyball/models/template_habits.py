@@ -202,7 +202,9 @@ def _parts(message: Message) -> list[tuple[str, str]]:
     if message["role"] == "tool":
         return [("tool result", re.findall(r"result \d+", message["content"])[0])]
     parts = [("reasoning", found) for found in re.findall(r"Thought \d+\.", message["content"])]
-    parts += [("tool call", re.findall(r"order \d+", c["function"]["arguments"])[0]) for c in message.get("tool_calls", ())]
+    parts += [
+        ("tool call", re.findall(r"order \d+", c["function"]["arguments"])[0]) for c in message.get("tool_calls", ())
+    ]
     said = message["content"].rsplit("</think>", 1)[-1].strip()
     return [*parts, *([("text", said)] if said else [])]
 

@@ -48,10 +48,10 @@ async def _timed(
 
 
 def _prompt(chat: ChatFormat, session: str, most: int) -> tuple[int, ...]:
-    """A question of about `most` tokens, and at most so many where the shortest one allows it."""
+    """A question of its own, of at most so many tokens where the shortest one allows it."""
     words = f"{session} " * most
     while True:
         ids = tuple(chat.render([{"role": "user", "content": words}], []))
-        if len(ids) <= most or not words:
+        if len(ids) <= most or words == session:
             return ids
-        words = words[: min(len(words) - 1, len(words) * most // len(ids))]
+        words = words[: max(len(session), min(len(words) - 1, len(words) * most // len(ids)))]

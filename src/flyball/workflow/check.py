@@ -140,7 +140,9 @@ def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
     ]
     if engine.tool_format is not None and engine.tool_format not in TOOL_FORMATS:
         where = marks.at(("engine", "tool_format"))
-        problems.append(f"{where}: unknown tool_format {engine.tool_format!r}{nearest(engine.tool_format, TOOL_FORMATS)}")
+        problems.append(
+            f"{where}: unknown tool_format {engine.tool_format!r}{nearest(engine.tool_format, TOOL_FORMATS)}"
+        )
     if engine.kind == "http":
         problems += [
             f"{marks.at(('evaluation', name))}: evaluation.{name} would be ignored: OpenAI's interface does not know it; "

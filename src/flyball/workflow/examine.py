@@ -20,7 +20,9 @@ from flyball.workflow.trainer import Trainer
 from flyball.workflow.workflow import Workflow
 
 
-def examine_workflow(workflow: Workflow, make_trainer: Callable[[Workflow], Trainer], policy: str | None = None) -> Readiness:
+def examine_workflow(
+    workflow: Workflow, make_trainer: Callable[[Workflow], Trainer], policy: str | None = None
+) -> Readiness:
     """Check names, tasks and world, then examine. The trainer is made only if there is a policy to load.
 
     Raises the error of the boundary that is wrong; what can be judged becomes a finding instead.

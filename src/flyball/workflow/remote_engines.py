@@ -57,7 +57,9 @@ class EndpointTrainer:
     def find_policy(self, name: str) -> Path:
         """Return a folder that says which model at which address is meant. Raises ConfigError for 'tiny'."""
         if name == "tiny":
-            raise ConfigError("policy 'tiny' is made here; name a model of the endpoint: `policy: NAME` or --policy NAME")
+            raise ConfigError(
+                "policy 'tiny' is made here; name a model of the endpoint: `policy: NAME` or --policy NAME"
+            )
         folder = Path(self._folder.name) / name.replace(os.sep, "--")
         folder.mkdir(exist_ok=True)
         endpoint = {"url": self._settings.url, "model": name}

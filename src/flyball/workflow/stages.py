@@ -278,6 +278,8 @@ def check_trainable(context: Context) -> None:
     kind = context.inputs.workflow.settings.engine.kind
     if why := UNTRAINABLE.get(kind):
         where = context.inputs.workflow.marks.at(("engine", "kind"))
-        raise ConfigError(f"{where}: engine.kind {kind!r} cannot be trained with: {why}; use `flyball eval`, or `local`")
+        raise ConfigError(
+            f"{where}: engine.kind {kind!r} cannot be trained with: {why}; use `flyball eval`, or `local`"
+        )
     if not _wants_sft(context) and not _wants_rl(context):
         raise ConfigError("training.sft and training.rl are both null, so nothing would be learned; use `flyball eval`")

@@ -60,7 +60,6 @@ class Workflow:
     demonstrations: Any = None
     training: Section | Mapping[str, Any] | None = None
     evaluation: Section | Mapping[str, Any] | None = None
-    engine: Section | Mapping[str, Any] | None = None
     release: Section | Mapping[str, Any] | None = None
     monitoring: Sequence[str] = ()
     prices: Section | Mapping[str, Any] | None = None
@@ -71,6 +70,7 @@ class Workflow:
     planner: Callable[..., Any] | None = None
     critic: Callable[..., Any] | None = None
     policy_checks: Sequence[Callable[..., Any]] = ()
+    engine: Section | Mapping[str, Any] | None = None
     source: Path | None = field(default=None, compare=False)
     marks: Marks = field(default=Marks("Workflow(...)"), compare=False, repr=False)
     settings: Settings = field(init=False, compare=False)
