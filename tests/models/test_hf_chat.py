@@ -220,7 +220,7 @@ def test_calls_in_a_form_that_nobody_reads_are_refused_only_where_tools_are_give
     assert chat.tool_format is None and chat.call_form is None
     assert chat.parse(chat.tokenizer("hello")["input_ids"]).content == "hello"
     assert chat.render(TALK[:2], [])
-    with pytest.raises(ModelError, match="form that is not known here.*hermes"):
+    with pytest.raises(ModelError, match=r"form that is not known here.*hermes"):
         chat.render(TALK[:2], TOOLS)
 
 
@@ -244,7 +244,7 @@ def test_results_of_one_turn_are_shown_in_one_turn(tokenizer: Any) -> None:
 
 
 def test_every_stop_token_ends_a_turn_and_the_templates_own_closes_one(tokenizer: Any) -> None:
-    tokenizer.eos_token = "<|pad|>"  # noqa: S105
+    tokenizer.eos_token = "<|pad|>"
     end = tokenizer.convert_tokens_to_ids(END)
     chat = HfChat(tokenizer, stop_ids=[end])
     assert set(chat.stop_ids) == {tokenizer.eos_token_id, end}

@@ -1,4 +1,4 @@
-"""The audit of chat templates: every habit that changes the past is found, at the turn where it does, with the reason."""
+"""The audit of chat templates: every habit that changes the past is found, with its turn and the reason."""
 
 from __future__ import annotations
 
@@ -134,8 +134,7 @@ def test_an_end_of_text_after_the_end_of_a_finished_conversation_is_no_break(tok
         ),
         (
             template(
-                head="{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-                + HEAD
+                head="{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + HEAD
             ),
             "has no system message: what it says is put before the first user's text",
         ),

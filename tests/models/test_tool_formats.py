@@ -146,7 +146,7 @@ def test_a_malformed_call_is_told_what_is_wrong_and_how_to_call(form: str, turn:
 
 
 READS = [
-    ("hermes", '<think>try <tool_call> here</think>go<tool_call>{"name": "a"}', "<think>try <tool_call> here</think>go", {}),
+    ("hermes", '<think>a <tool_call></think>go<tool_call>{"name": "a"}', "<think>a <tool_call></think>go", {}),
     ("hermes", '<tool_call>\n{"name": "a", "arguments": {"n": 1}}\n</tool_call>', "", {"n": 1}),
     ("llama_json", '{"type": "function", "name": "a", "parameters": {"n": 1}}', "", {"n": 1}),
     ("llama_json", '<|python_tag|>{"name": "a", "arguments": {"n": 1}}', "", {"n": 1}),

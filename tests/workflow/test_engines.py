@@ -1,4 +1,4 @@
-"""The `engine` section of a workflow file: what it chooses, what it refuses with its line, what may be trained with it."""
+"""The `engine` section of a workflow file: what it chooses, what it refuses with its line, what it may train."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_section_is_read_from_python_and_overridden_key_by_key(tmp_path: Pat
 def test_training_with_an_engine_that_only_evaluates_is_refused_before_any_work(
     tmp_path: Path, text: str, said: str
 ) -> None:
-    with Store(tmp_path / "home") as store, pytest.raises(ConfigError, match="over.yaml:2: engine.kind") as caught:
+    with Store(tmp_path / "home") as store, pytest.raises(ConfigError, match=r"over\.yaml:2: engine\.kind") as caught:
         start(written(tmp_path, text), store, FakeTrainer(answers()), Silent())
     assert said in str(caught.value)
 
@@ -168,7 +168,7 @@ def test_a_hosted_model_is_evaluated_with_the_key_of_the_environment(
     trainer = make_trainer(flow)
     assert isinstance(trainer, EndpointTrainer)
     with Store(tmp_path / "home") as store:
-        with pytest.raises(ConfigError, match="engine.key_env names SOME_KEY, which is not set"):
+        with pytest.raises(ConfigError, match=r"engine\.key_env names SOME_KEY, which is not set"):
             evaluate_policy(flow, store, trainer, Silent())
         monkeypatch.setenv("SOME_KEY", "secret-7")
         record = evaluate_policy(flow, store, trainer, Silent())

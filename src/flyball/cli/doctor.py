@@ -1,4 +1,4 @@
-"""`flyball doctor`: before any training, whether tasks and graders can be trusted, RL has a chance, a template holds."""
+"""`flyball doctor`: before training, whether tasks and graders can be trusted, RL has a chance, a template holds."""
 
 from __future__ import annotations
 

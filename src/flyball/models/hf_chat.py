@@ -9,7 +9,6 @@ not torch.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,8 +45,8 @@ EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
 class HfChat:
     """`ChatFormat` over a `transformers` tokenizer. Raises ModelError when the tokenizer cannot hold a conversation.
 
-    `tool_format` names a row of TOOL_FORMATS; None = what the template writes. `stop_ids`: tokens that end a turn beside
-    the tokenizer's end token, such as those of the model's generation settings.
+    `tool_format` names a row of TOOL_FORMATS; None = what the template writes. `stop_ids`: tokens that end a turn
+    beside the tokenizer's end token, such as those of the model's generation settings.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class HfChat:
             (through,) = self._apply([[asked, called]], [PROBE_TOOL], speak=False)
         except ModelError:
             return None
-        turn = through[len(os.path.commonprefix([before, through])) :]
+        turn = through[num_shared(before, through) :]
         return format_of(turn.rsplit(self.tokenizer.eos_token, 1)[0], PROBE)
 
     def _id_of(self, token: str) -> int | None:
@@ -257,7 +256,7 @@ class HfChat:
     def _texts(
         self, conversations: Sequence[Sequence[Message]], tools: Sequence[dict[str, Any]], speak: bool
     ) -> list[str]:
-        """Each conversation as text. Raises ModelError for tools in a form nobody reads, and what the template raises."""
+        """Each conversation as text. Raises ModelError for tools in a form nobody reads, and where the template does."""
         if self._row is None:
             if tools:
                 raise ModelError(
@@ -322,8 +321,14 @@ def load_chat(path: Path, tool_format: str | None = None) -> HfChat:
     return HfChat(tokenizer, str(path), tool_format, [stop_ids] if isinstance(stop_ids, int) else stop_ids)
 
 
+def num_shared(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    shortest = min(len(one), len(other))
+    return next((i for i in range(shortest) if one[i] != other[i]), shortest)
+
+
 def _for_template(message: Message, id_length: int | None) -> Message:
-    """Templates print `arguments` with `tojson`; OpenAI's form carries JSON text. Ids of the length that they demand."""
+    """Templates print `arguments` with `tojson`; OpenAI's form carries JSON text. Ids of the length they demand."""
     if id_length is not None and message.get("tool_call_id"):
         message = {**message, "tool_call_id": _short_id(message["tool_call_id"], id_length)}
     if not message.get("tool_calls"):

@@ -8,14 +8,13 @@ refused. The audit renders short conversations turn by turn, as text, and says a
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from flyball.errors import ModelError
-from flyball.models.hf_chat import PROBE_TOOL, HfChat
+from flyball.models.hf_chat import PROBE_TOOL, HfChat, num_shared
 from flyball.types import Message
 
 Where = Literal["next prompt", "own turn"]
@@ -121,8 +120,17 @@ CONVERSATIONS: Mapping[str, tuple[Sequence[Message], Sequence[dict[str, Any]]]] 
         TOOLS,
     ),
     "tools and reasoning": (
-        [SYSTEM, _user(1), _called(2, _thought(2)), _result(2), _called(4, _thought(4)), _result(4)]
-        + [_said(6, _thought(6)), _user(7), _said(8, _thought(8))],
+        [
+            SYSTEM,
+            _user(1),
+            _called(2, _thought(2)),
+            _result(2),
+            _called(4, _thought(4)),
+            _result(4),
+            _said(6, _thought(6)),
+            _user(7),
+            _said(8, _thought(8)),
+        ],
         TOOLS,
     ),
 }
@@ -163,7 +171,7 @@ def _left_out(messages: Sequence[Message], prompt: str) -> str:
 
 def _own_turn(chat: HfChat, messages: Sequence[Message], turn: int, prompt: str, finished: str) -> Break:
     before, became = _apart(prompt, finished)
-    rest = prompt[len(os.path.commonprefix([prompt, finished])) :]
+    rest = prompt[num_shared(prompt, finished) :]
     if any(text in rest for message in messages[:turn] for _, text in _parts(message)):
         why = _why(chat, messages[:turn], prompt, finished)
     elif prompt.rstrip().endswith("<think>"):
@@ -188,7 +196,7 @@ def _why(chat: HfChat, messages: Sequence[Message], finished: str, after: str) -
         for kind, text in _parts(message):
             if text in finished and text not in after:
                 return f"the {kind} of message {i} is left out once more is said"
-    at = len(os.path.commonprefix([finished, after]))
+    at = num_shared(finished, after)
     if not finished[at:].strip() or any(finished[at:].strip() == stop for stop in chat.stop_texts):
         return "the end of the conversation is marked by what is not there once more is said"
     spoken = [(finished.find(text), text, i, kind) for i, m in enumerate(messages) for kind, text in _parts(m)]
@@ -211,7 +219,7 @@ def _parts(message: Message) -> list[tuple[str, str]]:
 
 def _apart(one: str, other: str, width: int = 40) -> tuple[str, str]:
     """The places where two texts part."""
-    at = len(os.path.commonprefix([one, other]))
+    at = num_shared(one, other)
     return one[at : at + width], other[at : at + width]
 
 
@@ -232,8 +240,8 @@ def _default_system(chat: HfChat) -> str:
         return ""
     before, _, _ = alone.partition(_user(1)["content"])
     around, _, _ = told.replace(SYSTEM["content"], "").partition(_user(1)["content"])
-    at = len(os.path.commonprefix([before, around]))
-    end = len(os.path.commonprefix([before[at:][::-1], around[at:][::-1]]))
+    at = num_shared(before, around)
+    end = num_shared(before[at:][::-1], around[at:][::-1])
     said = before[at : len(before) - end].strip()
     return f"adds a system message of its own when none is given: {said[:80]!r}" if said else ""
 

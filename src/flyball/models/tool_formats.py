@@ -8,7 +8,7 @@ calls is carried out. Text in front of a call is content; a leading `<think>` bl
     llama_json     {"name": NAME, "parameters": {...}}                                Llama 3.1, 3.2, 3.3
     llama_pythonic [NAME(key=value), ...]                                             Llama 3.2, 4
     mistral        [TOOL_CALLS][{"name": NAME, "arguments": {...}}]                   Mistral 7B v0.3, Nemo, Small 3
-    mistral_args   [TOOL_CALLS]NAME[ARGS]{...}                                        Mistral Small 3.2, Magistral, Devstral
+    mistral_args   [TOOL_CALLS]NAME[ARGS]{...}                                        Mistral Small 3.2, Devstral
     harmony        <|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}<|call|>      gpt-oss
 """
 
@@ -59,7 +59,7 @@ class ToolFormat:
         return self.write(content, [(call.name, arguments_of(call.arguments)) for call in calls])
 
     def parse(self, text: str, *, in_thought: bool = False) -> Parsed:
-        """Read a turn: its calls are `call_0`, `call_1`, ... Never raises. `in_thought`: the prompt opened `<think>`."""
+        """Read a turn: its calls are `call_0`, `call_1`, ... Never raises. `in_thought`: the prompt opened a thought."""
         thought, said = _split_thought(text, in_thought)
         try:
             content, calls = self.find(said)
@@ -148,7 +148,8 @@ def _write_hermes(content: str, calls: Sequence[tuple[str, Any]]) -> str:
 
 
 def _find_hermes(text: str) -> Found:
-    content, calls, at = "", [], 0
+    content, at = "", 0
+    calls: list[tuple[str, Any]] = []
     while (start := text.find(HERMES.before, at)) >= 0:
         content += text[at:start]
         call, at = _read_json(text, start + len(HERMES.before))
@@ -210,8 +211,8 @@ def _write_pythonic(content: str, calls: Sequence[tuple[str, Any]]) -> str:
 def _python_call(name: str, arguments: Mapping[str, Any]) -> str:
     if not all(map(_is_plain_name, name.split("."))):
         raise ModelError(
-            f"the tool {name!r} cannot be called in Python's form, which llama_pythonic models write; rename it so that "
-            "it is an identifier"
+            f"the tool {name!r} cannot be called in Python's form, which llama_pythonic models write; rename it so "
+            "that it is an identifier"
         )
     plain = [f"{key}={value!r}" for key, value in arguments.items() if _is_plain_name(key)]
     others = {key: value for key, value in arguments.items() if not _is_plain_name(key)}
@@ -403,7 +404,7 @@ TOOL_FORMATS: Mapping[str, ToolFormat] = {
 
 
 def format_of(turn: str, call: ToolCall) -> ToolFormat | None:
-    """The row that reads `call`, and nothing else, out of a turn in which a chat template wrote it; None without one."""
+    """The row that reads `call` and nothing else out of a turn in which a chat template wrote it; None without one."""
     wanted = [(call.name, json.loads(call.arguments))]
     for row in TOOL_FORMATS.values():
         parsed = row.parse(turn)

@@ -145,8 +145,8 @@ def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
         )
     if engine.kind == "http":
         problems += [
-            f"{marks.at(('evaluation', name))}: evaluation.{name} would be ignored: OpenAI's interface does not know it; "
-            "remove it, or evaluate with another engine"
+            f"{marks.at(('evaluation', name))}: evaluation.{name} would be ignored: OpenAI's interface does not know "
+            "it; remove it, or evaluate with another engine"
             for name in ("top_k", "min_p")
             if getattr(settings.evaluation, name)
         ]
