@@ -55,4 +55,4 @@ def test_the_version_is_that_of_the_distribution() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Wrokflow'"):
-        getattr(flyball, "Wrokflow")  # an attribute, asked for as Python does
+        getattr(flyball, "Wrokflow")  # noqa: B009  # an attribute, asked for as Python does

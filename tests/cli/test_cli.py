@@ -91,7 +91,7 @@ release:
   canary_traffic_percent: 5
   gates: [no_safety_regression, latency_delta_lt_15_percent, cost_per_success_not_worse, rollback_under_5_minutes]
 monitoring: [human_override_rate, tool_error_rate, policy_kl_drift, task_completion_quality]
-"""
+"""  # noqa: E501
 
 
 def test_the_napkin_file_is_accepted_and_refused_by_run(flyball: Run) -> None:

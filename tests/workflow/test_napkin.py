@@ -20,7 +20,7 @@ release:
   canary_traffic_percent: 5
   gates: [no_safety_regression, latency_delta_lt_15_percent, cost_per_success_not_worse, rollback_under_5_minutes]
 monitoring: [human_override_rate, tool_error_rate, policy_kl_drift, task_completion_quality]
-"""
+"""  # noqa: E501
 NAMES = Names(METRICS, {"rloo": {"kl_coef"}, "grpo": {"kl_coef", "clip_ratio_low"}})
 
 

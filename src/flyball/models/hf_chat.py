@@ -256,7 +256,7 @@ class HfChat:
     def _texts(
         self, conversations: Sequence[Sequence[Message]], tools: Sequence[dict[str, Any]], speak: bool
     ) -> list[str]:
-        """Each conversation as text. Raises ModelError for tools in a form nobody reads, and where the template does."""
+        """Each conversation as text. Raises ModelError for tools in a form nobody reads, and for what it refuses."""
         if self._row is None:
             if tools:
                 raise ModelError(

@@ -59,7 +59,7 @@ class ToolFormat:
         return self.write(content, [(call.name, arguments_of(call.arguments)) for call in calls])
 
     def parse(self, text: str, *, in_thought: bool = False) -> Parsed:
-        """Read a turn: its calls are `call_0`, `call_1`, ... Never raises. `in_thought`: the prompt opened a thought."""
+        """Read a turn: its calls are `call_0`, `call_1`, ... Never raises. `in_thought`: the prompt opened one."""
         thought, said = _split_thought(text, in_thought)
         try:
             content, calls = self.find(said)
@@ -179,7 +179,8 @@ def _find_llama_json(text: str) -> Found:
         if not body.startswith("{") or '"name"' not in body:
             return text, []
         content = ""
-    calls, at = [], 0
+    calls: list[tuple[str, Any]] = []
+    at = 0
     while True:
         call, at = _read_json(body, at)
         if not tag and not calls and not _is_llama_call(call):

@@ -45,7 +45,7 @@ class WorldSpec:
             _refuse_arguments(cls)
         self.name: str = cls.__qualname__
         self.system: str = inspect.getdoc(cls) or ""
-        self._reset: Arguments = arguments_of_function(inspect.unwrap(getattr(cls, "reset")), bound=True)
+        self._reset: Arguments = arguments_of_function(inspect.unwrap(getattr(cls, "reset")), bound=True)  # noqa: B009
         self._tools: Mapping[str, Tool] = tools_of_class(cls)
         self.tool_versions: Mapping[str, str] = {name: tool.version for name, tool in self._tools.items()}
         self.asks_for_approval = any(tool.approval == "human" for tool in self._tools.values())
