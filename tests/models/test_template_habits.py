@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flyball.evals.policy_checks import check_template
 from flyball.models.fetch import cache_folder
 from flyball.models.hf_chat import HfChat, load_chat
 from flyball.models.names import SMOLLM2_135M
@@ -167,6 +168,14 @@ def test_calls_in_a_form_that_nobody_reads_are_said(tokenizer: Any) -> None:
 def test_the_tiny_policys_template_is_stable() -> None:
     found = audit(load_chat(BASE))
     assert found.is_stable and (found.tool_format, found.renders_tools) == ("hermes", True)
+
+
+def test_doctor_of_a_workflow_warns_of_a_template_that_changes_the_past(tokenizer: Any) -> None:
+    assert check_template(load_chat(BASE)).level == "ok"
+    tokenizer.chat_template = HABITS["strips earlier reasoning"][0]
+    finding = check_template(HfChat(tokenizer))
+    assert finding.level == "warn"
+    assert "2 of 7 kinds of conversation, first: reasoning, turn 2: the reasoning of message 2 is left" in finding.text
 
 
 def test_a_published_template_is_stable_and_adds_its_own_system_message() -> None:

@@ -30,6 +30,7 @@ from flyball.store.store import Store
 from flyball.workflow.fake import FakeTrainer
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.local_trainer import LocalTrainer
+from flyball.workflow.napkin import judge_file
 from flyball.workflow.progress import Silent
 from flyball.workflow.remote_engines import EndpointTrainer, open_vllm
 from flyball.workflow.run import start
@@ -102,6 +103,12 @@ def test_training_with_an_engine_that_only_evaluates_is_refused_before_any_work(
     with Store(tmp_path / "home") as store, pytest.raises(ConfigError, match=r"over\.yaml:2: engine\.kind") as caught:
         start(written(tmp_path, text), store, FakeTrainer(answers()), Silent())
     assert said in str(caught.value)
+
+
+def test_the_file_says_before_a_run_what_the_engine_cannot_do(tmp_path: Path) -> None:
+    written(tmp_path, f"engine: {{kind: http, url: '{HTTP['url']}'}}")
+    notes = {row.key: row.note for row in judge_file(tmp_path / "over.yaml", set())}
+    assert notes["engine.kind"].startswith("evaluates only, and `flyball run` refuses it: an endpoint that answers")
 
 
 def test_the_local_engine_takes_its_settings(tmp_path: Path) -> None:

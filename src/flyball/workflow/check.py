@@ -34,6 +34,13 @@ NEEDED = (
 """Kind of engine, a setting that it cannot do without, and what that is."""
 
 
+EVALUATES_ONLY = {
+    "http": "an endpoint that answers in text gives neither the tokens it sampled nor their logprobs",
+    "vllm": "training hands its weights to an engine in this process",
+}
+"""Kinds of engine that cannot be trained with, and why."""
+
+
 @dataclass(frozen=True)
 class Names:
     """The names a workflow may use. `presets` maps each to the fields of PRESET_CHOICES that it reads."""

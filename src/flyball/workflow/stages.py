@@ -22,7 +22,7 @@ from flyball.release.evidence import TokenSpeed
 from flyball.release.gates import DEFAULT_GATES
 from flyball.release.verdict import judge_release
 from flyball.types import PolicyVersion
-from flyball.workflow.check import preset_of
+from flyball.workflow.check import EVALUATES_ONLY, preset_of
 from flyball.workflow.context import Context, Result
 from flyball.workflow.demonstrations import make_demonstrations, read_lines
 from flyball.workflow.evaluation import compare_first, evaluate_suites, rehearse_rollback
@@ -266,17 +266,12 @@ STAGES = (
     Stage("brief", "write the brief", write_reports),
 )
 LAST_OF_TRAINING = "rl"
-UNTRAINABLE = {
-    "http": "an endpoint that answers in text gives neither the tokens it sampled nor their logprobs",
-    "vllm": "training hands its weights to an engine in this process",
-}
-"""Kinds of engine that evaluate only, and why."""
 
 
 def check_trainable(context: Context) -> None:
     """Raise ConfigError for settings under which nothing would be learned."""
     kind = context.inputs.workflow.settings.engine.kind
-    if why := UNTRAINABLE.get(kind):
+    if why := EVALUATES_ONLY.get(kind):
         where = context.inputs.workflow.marks.at(("engine", "kind"))
         raise ConfigError(
             f"{where}: engine.kind {kind!r} cannot be trained with: {why}; use `flyball eval`, or `local`"
