@@ -120,13 +120,8 @@ class LocalTrainer:
             return Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices, board=board)
 
         ledger = Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step))
-        source = source_of(
-            job,
-            learner,
-            partial(_rl_engine, reference.model, chat, settings, inputs.workflow.settings.engine),
-            partial(arm, drawn),
-            ledger,
-        )
+        new_engine = partial(_rl_engine, reference.model, chat, settings, inputs.workflow.settings.engine)
+        source = source_of(job, learner, new_engine, partial(arm, drawn), ledger)
         checkpoints = Checkpoints(job.folder, learner)
         try:
             with Watchdog(board, lambda stuck: watch.tell(str(stuck)), settings.stuck_after_seconds):
@@ -263,12 +258,13 @@ def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, settings: SamplingSet
 
 def _rl_engine(start: Any, chat: HfChat, settings: RLSettings, engine: EngineSettings) -> LocalEngine:
     """An engine with a copy of `start`. Conversations of a validation count among those that keep a slot."""
+    deterministic = settings.reference or bool(engine.deterministic)
     return LocalEngine(
         _for_sampling(copy.deepcopy(start)),
-        num_slots=max(settings.concurrency, VALIDATION_CONCURRENCY) if settings.reference else settings.concurrency,
+        num_slots=max(settings.concurrency, VALIDATION_CONCURRENCY) if deterministic else settings.concurrency,
         tokenizer=chat.tokenizer,
         on_new_weights=settings.on_new_weights or "recompute",
-        deterministic=settings.reference or bool(engine.deterministic),
+        deterministic=deterministic,
     )
 
 
