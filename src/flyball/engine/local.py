@@ -81,7 +81,7 @@ class LocalEngine:
         self._deterministic = deterministic
         self._shares = not deterministic and not self._keeps_caches
         """whether a conversation may begin with what another one left in its slot"""
-        self._cache = SlotCache(num_slots)
+        self._cache = SlotCache(num_slots, exact=deterministic)
         self._root: list[int] = []
         self._slots = [Slot(i) for i in range(num_slots)]
         self._open: set[Running] = set()
@@ -344,9 +344,8 @@ class LocalEngine:
         width = max(map(len, deltas))
         tokens = self._tensor([[*d, *[0] * (width - len(d))] for d in deltas])
         start = self._tensor(starts)
-        extent = max(starts) + width
         rows = self._tensor([r.slot.index for r in admitted if r.slot])
-        self._cache.target(rows, start, extent)
+        extent = self._cache.target(rows, start, max(starts) + width)
         positions = start[:, None] + self._tensor(range(width))
         visible = self._tensor(range(extent)) <= positions[:, :, None]
         lengths = self._tensor([len(d) for d in deltas])
@@ -375,9 +374,8 @@ class LocalEngine:
         tokens = self._tensor([[latest.get(slot.index, 0)] for slot in covered])
         for slot in slots:
             slot.tokens.append(latest[slot.index])
-        extent = max(starts) + 1
         rows = slice(0, high) if dense else self._tensor([slot.index for slot in slots])
-        self._cache.target(rows, start, extent)
+        extent = self._cache.target(rows, start, max(starts) + 1)
         visible = self._tensor(range(extent)) <= start[:, None]
         mask = _additive(visible, self._model.dtype)[:, None, None]
         hidden = self._forward(tokens, (start + root)[:, None], mask)[:, 0]

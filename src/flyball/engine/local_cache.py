@@ -17,31 +17,41 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 ATTENTION = "flyball_slots"
+MIN_SPARE, SPARE_SHARE = 32, 8
+"""Columns that are added beyond need: at least so many, and this part of those in use."""
 
 
 class SlotCache:
     """The part of Hugging Face's cache protocol that a decoder calls (`update`), writing into slots.
 
     Set `target` before each forward pass: `rows` (slot of each batch row; a slice when they are 0..n-1, so nothing is
-    copied), `starts` [n] (slot position of each row's first new token) and `extent` (slot columns to attend to).
-    With `rows` None the pass computes the root itself.
+    copied), `starts` [n] (slot position of each row's first new token) and how many slot columns are needed. It returns
+    the columns to attend to: all there are while few are spare, because a product copies keys that do not lie
+    together. With `rows` None the pass computes the root itself.
     """
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, *, exact: bool = False) -> None:
         self.num_slots = num_slots
+        self.exact = exact
+        """attend to the needed columns only, so that what is computed does not depend on who else is cached"""
         self.keys: list[torch.Tensor] = []  # per layer [S, H, L, D]
         self.values: list[torch.Tensor] = []
         self.root_keys: list[torch.Tensor] = []  # per layer [H, R, D]
         self.root_values: list[torch.Tensor] = []
         self.root_length = 0
+        self.columns = 0
         self.rows: slice | torch.Tensor | None = None
         self.starts = torch.zeros(0, dtype=torch.long)
         self.extent = 0
         self._placed: tuple[tuple[int, int], torch.Tensor] | None = None
 
-    def target(self, rows: slice | torch.Tensor | None, starts: torch.Tensor, extent: int) -> None:
-        self.rows, self.starts, self.extent = rows, starts, extent
+    def target(self, rows: slice | torch.Tensor | None, starts: torch.Tensor, needed: int) -> int:
+        if needed > self.columns:
+            self.columns = needed + max(MIN_SPARE, needed // SPARE_SHARE)
+        few = not self.exact and self.columns - needed <= 2 * max(MIN_SPARE, needed // SPARE_SHARE)
+        self.rows, self.starts, self.extent = rows, starts, self.columns if few else needed
         self._placed = None
+        return self.extent
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
@@ -72,14 +82,13 @@ class SlotCache:
         return self._placed[1]
 
     def _reserve(self, layer: int, like: torch.Tensor) -> None:
-        """Make room for `extent` columns (doubling, so growth is rare)."""
+        """Make room for `columns`."""
         _n, heads, _width, dim = like.shape
         have = self.keys[layer].shape[2] if layer < len(self.keys) else 0
-        if have >= self.extent:
+        if have >= self.columns:
             return
-        columns = max(self.extent, 2 * have, 128)
         for tensors in (self.keys, self.values):
-            grown = like.new_zeros(self.num_slots, heads, columns, dim)
+            grown = like.new_zeros(self.num_slots, heads, self.columns, dim)
             if layer < len(tensors):
                 grown[:, :, :have] = tensors[layer]
                 tensors[layer] = grown
@@ -89,13 +98,13 @@ class SlotCache:
     def shrink_root(self, length: int, slot_lengths: list[int]) -> None:
         """Keep `length` root tokens and move the rest to the front of every slot, so that sequences stay the same."""
         moved = self.root_length - length
-        needed = moved + max(slot_lengths, default=0)
+        self.columns = max(self.columns, moved + max(slot_lengths, default=0))
         for layer, (root_keys, root_values) in enumerate(zip(self.root_keys, self.root_values, strict=True)):
             for tensors, root in ((self.keys, root_keys), (self.values, root_values)):
                 if layer < len(tensors):
                     old = tensors[layer]
                     have = min(old.shape[2], max(slot_lengths, default=0))
-                    grown = old.new_zeros(old.shape[0], old.shape[1], max(needed, old.shape[2]), old.shape[3])
+                    grown = old.new_zeros(old.shape[0], old.shape[1], self.columns, old.shape[3])
                     grown[:, :, :moved] = root[None, :, length:]
                     grown[:, :, moved : moved + have] = old[:, :, :have]
                     tensors[layer] = grown
@@ -113,6 +122,7 @@ class SlotCache:
         """Drop the slots with what they hold. Masked values still meet a weight of 0, and 0 x NaN is NaN."""
         self.keys.clear()
         self.values.clear()
+        self.columns = 0
 
     # What decoders ask a cache besides `update`.
     def get_seq_length(self, layer: int = 0) -> int:
