@@ -10,7 +10,7 @@ share is computed once and its gradient is exact, because the cached keys and va
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from flyball.rl.pack import Pack, packs
 from flyball.rl.support import kept_mask, outside_support
 from flyball.train.muon import Muon
 from flyball.train.packed_attention import Layout, packed_hidden_states, use_packed_attention
+from flyball.train.token_logprobs import NEVER, token_logprobs
 from flyball.types import UNKNOWN, TrainingSample, WeightsRef
 
 
@@ -38,6 +39,8 @@ class LossSpec:
 
 
 OPTIMIZERS = ("adamw", "muon")
+LOGITS = 2**24
+"""Logits that exist at a time: 64 MiB in float32, 341 positions of a vocabulary of 49,152."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,11 @@ class LocalLearner:
         self.model.eval()
         with torch.no_grad():
             for pack in packs(samples, self.max_tokens):
-                logprobs, _entropy, row, position = self._token_logprobs(samples, pack)
-                for r, p, value in zip(row.tolist(), position.tolist(), logprobs.tolist(), strict=True):
-                    out[pack.rows[r]][p] = value
+                hidden = self._hidden_states(pack)
+                for draws in self._draws(samples, pack):
+                    logprobs, _entropy = self._token_logprobs(hidden, draws)
+                    for r, p, value in zip(draws.row.tolist(), draws.position.tolist(), logprobs.tolist(), strict=True):
+                        out[pack.rows[r]][p] = value
         return out
 
     def forward_backward(self, samples: Sequence[TrainingSample], spec: LossSpec) -> dict[str, float]:
@@ -103,20 +108,14 @@ class LocalLearner:
         sums: dict[str, float] = {"loss": 0.0, "entropy": 0.0}
         tokens = 0
         for pack in packs(samples, self.max_tokens):
-            logprobs, entropy, row, position = self._token_logprobs(samples, pack)
-            taken = [samples[i] for i in pack.rows]
-            loss, metrics = _token_loss(spec, logprobs, taken, row, position)
-            weights = _gather([s.loss_weights for s in taken], row, position)
-            total = (loss * weights).sum()
-            if not torch.isfinite(total):
-                self._clear()
-                raise TrainError(f"the {spec.name} loss is {total.item()}; the step was dropped, weights are unchanged")
-            total.backward()  # type: ignore[no-untyped-call]
-            sums["loss"] += total.item()
-            sums["entropy"] += float(entropy.sum())
-            for name, values in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(values.sum())
-            tokens += len(row)
+            hidden = self._hidden_states(pack)
+            states = hidden.detach().requires_grad_()  # gathers the gradient of all draws, then goes back as one
+            for draws in self._draws(samples, pack):
+                for name, value in self._backward(states, draws, spec).items():
+                    sums[name] = sums.get(name, 0.0) + value
+                tokens += len(draws.row)
+            if states.grad is not None:
+                hidden.backward(states.grad)  # type: ignore[no-untyped-call]
         return {k: v if k == "loss" else v / max(tokens, 1) for k, v in sums.items()} | {
             "trained_tokens": float(tokens)
         }
@@ -171,41 +170,73 @@ class LocalLearner:
 
     # --- one pass ----------------------------------------------------------------------------------------------------
 
-    def _token_logprobs(
-        self, samples: Sequence[TrainingSample], pack: Pack
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logprob and entropy [N] of the N trained tokens, with row and position [N] of each.
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
-        Only the hidden states that predict a trained token go through the output layer. Both numbers are of the
-        distribution that the sample was drawn from: over its support, where it stores one.
-        """
+    def _hidden_states(self, pack: Pack) -> torch.Tensor:
+        """Last hidden states [N, C] of the N tokens of a pack."""
+        tokens = np.concatenate([piece.tokens for piece in pack.pieces])
+        with self._precision():
+            return packed_hidden_states(self.model, torch.from_numpy(tokens), Layout(pack.pieces))
+
+    def _draws(self, samples: Sequence[TrainingSample], pack: Pack) -> Iterator[_Draws]:
+        """The trained tokens of a pack, so many at a time that their logits stay below LOGITS."""
         taken = [samples[i] for i in pack.rows]
         where = [np.flatnonzero(s.loss_mask) for s in taken]
         row = np.repeat(np.arange(len(taken)), [len(w) for w in where])
         position = np.concatenate(where)
-        labels = np.concatenate([s.token_ids[w] for s, w in zip(taken, where, strict=True)])
         before = np.concatenate([places[w - 1] for places, w in zip(pack.places, where, strict=True)])
-        distinct, which = np.unique(before, return_inverse=True)  # shared pieces predict once
-        tokens = np.concatenate([piece.tokens for piece in pack.pieces])
-        precision = torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
-        with precision:
-            hidden = packed_hidden_states(self.model, torch.from_numpy(tokens), Layout(pack.pieces))
+        order = np.argsort(before, kind="stable")  # brings together what one prediction serves
+        size = max(1, LOGITS // int(self.model.get_output_embeddings().weight.shape[0]))
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            yield _Draws(taken, row[part], position[part], before[part])
+
+    def _token_logprobs(self, hidden: torch.Tensor, draws: _Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logprob and entropy [n] of n trained tokens of a pack whose hidden states are `hidden` [N, C].
+
+        Only the states that predict a trained token go through the output layer, each once. Both numbers are of the
+        distribution that the sample was drawn from: over its support, where it stores one.
+        """
+        distinct, which = np.unique(draws.before, return_inverse=True)
+        with self._precision():
             logits = self.model.get_output_embeddings()(hidden[torch.from_numpy(distinct)])
-        scaled = logits.float() if self.temperature == 1 else logits.float() / self.temperature
         at = torch.from_numpy(which)
-        if any(s.support is not None for s in taken):  # one prediction may be shared by draws of different supports
-            supports = [(s.support, w) for s, w in zip(taken, where, strict=True)]
-            kept = torch.from_numpy(kept_mask(supports, scaled.shape[-1]))
-            scaled, at = scaled[at].masked_fill(~kept, -torch.inf), torch.arange(len(at))
-        log_softmax = torch.log_softmax(scaled, dim=-1)
-        with torch.no_grad():
-            entropy = torch.special.entr(log_softmax.exp()).sum(-1)
-        return (
-            log_softmax[at, torch.from_numpy(labels)],
-            entropy[at],
-            torch.from_numpy(row),
-            torch.from_numpy(position),
-        )
+        supports = [(draws.taken[r].support, draws.position[i : i + 1]) for i, r in enumerate(draws.row.tolist())]
+        if any(support is not None for support, _ in supports):  # draws of one prediction may have different supports
+            kept = torch.from_numpy(kept_mask(supports, logits.shape[-1]))
+            logits, at = logits[at].masked_fill(~kept, NEVER), torch.arange(len(at))
+        return token_logprobs(logits, at, torch.from_numpy(draws.labels), self.temperature)
+
+    def _backward(self, states: torch.Tensor, draws: _Draws, spec: LossSpec) -> dict[str, float]:
+        """Add the gradient of the draws' weighted loss; returns sums of the loss and of the metrics over them."""
+        logprobs, entropy = self._token_logprobs(states, draws)
+        row, position = torch.from_numpy(draws.row), torch.from_numpy(draws.position)
+        loss, metrics = _token_loss(spec, logprobs, draws.taken, row, position)
+        total = (loss * _gather([s.loss_weights for s in draws.taken], row, position)).sum()
+        if not torch.isfinite(total):
+            self._clear()
+            raise TrainError(f"the {spec.name} loss is {total.item()}; the step was dropped, weights are unchanged")
+        total.backward()  # type: ignore[no-untyped-call]
+        sums = {name: float(values.sum()) for name, values in metrics.items()}
+        return {"loss": total.item(), "entropy": float(entropy.sum())} | sums
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Some of the trained tokens of a pack: `taken[row]` drew its token `position` from the prediction at `before`.
+
+    All [n]; `before` counts the tokens of the pack and is sorted.
+    """
+
+    taken: list[TrainingSample]
+    row: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    before: npt.NDArray[np.int64]
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        return np.array([self.taken[r].token_ids[p] for r, p in zip(self.row, self.position, strict=True)], np.int64)
 
 
 def _refuse_other_distributions(samples: Sequence[TrainingSample], temperature: float) -> None:
