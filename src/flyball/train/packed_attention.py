@@ -24,6 +24,8 @@ from flyball.errors import ModelError
 from flyball.rl.pack import Piece
 
 ATTENTION = "flyball_packed"
+OTHER_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings of transformers' models (Gemma, Cohere, Granite) that act between the output layer and the softmax."""
 
 
 QUERIES = 128
@@ -66,13 +68,20 @@ class Layout:
 def use_packed_attention(model: Any) -> None:
     """Let a model accept packs; without one it attends as before.
 
-    Raises ModelError for a model that does not go through transformers' attention interface.
+    Raises ModelError for a model that does not go through transformers' attention interface, and for one whose logits
+    are not what its output layer makes of the hidden states.
     """
     if not getattr(model, "_supports_attention_backend", False):
         raise ModelError(
             f"{type(model).__name__} does not use transformers' attention interface, which training needs; "
             "take a model of another family (Llama, Qwen, Mistral and SmolLM use it)"
         )
+    for name in OTHER_LOGITS:
+        if getattr(model.config, name, None) not in (None, 1.0):
+            raise ModelError(
+                f"the model changes its logits after the output layer ({name} is {getattr(model.config, name)}), which "
+                "training does not compute; take a model of another family (Llama, Qwen, Mistral and SmolLM do not)"
+            )
     model.set_attn_implementation(ATTENTION)
 
 
