@@ -69,7 +69,7 @@ def test_any_split_has_the_gradient_of_one_pack(
     samples = weighted(samples, mode, 64 if mode == "seq-mean-token-sum-norm" else None)
     whole = gradient([samples], 100_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner_module, "LOGITS", logits)
+        patch.setattr(learner_module, "LOGIT_BYTES", 4 * logits)
         cut = gradient([samples[:first_part], samples[first_part:]], max_tokens)
     torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-5 * max(1.0, float(whole.abs().max())))
 

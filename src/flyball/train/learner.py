@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from flyball.errors import ConfigError, TrainError, nearest
 from flyball.models.load import save_model
@@ -39,8 +40,8 @@ class LossSpec:
 
 
 OPTIMIZERS = ("adamw", "muon")
-LOGITS = 2**24
-"""Logits that exist at a time: 64 MiB in float32, 341 positions of a vocabulary of 49,152."""
+LOGIT_BYTES = 2**26
+"""Logits that exist at a time: 341 positions of a vocabulary of 49,152 in float32, 682 in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,9 @@ class LocalLearner:
         self.model.eval()
         with torch.no_grad():
             for pack in packs(samples, self.max_tokens):
-                hidden = self._hidden_states(pack)
-                for draws in self._draws(samples, pack):
-                    logprobs, _entropy = self._token_logprobs(hidden, draws)
-                    for r, p, value in zip(draws.row.tolist(), draws.position.tolist(), logprobs.tolist(), strict=True):
-                        out[pack.rows[r]][p] = value
+                logprobs, _entropy, row, position = self._token_logprobs(samples, pack)
+                for r, p, value in zip(row.tolist(), position.tolist(), logprobs.tolist(), strict=True):
+                    out[pack.rows[r]][p] = value
         return out
 
     def forward_backward(self, samples: Sequence[TrainingSample], spec: LossSpec) -> dict[str, float]:
@@ -108,14 +107,20 @@ class LocalLearner:
         sums: dict[str, float] = {"loss": 0.0, "entropy": 0.0}
         tokens = 0
         for pack in packs(samples, self.max_tokens):
-            hidden = self._hidden_states(pack)
-            states = hidden.detach().requires_grad_()  # gathers the gradient of all draws, then goes back as one
-            for draws in self._draws(samples, pack):
-                for name, value in self._backward(states, draws, spec).items():
-                    sums[name] = sums.get(name, 0.0) + value
-                tokens += len(draws.row)
-            if states.grad is not None:
-                hidden.backward(states.grad)  # type: ignore[no-untyped-call]
+            logprobs, entropy, row, position = self._token_logprobs(samples, pack)
+            taken = [samples[i] for i in pack.rows]
+            loss, metrics = _token_loss(spec, logprobs, taken, row, position)
+            weights = _gather([s.loss_weights for s in taken], row, position)
+            total = (loss * weights).sum()
+            if not torch.isfinite(total):
+                self._clear()
+                raise TrainError(f"the {spec.name} loss is {total.item()}; the step was dropped, weights are unchanged")
+            total.backward()  # type: ignore[no-untyped-call]
+            sums["loss"] += total.item()
+            sums["entropy"] += float(entropy.sum())
+            for name, values in metrics.items():
+                sums[name] = sums.get(name, 0.0) + float(values.sum())
+            tokens += len(row)
         return {k: v if k == "loss" else v / max(tokens, 1) for k, v in sums.items()} | {
             "trained_tokens": float(tokens)
         }
@@ -170,35 +175,41 @@ class LocalLearner:
 
     # --- one pass ----------------------------------------------------------------------------------------------------
 
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+    def _token_logprobs(
+        self, samples: Sequence[TrainingSample], pack: Pack
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logprob and entropy [N] of the N trained tokens, with row and position [N] of each.
 
-    def _hidden_states(self, pack: Pack) -> torch.Tensor:
-        """Last hidden states [N, C] of the N tokens of a pack."""
+        Only the hidden states that predict a trained token go through the output layer. Both numbers are of the
+        distribution that the sample was drawn from: over its support, where it stores one. The logits of one part of
+        the tokens exist at a time; backward makes those of all parts but the last anew.
+        """
         tokens = np.concatenate([piece.tokens for piece in pack.pieces])
         with self._precision():
-            return packed_hidden_states(self.model, torch.from_numpy(tokens), Layout(pack.pieces))
+            hidden = packed_hidden_states(self.model, torch.from_numpy(tokens), Layout(pack.pieces))
+        *parts, last = self._parts(samples, pack)
+        found = [checkpoint(self._predict, hidden, part, use_reentrant=False) for part in parts]
+        logprobs, entropy = zip(*found, self._predict(hidden, last), strict=True)
+        row, position = (np.concatenate([getattr(p, name) for p in (*parts, last)]) for name in ("row", "position"))
+        return torch.cat(logprobs), torch.cat(entropy), torch.from_numpy(row), torch.from_numpy(position)
 
-    def _draws(self, samples: Sequence[TrainingSample], pack: Pack) -> Iterator[_Draws]:
-        """The trained tokens of a pack, so many at a time that their logits stay below LOGITS."""
+    def _parts(self, samples: Sequence[TrainingSample], pack: Pack) -> Iterator[_Draws]:
+        """The trained tokens of a pack, so many at a time that their logits stay below LOGIT_BYTES."""
         taken = [samples[i] for i in pack.rows]
         where = [np.flatnonzero(s.loss_mask) for s in taken]
         row = np.repeat(np.arange(len(taken)), [len(w) for w in where])
         position = np.concatenate(where)
         before = np.concatenate([places[w - 1] for places, w in zip(pack.places, where, strict=True)])
         order = np.argsort(before, kind="stable")  # brings together what one prediction serves
-        size = max(1, LOGITS // int(self.model.get_output_embeddings().weight.shape[0]))
-        for start in range(0, len(order), size):
+        vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
+        size = max(1, LOGIT_BYTES // (vocab_size * (2 if self.bf16 else 4)))
+        for start in range(0, max(len(order), 1), size):
             part = order[start : start + size]
             yield _Draws(taken, row[part], position[part], before[part])
 
-    def _token_logprobs(self, hidden: torch.Tensor, draws: _Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logprob and entropy [n] of n trained tokens of a pack whose hidden states are `hidden` [N, C].
-
-        Only the states that predict a trained token go through the output layer, each once. Both numbers are of the
-        distribution that the sample was drawn from: over its support, where it stores one.
-        """
-        distinct, which = np.unique(draws.before, return_inverse=True)
+    def _predict(self, hidden: torch.Tensor, draws: _Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logprob and entropy [n] of n draws from a pack whose hidden states are `hidden` [N, C]."""
+        distinct, which = np.unique(draws.before, return_inverse=True)  # shared pieces predict once
         with self._precision():
             logits = self.model.get_output_embeddings()(hidden[torch.from_numpy(distinct)])
         at = torch.from_numpy(which)
@@ -208,25 +219,15 @@ class LocalLearner:
             logits, at = logits[at].masked_fill(~kept, NEVER), torch.arange(len(at))
         return token_logprobs(logits, at, torch.from_numpy(draws.labels), self.temperature)
 
-    def _backward(self, states: torch.Tensor, draws: _Draws, spec: LossSpec) -> dict[str, float]:
-        """Add the gradient of the draws' weighted loss; returns sums of the loss and of the metrics over them."""
-        logprobs, entropy = self._token_logprobs(states, draws)
-        row, position = torch.from_numpy(draws.row), torch.from_numpy(draws.position)
-        loss, metrics = _token_loss(spec, logprobs, draws.taken, row, position)
-        total = (loss * _gather([s.loss_weights for s in draws.taken], row, position)).sum()
-        if not torch.isfinite(total):
-            self._clear()
-            raise TrainError(f"the {spec.name} loss is {total.item()}; the step was dropped, weights are unchanged")
-        total.backward()  # type: ignore[no-untyped-call]
-        sums = {name: float(values.sum()) for name, values in metrics.items()}
-        return {"loss": total.item(), "entropy": float(entropy.sum())} | sums
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
 class _Draws:
     """Some of the trained tokens of a pack: `taken[row]` drew its token `position` from the prediction at `before`.
 
-    All [n]; `before` counts the tokens of the pack and is sorted.
+    All [n]; `before` counts the tokens of the pack and ascends.
     """
 
     taken: list[TrainingSample]
