@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flyball.errors import ConfigError, TrainError, nearest
 from flyball.models.load import save_model
+from flyball.models.lora import ADAPTER, has_lora, merged_state, save_adapter
 from flyball.rl.loss import policy_loss, sft_loss
 from flyball.rl.pack import Pack, packs
 from flyball.rl.support import kept_mask, outside_support
@@ -140,9 +141,9 @@ class LocalLearner:
         return {"grad_norm": float(norm)}
 
     def save(self, path: Path) -> None:
-        """Weights, optimizer and version: what `load` needs to go on bit for bit."""
+        """Weights, optimizer and version: what `load` needs to go on bit for bit. Of an adapted model, the adapter."""
         path.mkdir(parents=True, exist_ok=True)
-        state = {"model": self.model.state_dict(), "version": self.version}
+        state = {"model": self._trained_state(), "version": self.version}
         state |= {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
         partial = path / "learner.pt.partial"
         torch.save(state, partial)
@@ -151,23 +152,39 @@ class LocalLearner:
     def load(self, path: Path) -> None:
         """Go on from `save`."""
         state = torch.load(path / "learner.pt", weights_only=True)
-        self.model.load_state_dict(state["model"])
+        self.restore(state["model"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.version = int(state["version"])
 
     def publish(self, path: Path) -> WeightsRef:
-        """Write a Hugging Face folder that engines and people can load."""
-        digest = save_model(self.model, self.tokenizer, path)
+        """Write a Hugging Face folder that engines and people can load; an adapter is merged, and kept beside it."""
+        if has_lora(self.model):
+            save_adapter(self.model, path / ADAPTER)
+        digest = save_model(self.model, self.tokenizer, path, self.weights())
         return WeightsRef(self.version, str(path), digest)
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights that an engine computes with, by their names in the plain model; not copied where they exist."""
+        return merged_state(self.model)
+
     def snapshot(self) -> dict[str, torch.Tensor]:
-        """A copy of the weights in memory."""
-        return {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        """A copy of the trained weights in memory."""
+        return {k: v.detach().clone() for k, v in self._trained_state().items()}
 
     def restore(self, snapshot: dict[str, torch.Tensor]) -> None:
-        """Put a snapshot back (the optimizer keeps its state)."""
-        self.model.load_state_dict(snapshot)
+        """Put a snapshot back (the optimizer keeps its state). Raises TrainError for one of another model."""
+        found, expected = snapshot.keys(), self._trained_state().keys()
+        if found != expected:
+            raise TrainError(
+                f"the saved weights are of another model or adapter: {sorted(found ^ expected)[:3]} differ; go on with "
+                "the settings that they were saved under, or start a new run"
+            )
+        self.model.load_state_dict(snapshot, strict=False)
+
+    def _trained_state(self) -> dict[str, torch.Tensor]:
+        state = self.model.state_dict()
+        return {k: v for k, v in state.items() if ".lora_" in k} if has_lora(self.model) else dict(state)
 
     def _clear(self) -> None:
         for optimizer in self._optimizers:
@@ -274,9 +291,10 @@ def _optimizers(model: Any, config: OptimizerConfig) -> list[torch.optim.Optimiz
     if config.name not in OPTIMIZERS:
         raise ConfigError(f"optimizer {config.name!r} is unknown{nearest(config.name, OPTIMIZERS)}")
     outer = {id(p) for p in (*model.get_input_embeddings().parameters(), *model.get_output_embeddings().parameters())}
-    hidden = [p for p in model.parameters() if p.ndim == 2 and id(p) not in outer] if config.name == "muon" else []
+    trained = [p for p in model.parameters() if p.requires_grad]
+    hidden = [p for p in trained if p.ndim == 2 and id(p) not in outer] if config.name == "muon" else []
     taken = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if id(p) not in taken]
+    rest = [p for p in trained if id(p) not in taken]
     adamw = torch.optim.AdamW(
         rest, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
     )
