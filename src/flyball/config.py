@@ -71,6 +71,16 @@ class TinySettings(Section):
         return self
 
 
+class LoraSettings(Section):
+    """Train low-rank adapters in place of the weights (LoRA, arXiv 2106.09685); every stage's result is merged."""
+
+    rank: int = Field(default=16, ge=1, description="inner width of an adapter, at least 1")
+    alpha: float = Field(default=32.0, gt=0, description="an adapter's output is scaled by alpha / rank; above 0")
+    targets: Names = Field(
+        default=(), description="names of linear layers, such as q_proj; unset = all but the output layer"
+    )
+
+
 class SFTSettings(Section):
     """Supervised cold start on demonstrations."""
 
@@ -174,6 +184,7 @@ class TrainingSettings(Section):
 
     seed: int = Field(default=0, ge=0, description="0 or more")
     tiny: TinySettings | None = None
+    lora: LoraSettings | None = Field(default=None, description="adapters in place of full training; unset = full")
     sft: SFTSettings | None = SFTSettings()
     rl: RLSettings | None = RLSettings()
     controls: Annotated[tuple[Literal["sft", "rejection_sft"], ...], Field(strict=False)] = ("sft", "rejection_sft")

@@ -69,9 +69,12 @@ def load_model(path: Path, dtype: torch.dtype = torch.float32) -> Any:
     return model
 
 
-def save_model(model: Any, tokenizer: Any, path: Path) -> str:
-    """Write a Hugging Face folder and return its digest, as the store and the registry give it."""
+def save_model(model: Any, tokenizer: Any, path: Path, state: dict[str, torch.Tensor] | None = None) -> str:
+    """Write a Hugging Face folder, with `state` in place of the model's own; returns the digest.
+
+    It is the digest that the store and the registry give.
+    """
     path.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(path)
+    model.save_pretrained(path, state_dict=state)
     tokenizer.save_pretrained(path)
     return tree_digest(path)

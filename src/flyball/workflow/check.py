@@ -168,6 +168,11 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
             f"{marks.at(('training', 'tiny'))}: training.tiny would be ignored: policy is {settings.policy!r}; "
             "remove it or set `policy: tiny`"
         )
+    if training.lora is not None and training.sft is not None and training.sft.optimizer == "muon":
+        problems.append(
+            f"{marks.at(('training', 'sft', 'optimizer'))}: training.sft.optimizer is 'muon', which is for the full "
+            "matrices of hidden layers, and training.lora trains adapters; use adamw, or remove training.lora"
+        )
     if training.rl is None and "controls" in training.model_fields_set and "rejection_sft" in training.controls:
         problems.append(
             f"{marks.at(('training', 'controls'))}: the control 'rejection_sft' learns from the graded rollouts of RL, "

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from flyball.config import EngineSettings, RLSettings, SamplingSettings, TinySettings
+from flyball.config import EngineSettings, LoraSettings, RLSettings, SamplingSettings, TinySettings
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import TrainError
@@ -24,6 +24,7 @@ from flyball.models import names
 from flyball.models.chat import ChatFormat
 from flyball.models.hf_chat import HfChat, load_chat, signature
 from flyball.models.load import load_model, new_tiny_model, pays_bfloat16, save_model
+from flyball.models.lora import add_lora
 from flyball.models.planted import hold_planted
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import Algorithm, algorithm
@@ -99,6 +100,8 @@ class LocalTrainer:
             chat,
             OptimizerConfig(lr=settings.learning_rate, eps=RL_EPS, max_grad_norm=settings.max_grad_norm),
             settings.temperature,
+            lora=job.inputs.workflow.settings.training.lora,
+            seed=job.seed,
         )
         reference = _learner(copy.deepcopy(model), chat, OptimizerConfig(), settings.temperature)
         plan = RLPlan(
@@ -174,6 +177,8 @@ class LocalTrainer:
             model,
             chat,
             OptimizerConfig(settings.optimizer, settings.learning_rate, max_grad_norm=settings.max_grad_norm),
+            lora=job.inputs.workflow.settings.training.lora,
+            seed=job.seed,
         )
         steps = max(1, math.ceil(settings.num_epochs * len(samples) / settings.batch_size))
         plan = SFTPlan(
@@ -222,8 +227,21 @@ def _refuse_too_long(samples: Sequence[TrainingSample], context: int) -> None:
         )
 
 
-def _learner(model: Any, chat: HfChat, optimizer: OptimizerConfig, temperature: float = 1.0) -> LocalLearner:
-    hold_planted(model)
+def _learner(
+    model: Any,
+    chat: HfChat,
+    optimizer: OptimizerConfig,
+    temperature: float = 1.0,
+    *,
+    lora: LoraSettings | None = None,
+    seed: int = 0,
+) -> LocalLearner:
+    """A learner of `model`, or of a copy of it with adapters: `model` itself then stays plain, for engines."""
+    if lora is None:
+        hold_planted(model)
+    else:
+        model = copy.deepcopy(model)
+        add_lora(model, lora.rank, lora.alpha, lora.targets, derive(seed, "lora"))
     return LocalLearner(
         model,
         chat.tokenizer,
@@ -270,7 +288,7 @@ def _rl_engine(start: Any, chat: HfChat, settings: RLSettings, engine: EngineSet
 
 def _newest(engine: LocalEngine, learner: LocalLearner) -> Engine:
     """The engine, with the learner's current weights."""
-    engine.use_weights(learner.model.state_dict(), learner.version)
+    engine.use_weights(learner.weights(), learner.version)
     return engine
 
 
