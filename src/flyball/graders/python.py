@@ -65,7 +65,7 @@ class PythonGrader(SpecGrader[Python]):
         except SandboxError as error:
             cause = f"grader {self.name!r}: {error.args[0]}"
             raise NotGraded("python_grader_server_error", cause, Fault.INFRASTRUCTURE) from None
-        if said.value is not None:
+        if not said.failed:
             return unit_score(said.value)
         if said.kind == "absent":
             cause = f"grader {self.name!r} {said.error}: the output is not what the grader reads"
