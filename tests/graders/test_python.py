@@ -113,7 +113,10 @@ def test_a_call_cannot_end_its_server(grader: PythonGrader) -> None:
     [
         ({"source": "x = 1"}, "defines no"),
         ({"source": "import flybull\ndef grade(sample, item): return 1"}, "imports 'flybull', which is not installed"),
-        ({"source": "def grade(sample, item): return 1", "image_tag": "2024-01-01"}, "image_tag '2024-01-01' is not known"),
+        (
+            {"source": "def grade(sample, item): return 1", "image_tag": "2024-01-01"},
+            "image_tag '2024-01-01' is not known",
+        ),
         ({"source": "def grade(sample, item): return 1", "timeout": 1}, "timeout"),
     ],
 )
@@ -155,18 +158,22 @@ def test_refuses(call):
     else:
         raise AssertionError("None was added up")
 """
-UNIT_TESTS = {"type": "unit_tests", "files": {"sums.py": "{{sample.output_text}}"}, "tests": {"test_sums.py": "{{item.tests}}"}}
+UNIT_TESTS = {
+    "type": "unit_tests",
+    "files": {"sums.py": "{{sample.output_text}}"},
+    "tests": {"test_sums.py": "{{item.tests}}"},
+}
 HONEST = "def total(numbers):\n    return sum(numbers)\n"
 
 
-def tested(code: str) -> Score:
+def hidden_tests_of(code: str) -> Score:
     return score(UNIT_TESTS, code, {"tests": TESTS})
 
 
 def test_code_that_passes_hidden_tests() -> None:
-    got = tested(HONEST)
+    got = hidden_tests_of(HONEST)
     assert (got.value, got.parts["passed_tests"]) == (1.0, 3.0)
-    half = tested("def total(numbers):\n    return 6 if numbers else 1\n")
+    half = hidden_tests_of("def total(numbers):\n    return 6 if numbers else 1\n")
     assert half.value == pytest.approx(1 / 3) and "test_nothing: AssertionError" in half.explanation
 
 
@@ -187,7 +194,7 @@ def test_code_that_passes_hidden_tests() -> None:
 def test_cheats_pass_no_hidden_test(cheat: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flyball.sandbox.examine.code_calls.__defaults__", (replace(GRADER_BOUNDS, seconds=0.5),))
     monkeypatch.setattr("flyball.sandbox.examine.examine.__defaults__", (replace(GRADER_BOUNDS, seconds=0.5),))
-    assert tested(cheat).value == 0.0
+    assert hidden_tests_of(cheat).value == 0.0
 
 
 def test_code_of_the_exported_state() -> None:

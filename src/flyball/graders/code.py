@@ -94,7 +94,9 @@ class SpeedupGrader(_CodeGrader[Speedup]):
         baseline = rendered(self._baseline, row)
         raced = await self._held(race, self._code(row), baseline, self.spec.function, cases, self.spec.repeats)
         value = min(1.0, max(0.0, (raced.speedup - 1) / (self.spec.goal - 1)))
-        return Score(value, value, parts={"correct": float(raced.correct), "speedup": raced.speedup}, explanation=raced.why)
+        return Score(
+            value, value, parts={"correct": float(raced.correct), "speedup": raced.speedup}, explanation=raced.why
+        )
 
 
 def rendered(templates: Mapping[str, Template], row: Row) -> dict[str, bytes]:

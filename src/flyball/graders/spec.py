@@ -210,7 +210,9 @@ class UnitTests(CodeSpec):
     """Share of hidden tests that pass. `tests`: path -> template of a file of functions `test_*(call)`."""
 
     type: Literal["unit_tests"]
-    tests: Mapping[str, str] = Field(min_length=1, description="path -> template, such as {test_it.py: '{{item.tests}}'}")
+    tests: Mapping[str, str] = Field(
+        min_length=1, description="path -> template, such as {test_it.py: '{{item.tests}}'}"
+    )
     seconds: float = Field(default=60.0, gt=0, description="for all tests, above 0")
 
 

@@ -55,7 +55,11 @@ def code_calls(sandbox: Sandbox, code: Mapping[str, bytes], bounds: Bounds = CAL
 
 
 def examine(
-    sandbox: Sandbox, code: Mapping[str, bytes], tests: Mapping[str, bytes], bounds: Bounds, call_bounds: Bounds = CALL_BOUNDS
+    sandbox: Sandbox,
+    code: Mapping[str, bytes],
+    tests: Mapping[str, bytes],
+    bounds: Bounds,
+    call_bounds: Bounds = CALL_BOUNDS,
 ) -> Examined:
     """Run tests (see inside/examiner.py) against code. Raises SandboxError when the tests themselves do not end well."""
     files = {f"tests/{path}": content for path, content in tests.items()}

@@ -11,11 +11,11 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator, Protocol
+from typing import Protocol
 
 from flyball.errors import SandboxError, nearest
 from flyball.sandbox.bubblewrap import Bubblewrap

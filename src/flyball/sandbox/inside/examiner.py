@@ -21,7 +21,7 @@ import forkserver  # noqa: E402  # it lies beside this file
 
 
 class Raised(Exception):
-    """The code raised, hung or ended; `type` is the name of the exception, empty for the others."""
+    """The code raised, hung, ended or returned no JSON; `type` names the exception, and is empty for the others."""
 
     def __init__(self, text: str, type: str) -> None:
         super().__init__(text)
