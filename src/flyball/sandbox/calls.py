@@ -14,9 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from flyball.errors import SandboxError
+from flyball.sandbox.files import FIXED
 from flyball.sandbox.job import MIB, Bounds, Job
 from flyball.sandbox.process import Process
-from flyball.sandbox.sandbox import FIXED, Sandbox, inside
+from flyball.sandbox.sandbox import Sandbox, inside
 from flyball.sandbox.view import view
 
 GRACE_SECONDS = 10.0
@@ -136,8 +137,8 @@ class Calls:
         """Raises TimeoutError, and EOFError when the sandbox is gone or answers what is none."""
         assert self._process is not None
         answer = read_frame(self._process, seconds)
-        texts = (str(answer.get(name, "")) for name in ("error", "kind", "type"))
-        return Said(answer.get("value"), *texts, float(answer.get("cpu", 0.0)))
+        error, kind, name = (str(answer.get(key, "")) for key in ("error", "kind", "type"))
+        return Said(answer.get("value"), error, kind, name, float(answer.get("cpu", 0.0)))
 
 
 def read_frame(process: Process, seconds: float) -> dict[str, Any]:

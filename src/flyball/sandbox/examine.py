@@ -16,8 +16,9 @@ from typing import Any
 
 from flyball.errors import SandboxError
 from flyball.sandbox.calls import Calls, Said, read_frame
+from flyball.sandbox.files import FIXED
 from flyball.sandbox.job import Bounds, Job
-from flyball.sandbox.sandbox import FIXED, Sandbox, inside
+from flyball.sandbox.sandbox import Sandbox, inside
 
 CODE = "code"
 DISPATCH = f"""

@@ -92,7 +92,7 @@ def serve(spec: dict[str, Any]) -> None:
     _silence()
     confine.not_to_be_traced()
     try:
-        function, first = load(spec), {"value": 1.0}
+        function, first = load(spec), dict[str, Any](value=1.0)
     except BaseException as error:
         function, first = None, {"kind": "raised", "error": explained(error)}
     gc.freeze()
@@ -188,7 +188,7 @@ def _clean(spec: dict[str, Any]) -> None:
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
             else:
-                os.unlink(entry.path)  # noqa: PTH108
+                os.unlink(entry.path)
 
 
 def _silence() -> None:
