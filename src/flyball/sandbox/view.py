@@ -40,7 +40,7 @@ class View:
 def view(packages: bool) -> View:
     """Return the view with or without the packages installed for this interpreter."""
     places = [Path(path) for path in SYSTEM if Path(path).exists()]
-    links = tuple((path, os.readlink(path)) for path in places if path.is_symlink() and path.parent == Path("/"))
+    links = tuple((path, str(path.readlink())) for path in places if path.is_symlink() and path.parent == Path("/"))
     base = Path(sys.base_prefix).resolve()
     trees = [path.resolve() for path in places if not path.is_symlink() or path.parent != Path("/")]
     trees += [base / "bin", base / "lib", base / "lib64"]
