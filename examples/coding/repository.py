@@ -13,14 +13,14 @@ from flyball.sandbox.job import Bounds, Job
 from flyball.sandbox.sandbox import find_sandbox
 
 BOUNDS = Bounds(seconds=20, cpu_seconds=20, memory_bytes=512 << 20, disk_bytes=16 << 20, output_bytes=20_000)
-VISIBLE = '''import importlib
+VISIBLE = """import importlib
 import unittest
 
 
 class Imports(unittest.TestCase):
     def test_it_imports(self):
         importlib.import_module("{name}")
-'''
+"""
 Files = dict[str, str]
 
 

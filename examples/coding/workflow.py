@@ -11,6 +11,4 @@ from solutions import oracle_turns, tasks
 
 import flyball as fb
 
-workflow = fb.Workflow(
-    world=Repository, tasks=tasks, success=success, scores={"progress": score}, oracle=oracle_turns
-)
+workflow = fb.Workflow(world=Repository, tasks=tasks, success=success, scores={"progress": score}, oracle=oracle_turns)
