@@ -2,7 +2,8 @@
 
     python benchmarks/graders.py [--seconds 3] [--rounds 5] [--reasons FILE]
 
-Every rate is measured `rounds` times for `seconds` each; the value is the mean, with a 95 % t interval over rounds. About two minutes with the defaults.
+Every rate is measured `rounds` times for `seconds` each; the value is the mean, with a 95 % t interval over rounds.
+About four minutes with the defaults.
 """
 
 from __future__ import annotations

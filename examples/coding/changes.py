@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Change:
-    """`old` stood in `path` of the package `repository`; `new` stands there now. `report` is what a user would write."""
+    """`old` stood in `path` of the package `repository`; `new` stands there now. `report`: a user's words."""
 
     repository: str
     path: str
@@ -117,7 +117,7 @@ QUESTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "ranges-pack": (
         "idna",
-        "By how many bits does idna.intranges shift the start of a range, and which module finds the place of a number?",
+        "By how many bits does idna.intranges shift the start of a range, and which module finds a number's place?",
         ("32", "bisect"),
     ),
 }

@@ -38,8 +38,8 @@ class PythonGrader(SpecGrader[Python]):
         super().__init__(spec)
         if spec.image_tag is not None and spec.image_tag not in IMAGE_TAGS:
             raise ConfigError(
-                f"grader {spec.name!r}: image_tag {spec.image_tag!r} is not known; {IMAGE_TAGS[0]} is, or leave it out: "
-                "packages are those installed here"
+                f"grader {spec.name!r}: image_tag {spec.image_tag!r} is not known; {IMAGE_TAGS[0]} is, or leave it "
+                "out: packages are those installed here"
             )
         self._imported = _imports(spec.source)
         for name in self._imported:

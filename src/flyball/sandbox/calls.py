@@ -76,7 +76,7 @@ class Calls:
         self._refusal: Said | None = None
 
     def call(self, arguments: Sequence[Any]) -> Said:
-        """Call the function with JSON values. Raises SandboxError when the sandbox fails, not for what the code does."""
+        """Call the function with JSON values. Raises SandboxError when the sandbox fails, never for the code."""
         for last in (False, True):
             self._start()
             if self._refusal is not None:

@@ -62,7 +62,7 @@ def examine(
     bounds: Bounds,
     call_bounds: Bounds = CALL_BOUNDS,
 ) -> Examined:
-    """Run tests (see inside/examiner.py) against code. Raises SandboxError when the tests themselves do not end well."""
+    """Run tests (see inside/examiner.py) against code. Raises SandboxError when the tests do not come to an end."""
     files = {f"tests/{path}": content for path, content in tests.items()}
     job = Job(
         (*sandbox.python, f"../{FIXED}/examiner.py"),

@@ -62,7 +62,7 @@ class Sandbox:
         return (str(INTERPRETER), "-I", "-S")
 
     def run(self, job: Job) -> Result:
-        """Run one job and wait for its end. Raises SandboxError when the sandbox itself fails, never for the command."""
+        """Run one job and wait for its end. Raises SandboxError when the sandbox fails, never for the command."""
         with sandbox_folder(job.files, job.fixed) as folder:
             result = self.rung.start(job.command, folder, job.bounds, job.packages).run(job.stdin)
             if job.keep_files:

@@ -91,7 +91,7 @@ def _outermost(paths: list[Path]) -> list[Path]:
 
 
 def _around(path: Path, hidden: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
-    """Yield the parts of a tree without the hidden ones: (path, True) for a whole one, (path, False) for its folders."""
+    """Yield the parts of a tree without the hidden ones: (path, True) for a whole one, (path, False) for folders."""
     if path in hidden:
         return
     if not any(place.is_relative_to(path) for place in hidden):

@@ -4,8 +4,8 @@
 
 Tests are the functions `test_*` of the files `test*.py` in `tests/` beside this file. Each takes `call`:
 `call("module.function", *arguments)` gives the JSON value that the function returned in another sandbox, and raises
-Raised, whose `type` names the exception, where it raised. Frames as in forkserver.py: {"call": name, "arguments": [...]}
-asks, and the last one is {"passed": [names], "failed": {name: why}}.
+Raised, whose `type` names the exception, where it raised. Frames as in forkserver.py:
+{"call": name, "arguments": [...]} asks, and the last one is {"passed": [names], "failed": {name: why}}.
 """
 
 from __future__ import annotations

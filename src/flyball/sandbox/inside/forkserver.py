@@ -10,7 +10,7 @@ processor seconds of the call, which the call cannot reach.
 
     request   {"seconds": wall clock, "arguments": [...]}
     answer    {"value": ..., "cpu": seconds}
-              {"error": text, "kind": "raised" | "returned" | "timed_out" | "absent" | "ended", "type": of the exception}
+              {"error": text, "kind": "raised" | "returned" | "timed_out" | "absent" | "ended", "type": exception}
 
 The first answer is to no request: {"value": 1}, or what went wrong while the source was loaded.
 """
