@@ -39,7 +39,13 @@ REASONS = Path(__file__).with_name("generation_reasons.json")
 OVER_GENERATE, STRETCH = 3.0, 4.0
 SHARE_OF_FLOOR = 0.37
 WITHIN = 1.5
-FLYBALL, GROUPS, GENERATE, BATCHING, FLOOR = "flyball", "flyball groups", "generate", "generate_batch", "weight-read floor"
+FLYBALL, GROUPS, GENERATE, BATCHING, FLOOR = (
+    "flyball",
+    "flyball groups",
+    "generate",
+    "generate_batch",
+    "weight-read floor",
+)
 
 Row = Mapping[str, Any]
 

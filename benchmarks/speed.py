@@ -95,9 +95,7 @@ def transformers_generate(model: Any) -> Way:
             return_dict_in_generate=True,
         )
         new = out.sequences[:, PROMPT:]
-        steps = [
-            logits.float().log_softmax(-1).gather(1, new[:, i : i + 1]) for i, logits in enumerate(out.logits)
-        ]
+        steps = [logits.float().log_softmax(-1).gather(1, new[:, i : i + 1]) for i, logits in enumerate(out.logits)]
         return [Drawn(t, p) for t, p in zip(new.tolist(), torch.cat(steps, 1).tolist(), strict=True)]
 
     return draw

@@ -88,8 +88,9 @@ NOT_EVERYWHERE = {"nested_namespaces", "a_terminal", "descriptors_of_other_proce
 def test_without_a_sandbox_the_attempts_get_out(readable: Path) -> None:
     """The attempts are real: what the rungs hold goes through where nothing holds it."""
     program = (
-        "import json, sys; sys.path.insert(0, sys.argv[1].rpartition('/')[0]); import escape, flyball.sandbox.sandbox as s;"
-        f"escape.RUNGS = (s.UNSAFE,); escape.lack = lambda r: None;"
+        "import json, sys; sys.path.insert(0, sys.argv[1].rpartition('/')[0]);"
+        "import escape, flyball.sandbox.sandbox as s;"
+        "escape.RUNGS = (s.UNSAFE,); escape.lack = lambda r: None;"
         f"print(json.dumps(escape.main('unsafe', sys.argv[3:], {REAL})))"
     )
     start = [sys.executable] if os.getuid() != 0 else [*NOBODY, SYSTEM_PYTHON]

@@ -57,9 +57,7 @@ class Projection:
         return self(x) + term if self._packed is None else self._with(x, term, "add")
 
     def _with(self, x: torch.Tensor, other: torch.Tensor, operation: str) -> torch.Tensor:
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-            x, other, self._packed, self._bias, operation
-        )
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._packed, self._bias, operation)
         return product
 
 

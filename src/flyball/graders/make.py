@@ -10,6 +10,7 @@ from flyball.errors import ConfigError, nearest
 from flyball.graders import spec as specs
 from flyball.graders.clarify import Clarify, ClarifyGrader
 from flyball.graders.efficiency import Efficiency, EfficiencyGrader
+from flyball.graders.code import SpeedupGrader, UnitTestsGrader
 from flyball.graders.endpoint import EndpointGrader
 from flyball.graders.form import Format, FormatGrader
 from flyball.graders.gate import Gate, GateGrader
@@ -100,6 +101,8 @@ TYPES: Mapping[str, tuple[type[specs.GraderSpec], Make]] = {
     "score_model": (specs.ScoreModel, lambda spec, judge: ScoreModelGrader(spec, _asked(spec, judge))),
     "label_model": (specs.LabelModel, lambda spec, judge: LabelModelGrader(spec, _asked(spec, judge))),
     "python": (specs.Python, lambda spec, judge: PythonGrader(spec)),
+    "unit_tests": (specs.UnitTests, lambda spec, judge: UnitTestsGrader(spec)),
+    "speedup": (specs.Speedup, lambda spec, judge: SpeedupGrader(spec)),
     "endpoint": (specs.Endpoint, lambda spec, judge: EndpointGrader(spec)),
     "multi": (specs.Multi, _multi),
     "gate": (Gate, _gate),

@@ -25,8 +25,21 @@ from flyball.sandbox.view import environment, view
 ROOM = "/sandbox"
 OWN_PROCESSES = 2
 """bwrap outside and the first process inside."""
-NAMESPACES = """--unshare-all --unshare-user --disable-userns --cap-drop ALL --uid 65534 --gid 65534 --new-session
---clearenv --hostname sandbox""".split()
+NAMESPACES = [
+    "--unshare-all",
+    "--unshare-user",
+    "--disable-userns",
+    "--cap-drop",
+    "ALL",
+    "--uid",
+    "65534",
+    "--gid",
+    "65534",
+    "--new-session",
+    "--clearenv",
+    "--hostname",
+    "sandbox",
+]
 
 
 class Bubblewrap:
