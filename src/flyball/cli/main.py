@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("flyball.cli.config:config", "Show what a workflow file asks for, and the keys it may have."),
     "doctor": (
         "flyball.cli.doctor:doctor",
-        "Check a workflow before training, or how a model's chat template holds.",
+        "Check world, tasks and graders before training: go, fix first, or do not use RL here.",
     ),
     "run": ("flyball.cli.run:run", "Train, prove and judge: the whole flow of a workflow file."),
     "train": ("flyball.cli.run:train", "Train only: the stages of `run` up to the candidate."),
