@@ -215,6 +215,19 @@ def test_eval_against_a_baseline_exits_by_the_verdict(flyball: Run, tmp_path: Pa
     assert (broken.code, "error: [model]" in broken.err) == (4, True)  # no verdict, and told apart from a rejection
 
 
+def test_doctor_tools_tells_what_a_tool_is_worth(flyball: Run, tmp_path: Path) -> None:
+    policy = str(write_policy(tmp_path / "high", 1.0))
+    found = flyball("doctor", "tools", FILE, "--ablate", "--policy", policy)
+    assert found.code == 0 and "success without it" in found.out
+    (row,) = [line for line in found.out.splitlines() if line.startswith("take ")]
+    assert "−100.0 points [" in row and "n=" in row
+    called = flyball("doctor", "tools", FILE)
+    assert called.code == 0 and "Python tools, not called: " in called.out
+    assert flyball("doctor", "tools", FILE, "--limit", "1").code == 2
+    made_later = flyball("doctor", "tools", FILE, "--ablate")
+    assert made_later.code == 1 and "policy 'tiny' is made by a run" in made_later.err
+
+
 def test_eval_alone_takes_the_newest_version(flyball: Run) -> None:
     missing = flyball("eval", FILE)
     assert missing.code == 1

@@ -15,7 +15,7 @@ from flyball.graders.make import as_grader
 from flyball.rollout.attempt import MAX_RERUNS
 from flyball.tools.signing import signature_headers, signing_key
 from flyball.types import Attempt, Limits, Missing, StopReason
-from tests.tools.servers import CALL, FIND, Recorder, attempt_with, http_server, output
+from tests.tools.servers import CALL, FIND, Desk, Recorder, attempt_with, http_server, output
 
 CONTEXT = ContextSettings(open="http://shop/open", close="http://shop/close")
 
@@ -283,6 +283,30 @@ def test_a_context_that_cannot_be_opened_closes_the_others_and_marks_the_attempt
     assert "tool server 'warehouse' at http://shop/call: context.open answered 400: 'full'" in done.trajectory.detail
     kinds = [body["type"] for body in good.bodies]
     assert kinds.count("context.close") == kinds.count("context.open") == 1 + MAX_RERUNS
+
+
+def test_a_context_that_hangs_is_cut_off_and_named() -> None:
+    async def hang(body: dict[str, Any]) -> httpx.Response:
+        if body["type"] == "context.close":
+            await asyncio.sleep(3600)
+        return in_context(body)
+
+    done = attempt(Recorder(hang), context=CONTEXT, timeout_seconds=0.02, max_retries=0)
+    assert (done.stop, done.answer) == (StopReason.TOOL_ERROR, "done")
+    assert "context.close did not answer within 0.02 s" in done.trajectory.detail
+
+
+def test_a_world_that_does_not_start_closes_its_contexts() -> None:
+    class Broken(Desk):
+        """You are broken."""
+
+        def reset(self, ticket: str) -> str:
+            raise OSError("disk gone")
+
+    recorder = Recorder(in_context)
+    done = asyncio.run(attempt_with([http_server(recorder, context=CONTEXT)], world=Broken))
+    assert done.stop is StopReason.WORLD_ERROR
+    assert [body["type"] for body in recorder.bodies] == ["context.open", "context.close"] * (1 + MAX_RERUNS)
 
 
 def test_two_servers_may_not_share_a_name_for_a_tool() -> None:

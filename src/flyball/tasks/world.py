@@ -118,17 +118,15 @@ class WorldSpec:
         fields = self._fields(task)
         instance = await _call(self.name, "__init__", task, self._make, {})
         connections = await self.servers.connect(Trace(trace_id, task))
-        approver = self.approver.for_attempt(trace_id) if self.approver else None
-        world = World(
-            self.name, self.system, instance, task, approver, connections, self.permissions, removed=self.removed
-        )
         try:
+            approver = self.approver.for_attempt(trace_id) if self.approver else None
+            world = World(
+                self.name, self.system, instance, task, approver, connections, self.permissions, removed=self.removed
+            )
             await world.start(fields)
         except BaseException:  # cancelled while it started: what it holds is released all the same
-            with contextlib.suppress(
-                WorldError, ToolServerError
-            ):  # why it did not start matters more than why it did not close
-                await world.close()
+            with contextlib.suppress(WorldError, ToolServerError):  # why it did not start matters more than this
+                await _close(self.name, instance, task, connections)
             raise
         return world
 
@@ -203,17 +201,23 @@ class World:
 
     async def close(self) -> None:
         """Release what the world holds, here and at tool servers; `tool_state` is then what those told of their end."""
-        try:
-            if hasattr(self._instance, "close"):
-                await self._call("close", {})
-        finally:
-            self.tool_state = await self._connections.close()
+        self.tool_state = await _close(self._name, self._instance, self.task, self._connections)
 
     async def _call(self, method: str, arguments: Mapping[str, Any], *positional: Any) -> Any:
         return await _call(self._name, method, self.task, getattr(self._instance, method), arguments, *positional)
 
     def _error(self, method: str, what: str) -> WorldError:
         return _world_error(self._name, method, self.task, what)
+
+
+async def _close(name: str, instance: Any, task: Task, connections: Connections) -> dict[str, Any]:
+    """Close a world and its connections, the one whatever becomes of the other; the states that servers told."""
+    try:
+        if hasattr(instance, "close"):
+            await _call(name, "close", task, instance.close, {})
+    finally:
+        states = await connections.close()
+    return states
 
 
 async def _call(
