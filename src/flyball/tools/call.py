@@ -127,7 +127,7 @@ def _may_pass(tool: Tool, finished: Finished) -> bool:
 
 def _pause(tool: Tool, finished: Finished, tries: int) -> float:
     if not tool.server:
-        return PAUSE_SECONDS * 2 ** (tries - 1)
+        return PAUSE_SECONDS * 2.0 ** (tries - 1)
     asked = getattr(finished.error, "wait_seconds", None)
     if asked is not None:
         return float(asked)
