@@ -120,6 +120,13 @@ def test_one_that_always_hangs_is_the_servers_fault() -> None:
     assert "find did not answer within 0.02 s (2 tries)" in done.trajectory.detail
 
 
+def test_time_that_runs_out_on_a_server_that_fails_is_not_the_policys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flyball.tools.call.SERVER_PAUSE_SECONDS", 60.0)
+    done = attempt(Recorder(lambda body: httpx.Response(503, text="down")), limits=Limits(max_seconds=0.1))
+    assert (done.stop, [r.problem for r in done.tool_results]) == (StopReason.TOOL_ERROR, ["cancelled"])
+    assert "0.1 s are allowed and ran out on a call that was tried again: tool server 'shop'" in done.trajectory.detail
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [

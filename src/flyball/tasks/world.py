@@ -164,6 +164,7 @@ class World:
         self.approver = approver
         self.allowance = permissions.for_attempt()
         self.tool_state: Mapping[str, Any] = {}
+        self.failing: dict[str, str] = {}  # by call id: what a tool server answered to tries that go on
         self.system = system
         self.observation = ""
         self.has_user = hasattr(instance, "user_reply")
