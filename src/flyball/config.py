@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from flyball.errors import ConfigError, nearest
 from flyball.types import Limits
@@ -257,20 +258,24 @@ SECRET_HEADER = re.compile(r"auth|cookie|key|secret|signature|token", re.IGNOREC
 """Names of headers whose value is taken for a secret."""
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """A value that the environment holds: `${NAME}`."""
+IN_FILE = "secret_in_file"
+"""Type of the error whose message must not show what was written."""
 
 
-def _from_environment(what: str, value: str) -> None:
+def _from_environment(value: str) -> str:
     if not VARIABLE.search(value):
-        raise ValueError(f"{what} is a secret and stands in the file; keep it in the environment and write ${{NAME}}")
+        raise PydanticCustomError(IN_FILE, "a secret stands in the file; keep it in the environment and write ${NAME}")
+    return value
 
 
 def _no_secrets(values: dict[str, str]) -> dict[str, str]:
     for name, value in values.items():
         if SECRET_HEADER.search(name):
-            _from_environment(name, value)
+            _from_environment(value)
     return values
 
 
+Secret = Annotated[str, AfterValidator(_from_environment)]
 Values = Annotated[dict[str, str], AfterValidator(_no_secrets)]
 """Headers or environment variables. What its name calls a secret comes from the environment."""
 
@@ -313,7 +318,7 @@ class HttpToolsSettings(ToolServerSettings):
         min_length=1, description="the tools it has, at least one"
     )
     headers: Values = Field(default_factory=dict, description="sent with each request; secrets as ${NAME}")
-    signing_secret: str | None = Field(default=None, description="${NAME} of the secret that signs each request")
+    signing_secret: Secret | None = Field(default=None, description="${NAME} of the secret that signs each request")
     max_retries: int = Field(default=3, ge=0, description="more tries after a 5xx, a time-out or no connection")
     concurrency: int = Field(default=256, ge=1, description="calls under way, at least 1; further ones wait")
     max_bytes: int = Field(default=1_000_000, ge=1, description="of one answer; a longer one is not read further")
@@ -322,8 +327,6 @@ class HttpToolsSettings(ToolServerSettings):
 
     @model_validator(mode="after")
     def _is_whole(self) -> HttpToolsSettings:
-        if self.signing_secret is not None:
-            _from_environment("signing_secret", self.signing_secret)
         for function in self.functions:
             if function.description is None or function.parameters is None:
                 raise ValueError(f"function {function.name!r} needs a description and parameters")
@@ -505,6 +508,8 @@ def _explain(section: type[Section], error: dict[str, Any], marks: Marks, at: Lo
     if error["type"] == "missing":
         return f"{where}: {dotted} is missing{_rule(section, location)}"
     rule = error["msg"][0].lower() + error["msg"][1:]
+    if error["type"] == IN_FILE:
+        return f"{where}: {dotted}: {rule}"
     return f"{where}: {dotted or 'the file'} is {error['input']!r}: {rule}{_rule(section, location)}"
 
 
