@@ -2,7 +2,7 @@
 
     python -m benchmarks.prefill_ratio --fresh
 
-The policy is held to one tool call a turn by a grammar; the tool returns a page of text. `prefilled` counts every token
+The policy is held to one tool call a turn by a grammar, hot enough to ask for another page each time. `prefilled` counts every token
 of a prompt that the engine computed. `distinct` counts the tokens of prompts that were not there before, neither said
 nor sampled: what an engine must compute at least.
 """
@@ -38,7 +38,7 @@ SCHEMA = {
         "name": {"const": "read_page"},
         "arguments": {
             "type": "object",
-            "properties": {"page": {"type": "integer", "minimum": 0, "maximum": 99}},
+            "properties": {"page": {"type": "integer", "minimum": 10, "maximum": 99_999}},
             "required": ["page"],
             "additionalProperties": False,
         },
@@ -87,7 +87,7 @@ class Counting(LocalEngine):
 @click.command()
 @click.option("--policy", default="smollm2-135m", show_default=True, help="Known name or model folder.")
 @click.option("--turns", default=TURNS, show_default=True)
-@click.option("--lines", default=29, show_default=True, help="Lines of a page; 29 make 20 turns about 8,000 tokens.")
+@click.option("--lines", default=21, show_default=True, help="Lines of a page; 21 make 20 turns about 8,000 tokens.")
 @click.option("--fresh", is_flag=True, help="Discard the rows of earlier runs.")
 def main(policy: str, turns: int, lines: int, fresh: bool) -> None:
     """Run the attempt unless its row is there, then write the results."""
@@ -117,7 +117,9 @@ async def attempt(folder: Path, turns: int, lines: int) -> dict[str, Any]:
         runner=ToolLoop(),
         engine=engine,
         chat=chat,
-        sampling=SamplingParams(grammar=f'start: "<tool_call>" {call} "</tool_call>"\n', max_new_tokens=64),
+        sampling=SamplingParams(
+            grammar=f'start: "<tool_call>" {call} "</tool_call>"\n', max_new_tokens=64, temperature=10.0
+        ),
         seed=0,
     )
     await engine.close()

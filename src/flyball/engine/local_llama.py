@@ -1,8 +1,8 @@
 """A lean pass for Llama and its kin: what transformers' modules compute, in fewer operations.
 
-A small model spends its time between products, not in them. Query, key and value are one product; what follows a product
-is applied by it. The weights are those of the model itself, read again after an update; tests hold the numbers of the
-two passes together.
+A small model spends its time between products, not in them. Query, key and value are one product; what follows a
+product is applied by it. The weights are those of the model itself, read again after an update; tests hold the numbers
+of the two passes together.
 """
 
 from __future__ import annotations
