@@ -2,9 +2,9 @@
 
     python -m benchmarks.prefill_ratio --fresh
 
-The policy is held to one tool call a turn by a grammar, hot enough to ask for another page each time. `prefilled` counts every token
-of a prompt that the engine computed. `distinct` counts the tokens of prompts that were not there before, neither said
-nor sampled: what an engine must compute at least.
+The policy is held to one tool call a turn by a grammar, hot enough to ask for another page each time. `prefilled`
+counts every token of a prompt that the engine computed. `distinct` counts the tokens of prompts that were not there
+before, neither said nor sampled: what an engine must compute at least.
 """
 
 from __future__ import annotations
