@@ -66,7 +66,7 @@ def _joined(parts: list[Any]) -> torch.Tensor:
 
 
 def _pays_packing(weight: torch.Tensor) -> bool:
-    if weight.device.type != "cpu" or weight.numel() < PACKED_NUMEL or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or weight.numel() < PACKED_NUMEL or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
