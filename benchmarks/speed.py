@@ -1,7 +1,7 @@
 """What the generation benchmarks share: one workload, the ways to run it, and what memory alone would allow.
 
-Workload: `batch` prompts of `PROMPT` tokens, `NEW` tokens sampled for each at temperature 1 with their logprobs, no stop
-token. `different` prompts share nothing; in `groups` every eight attempts have one prompt, as in a step of RL.
+Workload: `batch` prompts of `PROMPT` tokens, `NEW` tokens sampled for each at temperature 1 with their logprobs, no
+stop token. `different` prompts share nothing; in `groups` every eight attempts have one prompt, as in a step of RL.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ def main(folder: str, dtype: str, new: int) -> None:
         params = SamplingParams(temperature=1.0, max_tokens=new, ignore_eos=True, logprobs=0, seed=None)
         prompts = [{"prompt_token_ids": ids} for ids in asked["prompts"]]
         found = [done.outputs[0] for done in engine.generate(prompts, params, use_tqdm=False)]
-        rows = [[list(o.token_ids), [p[t].logprob for t, p in zip(o.token_ids, o.logprobs)]] for o in found]
+        rows = [
+            [list(o.token_ids), [p[t].logprob for t, p in zip(o.token_ids, o.logprobs, strict=True)]] for o in found
+        ]
         print(json.dumps({"drawn": rows}), file=answers, flush=True)
 
 

@@ -64,7 +64,7 @@ class SlotCache:
             return keys, values
         self._reserve(layer, keys)
         slot_keys, slot_values = self.keys[layer], self.values[layer]
-        places = self._places(*keys.shape[1:3], slot_keys.shape[2])
+        places = self._places(keys.shape[1], keys.shape[2], slot_keys.shape[2])
         for slots, new in ((slot_keys, keys), (slot_values, values)):
             slots.flatten(0, 2).index_copy_(0, places, new.reshape(-1, new.shape[3]))
         return slot_keys[self.rows, :, : self.extent], slot_values[self.rows, :, : self.extent]
@@ -185,7 +185,7 @@ def attend(
     else:
         scores[..., root_length:] = torch.matmul(q, keys.transpose(2, 3))
     if mask is not None:
-        scores[..., root_length:].unflatten(2, (groups, width)).add_(mask[:, :, None])
+        scores[..., root_length:].unflatten(2, (groups, width)).add_(mask[:, :, None])  # type: ignore[no-untyped-call]
     weights = torch.softmax(scores, dim=-1).to(query.dtype)
     out = torch.bmm(weights[..., root_length:].flatten(0, 1), values.flatten(0, 1)).view(n, heads, -1, dim)
     if root_length:

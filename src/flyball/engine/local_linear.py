@@ -1,8 +1,8 @@
 """Multiplication by the weights of a model: the one place where the local engine does it.
 
-On a processor oneDNN multiplies a packed copy of a large weight faster than the weight as it lies (SmolLM2-135M, 32 rows:
-49 ms instead of 63 for all products of a step, bfloat16, one core of a Zen 4), and applies what follows to the result
-while it is in registers. Elsewhere, and for small weights, the plain product is used.
+On a processor oneDNN multiplies a packed copy of a large weight faster than the weight as it lies (SmolLM2-135M, 32
+rows: 49 ms instead of 63 for all products of a step, bfloat16, one core of a Zen 4), and applies what follows to the
+result while it is in registers. Elsewhere, and for small weights, the plain product is used.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _joined(parts: list[Any]) -> torch.Tensor:
 
 
 def _pays_packing(weight: torch.Tensor) -> bool:
-    if weight.device.type != "cpu" or weight.numel() < PACKED_NUMEL or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or weight.numel() < PACKED_NUMEL or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
