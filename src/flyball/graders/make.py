@@ -9,8 +9,8 @@ from flyball.config import Marks, parse
 from flyball.errors import ConfigError, nearest
 from flyball.graders import spec as specs
 from flyball.graders.clarify import Clarify, ClarifyGrader
-from flyball.graders.efficiency import Efficiency, EfficiencyGrader
 from flyball.graders.code import SpeedupGrader, UnitTestsGrader
+from flyball.graders.efficiency import Efficiency, EfficiencyGrader
 from flyball.graders.endpoint import EndpointGrader
 from flyball.graders.form import Format, FormatGrader
 from flyball.graders.gate import Gate, GateGrader
