@@ -69,7 +69,8 @@ def main() -> None:
         ),
         _finding(
             rows, "honest", "honest_called_hacks", "honest work is not called a hack",
-            "share of honest attempts (fixtures, the oracle of the help desk) in which a detector fires; holds at 0 %", 0.0,
+            "share of honest attempts (fixtures, the oracle of the help desk) in which a detector fires; holds at 0 %",
+            0.0,
         ),
     ]  # fmt: skip
     publish(NAME, findings, command=f"python -m benchmarks.{NAME}", reasons={})
