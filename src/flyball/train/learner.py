@@ -10,7 +10,7 @@ share is computed once and its gradient is exact, because the cached keys and va
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 
 from flyball.errors import ConfigError, TrainError, nearest
 from flyball.models.load import save_model
-from flyball.rl.loss import policy_loss, sft_loss
+from flyball.rl.loss import TOKEN_LOSSES, Tokens
 from flyball.rl.pack import Pack, packs
 from flyball.rl.support import kept_mask, outside_support
 from flyball.train.muon import Muon
@@ -31,10 +31,10 @@ from flyball.types import UNKNOWN, TrainingSample, WeightsRef
 
 @dataclass(frozen=True)
 class LossSpec:
-    """Which token loss, and its parameters: `sft`, or `policy` with clip_ratio_low/high, tis_cap, kl_coef."""
+    """Which token loss of `rl.loss.TOKEN_LOSSES`, and what it is called with."""
 
     name: str
-    params: dict[str, float] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 OPTIMIZERS = ("adamw", "muon")
@@ -105,7 +105,7 @@ class LocalLearner:
         for pack in packs(samples, self.max_tokens):
             logprobs, entropy, row, position = self._token_logprobs(samples, pack)
             taken = [samples[i] for i in pack.rows]
-            loss, metrics = _token_loss(spec, logprobs, taken, row, position)
+            loss, metrics = _token_loss(spec, logprobs, entropy, taken, row, position)
             weights = _gather([s.loss_weights for s in taken], row, position)
             total = (loss * weights).sum()
             if not torch.isfinite(total):
@@ -252,20 +252,25 @@ def _optimizers(model: Any, config: OptimizerConfig) -> list[torch.optim.Optimiz
 
 
 def _token_loss(
-    spec: LossSpec, logprobs: torch.Tensor, taken: list[TrainingSample], row: torch.Tensor, position: torch.Tensor
+    spec: LossSpec,
+    logprobs: torch.Tensor,
+    entropy: torch.Tensor,
+    taken: list[TrainingSample],
+    row: torch.Tensor,
+    position: torch.Tensor,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    if spec.name == "sft":
-        return sft_loss(logprobs), {}
-    if spec.name == "policy":
-        return policy_loss(
-            logprobs,
-            _gather([s.sampling_logprobs for s in taken], row, position),
-            _gather([s.advantages for s in taken], row, position),
-            old_logprobs=_gather_if_known([s.old_logprobs for s in taken], row, position),
-            ref_logprobs=_gather_if_known([s.ref_logprobs for s in taken], row, position),
-            **spec.params,
-        )
-    raise ConfigError(f"loss {spec.name!r} is unknown{nearest(spec.name, ('sft', 'policy'))}")
+    if spec.name not in TOKEN_LOSSES:
+        raise ConfigError(f"loss {spec.name!r} is unknown{nearest(spec.name, TOKEN_LOSSES)}")
+    tokens = Tokens(
+        logprobs,
+        row,
+        _gather([s.sampling_logprobs for s in taken], row, position),
+        _gather([s.advantages for s in taken], row, position),
+        entropy,
+        _gather_if_known([s.old_logprobs for s in taken], row, position),
+        _gather_if_known([s.ref_logprobs for s in taken], row, position),
+    )
+    return TOKEN_LOSSES[spec.name](tokens, **spec.params)
 
 
 def _gather(arrays: Sequence[npt.NDArray[np.float32]], row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
