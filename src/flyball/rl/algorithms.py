@@ -24,8 +24,8 @@ from flyball.rl.conflict import conflict_weights
 from flyball.rl.correction import correction
 from flyball.rl.credit import Credit, gigpo, mt_grpo, process_grpo, turn_return_hybrid, turn_rloo, whole_attempt
 from flyball.rl.kl import KlSchedule, kl_placement
-from flyball.rl.loss import Clip, Ratio, Surrogate, cispo, ppo_clip, token_ratio
-from flyball.rl.ratio import sequence_ratio
+from flyball.rl.loss import Clip, Surrogate, cispo, ppo_clip
+from flyball.rl.ratio import as_sequence_ratio
 from flyball.rl.shaping import overlong_punishment
 from flyball.rl.token_credit import gae, kl_rewards, prime_advantages, whiten
 
@@ -74,7 +74,6 @@ class Algorithm:
     tier: Tier = "exact"
     needs: str = ""
     deviations: str = ""
-    ratio: Ratio = token_ratio
     surrogate: Surrogate = ppo_clip
     clip_ratio_low: float | None = 0.2
     clip_ratio_high: float | None = 0.2
@@ -92,6 +91,7 @@ class Algorithm:
     overlong: Literal["keep", "punish", "filter"] = "keep"
     group_baseline: bool = True
     whitened: bool = False
+    sequence_ratio: bool = False
     conflict_weight: float | None = None
     entropy_weight: float = 0.0
     entropy_threshold: float | None = None
@@ -132,20 +132,24 @@ class Algorithm:
     def kl_in_reward(self) -> bool:
         return self.kl.endswith("-in-reward")
 
+    @property
+    def looks_at_sequences(self) -> bool:
+        """Whether a rule is about whole sequences, so that `sequence.py` has to put it into the samples."""
+        entropy = self.entropy_weight > 0 or self.entropy_threshold is not None
+        return self.sequence_ratio or entropy or correction(self.correction).whole
+
     def loss_params(self, kl_coef: float) -> dict[str, Any]:
         """What `rl.loss.policy_loss` reads, at a KL weight."""
+        inside = not self.looks_at_sequences
         return {
-            "ratio": self.ratio,
             "surrogate": self.surrogate,
             "clip": self.clip,
-            "gap": self.correction,
-            "gap_low": self.correction_low,
-            "gap_high": self.correction_high,
-            "bypass": self.proximal == "sampler",
+            "gap": self.correction if inside else "none",
+            "gap_low": self.correction_low if inside else None,
+            "gap_high": self.correction_high if inside else None,
+            "bypass": self.proximal == "sampler" and inside,
             "kl": self.kl,
             "kl_coef": kl_coef,
-            "entropy_weight": self.entropy_weight,
-            "entropy_threshold": self.entropy_threshold,
         }
 
 
@@ -248,10 +252,10 @@ _ROWS = (
         _GRPO,
         name="gspo",
         formula="s_i = exp(mean_t log pi/pi_old); -min(s A, clip(s, 1-3e-4, 1+4e-4) A)",
-        functions=(grpo_advantages, sequence_ratio, ppo_clip),
+        functions=(grpo_advantages, as_sequence_ratio, ppo_clip),
         source="2507.18071, eq. 5-7 and 14",
         fits="mixture-of-experts models, long answers, several updates per batch",
-        ratio=sequence_ratio,
+        sequence_ratio=True,
         clip_ratio_low=3e-4,
         clip_ratio_high=4e-4,
         kl="k2-in-loss-weighted",

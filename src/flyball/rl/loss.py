@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flyball.rl.correction import correction, kept_by_length, log_gap
+from flyball.rl.correction import by_length, correction, log_gap
 from flyball.rl.kl import kl_placement
-from flyball.rl.ratio import importance_ratio, per_row, sequence_ratio
+from flyball.rl.ratio import importance_ratio
 
 if TYPE_CHECKING:
     import torch
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokens:
-    """N trained tokens of R sequences as a loss sees them; all [N]. `row` says which sequence a token is of.
+    """N trained tokens as a loss sees them; all [N]. They may be of any sequences, and not all of a sequence.
 
-    `logprobs` carry the gradient, `entropy` (of the policy now) does not. None = not computed before the update.
+    `logprobs` carry the gradient; `lengths` are the trained tokens of each token's sequence. None = not computed before
+    the update.
     """
 
     logprobs: torch.Tensor
-    row: torch.Tensor
     sampling_logprobs: torch.Tensor
     advantages: torch.Tensor
-    entropy: torch.Tensor | None = None
+    lengths: torch.Tensor | None = None
     old_logprobs: torch.Tensor | None = None
     ref_logprobs: torch.Tensor | None = None
 
@@ -45,15 +45,8 @@ class Clip:
 
 # --- surrogates ------------------------------------------------------------------------------------------------------
 
-Ratio = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
-"""(logprobs, old_logprobs, row) -> rho [N]."""
 Surrogate = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor", Clip], "torch.Tensor"]
 """(logprobs, rho, advantages, clip) -> loss [N]."""
-
-
-def token_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
-    """rho_t = pi(t)/pi_old(t)."""
-    return importance_ratio(logprobs, old_logprobs)
 
 
 def reinforce(
@@ -102,7 +95,6 @@ def weighted_likelihood(tokens: Tokens) -> Found:
 def policy_loss(
     tokens: Tokens,
     *,
-    ratio: Ratio,
     surrogate: Surrogate,
     clip: Clip,
     gap: str,
@@ -111,8 +103,6 @@ def policy_loss(
     bypass: bool = False,
     kl: str = "k3-in-loss",
     kl_coef: float = 0.0,
-    entropy_weight: float = 0.0,
-    entropy_threshold: float | None = None,
 ) -> Found:
     """w * surrogate(pi/pi_old, A) + beta * KL term, and metrics, all [N].
 
@@ -120,18 +110,15 @@ def policy_loss(
     w = f(pi_old/mu) carries what differs from the engine (`gap`, a row of `correction.py`). With one update per batch
     pi_old is pi itself (`old_logprobs` None): rho is 1 in value and has the gradient of pi, and the clip cannot act.
     `bypass` compares with mu directly; rho then holds the gap already, so `gap` is 'none' (never weigh twice).
-    Entropy control of GTPO: A - entropy_weight <H>, and 0 in sequences whose mean entropy is above the threshold.
+    A rule about whole sequences is not for here: `sequence.py` has put it into the samples, and `gap` is 'none'.
     """
     now = tokens.logprobs
     old = tokens.sampling_logprobs if bypass else tokens.old_logprobs
     old = now.detach() if old is None else old
     log_rho = log_gap(old, tokens.sampling_logprobs)
-    chosen = correction(gap)
-    low, high = (chosen.low if gap_low is None else gap_low), (chosen.high if gap_high is None else gap_high)
-    weight, kept = chosen.weigh(log_rho, tokens.row, low or 0.0, float("inf") if high is None else high)
-    advantages = _with_entropy(tokens, entropy_weight, entropy_threshold)
-    rho = ratio(now, old, tokens.row)
-    loss = weight * surrogate(now, rho, advantages, clip)
+    weight, kept = correction(gap).weights(log_rho, gap_low, gap_high)
+    rho = importance_ratio(now, old)
+    loss = weight * surrogate(now, rho, tokens.advantages, clip)
     kl_loss = loss.new_zeros(loss.shape)
     if kl_coef and (term := kl_placement(kl, allow_refused=True).loss):
         if tokens.ref_logprobs is None:
@@ -141,11 +128,11 @@ def policy_loss(
         kl_loss = kl_coef * term(now, tokens.ref_logprobs, tokens.sampling_logprobs)
     return loss + kl_loss, {
         "ratio": rho.detach(),
-        "clip_fraction": _clipped(rho, advantages, clip),
-        "tis_capped": 1 - kept,
+        "clip_fraction": _clipped(rho, tokens.advantages, clip),
+        "tis_capped": ~kept,
         "logprob_gap": log_rho.abs(),
         "kl_loss": kl_loss.detach(),
-        **(kept_by_length(kept, tokens.row) if gap != "none" else {}),
+        **({} if gap == "none" or tokens.lengths is None else by_length(kept, tokens.lengths)),
     }
 
 
@@ -155,16 +142,6 @@ TOKEN_LOSSES: dict[str, Callable[..., Found]] = {
     "weighted_likelihood": weighted_likelihood,
 }
 """What a `LossSpec` may name."""
-
-
-def _with_entropy(tokens: Tokens, weight: float, threshold: float | None) -> torch.Tensor:
-    if not weight and threshold is None:
-        return tokens.advantages
-    if tokens.entropy is None:
-        raise ValueError("entropy control needs the entropy of each token; the caller did not compute it")
-    mean = per_row(tokens.entropy, tokens.row, mean=True)
-    advantages = tokens.advantages - weight * mean
-    return advantages if threshold is None else advantages * (mean <= threshold)
 
 
 def _clipped(rho: torch.Tensor, advantages: torch.Tensor, clip: Clip) -> torch.Tensor:

@@ -1,15 +1,21 @@
 """Importance ratios between policies on the tokens that were sampled. All arrays are [N] logs of probabilities.
 
 Four streams are kept apart: mu (engine, at sampling), pi_old (learner, before the update), pi (learner, now), pi_ref.
-`row` [N] says which of the R sequences a token belongs to; a sequence is one branch of an attempt, whole.
+A sequence is one branch of an attempt with all its turns. What looks at a whole one is numpy, done before the update,
+because the learner may see a sequence in pieces.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 if TYPE_CHECKING:
     import torch
+
+Floats = npt.NDArray[np.float64]
 
 LOG_RATIO_BOUND = 20.0  # keeps exp finite in float32
 
@@ -19,21 +25,11 @@ def importance_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor) -> torc
     return (logprobs - old_logprobs).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
 
 
-def sequence_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
-    """sg[s_i] pi/sg[pi], s_i = exp(mean_t log(pi/pi_old)): the sequence's ratio, its gradient spread over its tokens.
+def as_sequence_ratio(logprobs: Floats, old_logprobs: Floats) -> Floats:
+    """The old logprobs [T] of one whole sequence under which the token ratio is that of the sequence.
 
-    GSPO, arXiv 2507.18071, eq. 7 and 14 (the token form).
+    sg[log pi] - mean_t log(pi/pi_old), so that pi/this = sg[s] pi/sg[pi] with s = exp(mean_t log(pi/pi_old)).
+    GSPO, arXiv 2507.18071, eq. 7 and 14 (the token form). All [T] of the trained tokens.
     """
-    mean = per_row(logprobs.detach() - old_logprobs, row, mean=True)
-    return mean.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp() * (logprobs - logprobs.detach()).exp()
-
-
-def per_row(values: torch.Tensor, row: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
-    """Sum (or mean) of the values over each row, given back to every token of it: [N] -> [N]."""
-    if not len(row):
-        return values
-    rows = int(row.max()) + 1
-    sums = values.new_zeros(rows).index_add(0, row, values)
-    if mean:
-        sums = sums / values.new_zeros(rows).index_add(0, row, values.new_ones(len(values))).clamp(min=1)
-    return sums[row]
+    shifted: Floats = logprobs - (logprobs - old_logprobs).mean()
+    return shifted

@@ -83,14 +83,22 @@ class LocalLearner:
 
         Over the support of each draw. Raises TrainError for a draw from a distribution that cannot be scored here.
         """
+        return [logprobs for logprobs, _entropy in self.score(samples)]
+
+    def score(
+        self, samples: Sequence[TrainingSample]
+    ) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """What `forward` gives, and the entropy [T] of each draw, in nats."""
         _refuse_other_distributions(samples, self.temperature)
-        out = [np.zeros(len(s.token_ids), np.float32) for s in samples]
+        out = [(np.zeros(len(s.token_ids), np.float32), np.zeros(len(s.token_ids), np.float32)) for s in samples]
         self.model.eval()
         with torch.no_grad():
             for pack in packs(samples, self.max_tokens):
-                logprobs, _entropy, row, position = self._token_logprobs(samples, pack)
-                for r, p, value in zip(row.tolist(), position.tolist(), logprobs.tolist(), strict=True):
-                    out[pack.rows[r]][p] = value
+                *values, row, position = self._token_logprobs(samples, pack)
+                drawn = zip(row.tolist(), position.tolist(), *(v.tolist() for v in values), strict=True)
+                for r, p, logprob, entropy in drawn:
+                    logprobs, entropies = out[pack.rows[r]]
+                    logprobs[p], entropies[p] = logprob, entropy
         return out
 
     def forward_backward(self, samples: Sequence[TrainingSample], spec: LossSpec) -> dict[str, float]:
@@ -105,7 +113,7 @@ class LocalLearner:
         for pack in packs(samples, self.max_tokens):
             logprobs, entropy, row, position = self._token_logprobs(samples, pack)
             taken = [samples[i] for i in pack.rows]
-            loss, metrics = _token_loss(spec, logprobs, entropy, taken, row, position)
+            loss, metrics = _token_loss(spec, logprobs, taken, row, position)
             weights = _gather([s.loss_weights for s in taken], row, position)
             total = (loss * weights).sum()
             if not torch.isfinite(total):
@@ -252,21 +260,15 @@ def _optimizers(model: Any, config: OptimizerConfig) -> list[torch.optim.Optimiz
 
 
 def _token_loss(
-    spec: LossSpec,
-    logprobs: torch.Tensor,
-    entropy: torch.Tensor,
-    taken: list[TrainingSample],
-    row: torch.Tensor,
-    position: torch.Tensor,
+    spec: LossSpec, logprobs: torch.Tensor, taken: list[TrainingSample], row: torch.Tensor, position: torch.Tensor
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     if spec.name not in TOKEN_LOSSES:
         raise ConfigError(f"loss {spec.name!r} is unknown{nearest(spec.name, TOKEN_LOSSES)}")
     tokens = Tokens(
         logprobs,
-        row,
         _gather([s.sampling_logprobs for s in taken], row, position),
         _gather([s.advantages for s in taken], row, position),
-        entropy,
+        torch.tensor([int(s.loss_mask.sum()) for s in taken])[row],
         _gather_if_known([s.old_logprobs for s in taken], row, position),
         _gather_if_known([s.ref_logprobs for s in taken], row, position),
     )
