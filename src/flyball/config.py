@@ -16,7 +16,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
@@ -104,6 +104,34 @@ class SamplingSettings(Section):
         return self
 
 
+class KlScheduleSettings(Section):
+    """How the weight of the KL moves; the kinds and their formulae are those of `rl.kl.KlSchedule`."""
+
+    kind: Literal["constant", "warmup-decay", "adaptive", "pid"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0, description="steps up to the full weight, 0 or more")
+    final: float = Field(default=0.0, ge=0, description="share of the weight at the last step, 0 or more")
+    target: float = Field(default=0.0, ge=0, description="KL aimed at, nats per token; above 0 for the controllers")
+    horizon: float = Field(default=10_000.0, gt=0, description="attempts over which `adaptive` moves, above 0")
+    gains: tuple[float, float, float] = Field(
+        default=(0.0, 0.0, 0.0), strict=False, description="of `pid`: proportional, integral, derivative"
+    )
+
+    READS: ClassVar[dict[str, frozenset[str]]] = {
+        "constant": frozenset(),
+        "warmup-decay": frozenset({"warmup_steps", "final"}),
+        "adaptive": frozenset({"target", "horizon"}),
+        "pid": frozenset({"target", "gains"}),
+    }
+
+    @model_validator(mode="after")
+    def _fits(self) -> KlScheduleSettings:
+        if ignored := self.model_fields_set - {"kind"} - self.READS[self.kind]:
+            raise ValueError(f"kind {self.kind!r} would ignore {sorted(ignored)[0]}")
+        if "target" in self.READS[self.kind] and self.target == 0:
+            raise ValueError(f"kind {self.kind!r} needs a target above 0")
+        return self
+
+
 class RLSettings(SamplingSettings):
     """Group-relative RL with tools in the loop. Fields that are None take the preset's value."""
 
@@ -123,9 +151,25 @@ class RLSettings(SamplingSettings):
     patience: int | None = Field(default=None, ge=1, description="stop after this many validations without a new best")
     max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
     kl_coef: float | None = Field(default=None, ge=0, description="weight of the KL to the reference, 0 or more")
+    kl: str | None = Field(default=None, description="where the KL stands, such as k1-in-reward; see rl/kl.py")
+    kl_schedule: KlScheduleSettings | None = Field(default=None, description="how the weight of the KL moves")
+    allow_refused_kl: bool | None = Field(default=None, description="take a KL placement that is refused, to reproduce")
     clip_ratio_low: float | None = Field(default=None, gt=0, lt=1, description="lower clip range, between 0 and 1")
     clip_ratio_high: float | None = Field(default=None, gt=0, description="upper clip range, above 0")
-    tis_cap: float | None = Field(default=None, gt=0, description="cap of the truncated importance ratio, above 0")
+    dual_clip: float | None = Field(default=None, gt=1, description="bound of the loss where A < 0, above 1")
+    loss_agg_mode: str | None = Field(default=None, description="how token losses become one; see rl/aggregate.py")
+    correction: str | None = Field(default=None, description="of the gap to the engine; see rl/correction.py")
+    correction_low: float | None = Field(default=None, ge=0, description="its lower bound, 0 or more")
+    correction_high: float | None = Field(default=None, gt=0, description="its upper bound, above 0")
+    correction_normalizer: Literal["all", "accepted"] | None = Field(
+        default=None, description="tokens that the loss is divided by, rejected ones included (all) or not"
+    )
+    proximal: Literal["learner", "sampler"] | None = Field(
+        default=None, description="what the ratio compares with: the learner before the batch, or the sampler"
+    )
+    overlong: Literal["keep", "punish", "filter"] | None = Field(
+        default=None, description="attempts that ran out of tokens: as they are, with a penalty, or out of the loss"
+    )
 
 
 class TrainingSettings(Section):

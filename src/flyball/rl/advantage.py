@@ -56,7 +56,7 @@ def pass_k_advantages(rewards: Rewards) -> Rewards:
 
 
 def remax_advantages(rewards: Rewards, greedy: float) -> Rewards:
-    """A_i = R_i - R of the greedy attempt at the same task.  ReMax, arXiv 2310.10505, eq. 5. A group of one is enough."""
+    """A_i = R_i - R of the greedy attempt at the same task.  ReMax, arXiv 2310.10505, eq. 5. One attempt is enough."""
     return rewards - greedy
 
 

@@ -7,7 +7,7 @@ docs/algorithms.md is made of this table: `python -m flyball.rl.page > docs/algo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flyball.errors import ConfigError, nearest
@@ -86,7 +86,7 @@ class Algorithm:
     proximal: Literal["learner", "sampler"] = "learner"
     kl: str = "k2-in-loss-weighted"
     kl_coef: float = 0.0
-    kl_schedule: KlSchedule = KlSchedule()
+    kl_schedule: KlSchedule = field(default_factory=KlSchedule)
     allow_refused_kl: bool = False
     overlong: Literal["keep", "punish", "filter"] = "keep"
     group_baseline: bool = True
@@ -109,7 +109,7 @@ class Algorithm:
             )
         if self.proximal == "sampler" and self.correction != "none":
             raise ConfigError(
-                "proximal 'sampler' compares with the sampler, so the ratio holds the engine gap already and correction "
+                "proximal 'sampler' compares with the sampler, so the ratio holds the engine gap and correction "
                 f"{self.correction!r} would weigh it twice; set `correction: none` beside it"
             )
 
@@ -125,8 +125,8 @@ class Algorithm:
 
     @property
     def uses_kl(self) -> bool:
-        """Whether a KL to the reference is part of what is optimised, at some step at least."""
-        return self.kl_coef > 0 or self.kl_schedule.kind in ("adaptive", "pid")
+        """Whether a KL to the reference is part of what is optimised."""
+        return self.kl_coef > 0
 
     @property
     def kl_in_reward(self) -> bool:
@@ -158,7 +158,9 @@ CRITIC = (
     "`training.rl.kl_coef` adds the KL to it"
 )
 GREEDY = "needs the reward of one greedy attempt per task, which the rollouts do not make yet; `rloo` does without"
-IMPLICIT = "needs an implicit process reward model trained beside the policy, which is not there yet; `rloo` does without"
+IMPLICIT = (
+    "needs an implicit process reward model trained beside the policy, which is not there yet; `rloo` does without"
+)
 
 _GRPO = Algorithm(
     name="grpo",
@@ -399,6 +401,14 @@ def algorithm(name: str) -> Algorithm:
     return ALGORITHMS[name]
 
 
+def own_choices(settings: Any) -> dict[str, Any]:
+    """The choices that the section `training.rl` of a workflow file sets."""
+    chosen = {key: value for key in CHOICES if (value := getattr(settings, key)) is not None}
+    if "kl_schedule" in chosen:
+        chosen["kl_schedule"] = KlSchedule(**chosen["kl_schedule"].model_dump())
+    return chosen
+
+
 def configured(name: str, own: Mapping[str, Any]) -> Algorithm:
     """The row with the choices of a workflow file (those that are not None) in place of its own.
 
@@ -412,8 +422,9 @@ def configured(name: str, own: Mapping[str, Any]) -> Algorithm:
         if key not in row.reads:
             raise ConfigError(f"{key} would be ignored: preset {name!r} does not read it{nearest(key, row.reads)}")
     made = replace(row, **chosen)
-    if "kl" in chosen and not made.uses_kl:
-        raise ConfigError(f"kl {made.kl!r} would be ignored: preset {name!r} has kl_coef 0; set `kl_coef` beside it")
+    for key in ("kl", "kl_schedule"):
+        if key in chosen and not made.uses_kl:
+            raise ConfigError(f"{key} would be ignored: preset {name!r} has kl_coef 0; set `kl_coef` beside it")
     if made.allow_refused_kl and not kl_placement(made.kl, allow_refused=True).refused:
         raise ConfigError(f"allow_refused_kl would be ignored: KL placement {made.kl!r} is not a refused one")
     return made

@@ -50,8 +50,8 @@ def calibrate(
 ) -> list[Calibration]:
     """r_c = a rho_c where |rho_c| > delta, else 0, and whether the mean advantage of the kind has the sign of r_c.
 
-    `kinds`: kind -> [N], how often (or 1: whether) it occurs in each attempt. `advantages`: kind -> of its calls. A kind
-    that earns 0 agrees with whatever its advantage is; one without calls has no advantage and agrees with none.
+    `kinds`: kind -> [N], how often (or 1: whether) it occurs in each attempt. `advantages`: kind -> of its calls.
+    A kind that earns 0 agrees with whatever its advantage is; one without calls has no advantage and agrees with none.
     """
     rows = []
     for kind, occurs in kinds.items():

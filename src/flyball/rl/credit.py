@@ -63,7 +63,7 @@ def whole_attempt(estimator: Callable[[Rewards], Rewards]) -> Credit:
 
 
 def turn_rloo(group: Sequence[Episode]) -> list[Floats]:
-    """A_{i,k} = G_{i,k} - mean_{j != i, j reaches k} G_{j,k}: return-to-go minus the leave-one-out mean at the decision.
+    """A_{i,k} = G_{i,k} - mean_{j != i, j reaches k} G_{j,k}: return-to-go minus leave-one-out mean at the decision.
 
     Every attempt that makes call k is at decision k, those that stop with it included, so the price of one more turn is
     part of what is compared; the others' returns do not depend on what i decides, so nothing is biased. An attempt that

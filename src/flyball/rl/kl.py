@@ -68,9 +68,7 @@ PLACEMENTS = {
         KlPlacement("k2-in-loss", lambda now, ref, _mu: kl_k2(now, ref), "grad KL(pi : ref), token by token"),
         KlPlacement("k2-in-loss-weighted", _weighted_k2, "grad KL(pi : ref), token by token, also off policy"),
         KlPlacement("k3-in-loss-weighted", _weighted_k3, "the same as k2-in-loss-weighted (DeepSeek-V3.2)"),
-        KlPlacement(
-            "k3-in-loss", lambda now, ref, _mu: kl_k3(now, ref), "forward-KL gradient, as published in GRPO"
-        ),
+        KlPlacement("k3-in-loss", lambda now, ref, _mu: kl_k3(now, ref), "forward-KL gradient, as published in GRPO"),
         KlPlacement(
             "k1-in-loss",
             lambda now, ref, _mu: kl_k1(now, ref),

@@ -49,9 +49,7 @@ Surrogate = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor", Clip], "to
 """(logprobs, rho, advantages, clip) -> loss [N]."""
 
 
-def reinforce(
-    logprobs: torch.Tensor, rho: torch.Tensor, advantages: torch.Tensor, clip: Clip
-) -> torch.Tensor:
+def reinforce(logprobs: torch.Tensor, rho: torch.Tensor, advantages: torch.Tensor, clip: Clip) -> torch.Tensor:
     """-rho A: no clip."""
     return -(rho * advantages)
 
@@ -88,7 +86,7 @@ def sft_loss(tokens: Tokens) -> Found:
 
 
 def weighted_likelihood(tokens: Tokens) -> Found:
-    """-A log pi: the gradient of any loss of sequence scores, with A = -dL/dscore put on every token (`preference.py`)."""
+    """-A log pi: the gradient of any loss of sequence scores, with A = -dL/dscore (`preference.py`)."""
     return -(tokens.advantages * tokens.logprobs), {}
 
 

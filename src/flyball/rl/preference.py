@@ -21,7 +21,7 @@ Pairs = tuple[Floats, Floats, Floats]
 
 
 def bradley_terry(chosen: Floats, rejected: Floats, margin: float = 0.0) -> Pairs:
-    """-log s(r_c - r_r - margin): a reward model on pairs. Scores are known up to a constant; centre them before use."""
+    """-log s(r_c - r_r - margin): a reward model on pairs. Scores are free up to a constant; centre them."""
     return _logistic(chosen - rejected - margin, 1.0)
 
 
@@ -35,7 +35,7 @@ def dpo(chosen: Floats, rejected: Floats, beta: float = 0.1) -> Pairs:
 
 
 def simpo(chosen: Floats, rejected: Floats, beta: float = 2.5, gamma: float = 1.375) -> Pairs:
-    """-log s(b (mean log pi_c - mean log pi_r) - gamma); scores are means per token, no reference.  2405.14734, eq. 6."""
+    """-log s(b (mean log pi_c - mean log pi_r) - gamma); scores are means per token.  2405.14734, eq. 6."""
     return _logistic(beta * (chosen - rejected) - gamma, beta)
 
 

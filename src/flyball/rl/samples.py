@@ -65,7 +65,10 @@ def samples_from_groups(
                 samples += its_samples
                 scales += its_weights
     aggregated = weighted(samples, algorithm.loss_agg_mode, horizon)
-    scaled = [replace(s, loss_weights=(s.loss_weights * f).astype(np.float32)) for s, f in zip(aggregated, scales, strict=True)]
+    scaled = [
+        replace(s, loss_weights=(s.loss_weights * f).astype(np.float32))
+        for s, f in zip(aggregated, scales, strict=True)
+    ]
     return GroupSignal(tuple(scaled), len(groups), zero_variance, missing)
 
 
@@ -139,7 +142,7 @@ def _refuse_impossible(logprobs: npt.NDArray[np.float32], attempt_id: str) -> No
     if len(wrong):
         raise TrainError(
             f"attempt {attempt_id!r}: {len(wrong)} of {len(logprobs)} sampled tokens have no usable logprob, the first "
-            f"is {wrong[0]}; a sampled token has one above {IMPOSSIBLE:g} and at most 0, so the engine did not report it"
+            f"is {wrong[0]}; a sampled token has one from {IMPOSSIBLE:g} to 0, so the engine did not report it"
         )
 
 
@@ -149,9 +152,7 @@ def _conflict_scales(
     """Factors [T] of the loss weights of every sample: those of GTPO, or 1."""
     if positive is None:
         return [[np.ones(len(s.token_ids)) for s in samples] for samples in made]
-    said = [
-        np.concatenate([np.zeros(0, np.int64), *(s.token_ids[s.loss_mask] for s in samples)]) for samples in made
-    ]
+    said = [np.concatenate([np.zeros(0, np.int64), *(s.token_ids[s.loss_mask] for s in samples)]) for samples in made]
     advantages = [float(c[0]) if len(c) else 0.0 for c in credits]
     out = []
     for samples, factors in zip(made, conflict_weights(said, advantages, positive), strict=True):

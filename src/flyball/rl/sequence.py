@@ -1,6 +1,6 @@
 """Rules about whole sequences, put into the samples before an update.
 
-The learner may see a sequence in pieces, so what depends on all of it becomes a constant of each token first: a weight w
+The learner may see a sequence in pieces, so what depends on all of it becomes a constant of each token first: a weight
 and an entropy bonus go into the advantage (every surrogate is linear in a factor of A that is not negative), and the
 sequence ratio of GSPO into the old logprobs. Here a sequence is one branch of an attempt.
 """
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def entropy_controlled(advantages: Floats, entropies: Floats, weight: float, threshold: float | None) -> Floats:
-    """delta (A - gamma <H>), delta 0 where the sequence's mean entropy <H> is above the threshold.  GTPO, 2508.03772."""
+    """delta (A - gamma <H>), delta 0 where the mean entropy <H> is above the threshold.  GTPO, 2508.03772."""
     mean = float(entropies.mean())
     if threshold is not None and mean > threshold:
         return np.zeros(len(advantages))
@@ -35,7 +35,7 @@ def with_sequence_terms(
 ) -> tuple[TrainingSample, dict[str, float]]:
     """The sample with its sequence terms, given the logprobs and entropies [T] of the policy now; and what was kept.
 
-    Sums of `tis_capped` and of `tokens@CLASS`, `kept@CLASS` over its tokens.
+    Sums of `tis_capped`, `logprob_gap`, `tokens@CLASS`, `kept@CLASS` over its tokens.
     """
     mask = sample.loss_mask
     now, mu = logprobs[mask].astype(np.float64), sample.sampling_logprobs[mask].astype(np.float64)
@@ -48,15 +48,14 @@ def with_sequence_terms(
     weights, kept = correction(algorithm.correction).weights(
         log_gap(old, mu), algorithm.correction_low, algorithm.correction_high
     )
+    found = {"tis_capped": ~kept, "logprob_gap": np.abs(log_gap(old, mu))}
+    found |= by_length(kept, np.full(len(kept), len(kept)))
     old = as_sequence_ratio(now, old) if algorithm.sequence_ratio else old
-    found = {"tis_capped": ~kept} | by_length(kept, np.full(len(kept), len(kept)))
     put = replace(sample, advantages=_at(mask, advantages * weights), old_logprobs=_at(mask, old))
     return put, {name: float(values.sum()) for name, values in found.items()}
 
 
-def renormalised(
-    samples: Sequence[TrainingSample], algorithm: Algorithm, horizon: int | None
-) -> list[TrainingSample]:
+def renormalised(samples: Sequence[TrainingSample], algorithm: Algorithm, horizon: int | None) -> list[TrainingSample]:
     """Loss weights of the accepted tokens alone, rejected ones 0: `correction_normalizer: accepted`.
 
     The samples carry `old_logprobs`. Factors that a preset put on the weights are kept.
@@ -66,7 +65,9 @@ def renormalised(
     for sample in samples:
         mask = sample.loss_mask.copy()
         assert sample.old_logprobs is not None
-        log_rho = log_gap(sample.old_logprobs[mask].astype(np.float64), sample.sampling_logprobs[mask].astype(np.float64))
+        log_rho = log_gap(
+            sample.old_logprobs[mask].astype(np.float64), sample.sampling_logprobs[mask].astype(np.float64)
+        )
         mask[mask] = chosen.weights(log_rho, algorithm.correction_low, algorithm.correction_high)[1]
         accepted.append(mask)
     before = loss_weights([s.loss_mask for s in samples], algorithm.loss_agg_mode, horizon)

@@ -34,4 +34,3 @@ def with_potential(rewards: Floats, potentials: Floats, discount: float = 1.0) -
     after = np.append(potentials[1:], 0.0)[: len(rewards)]
     shaped: Floats = rewards + discount * after - potentials
     return shaped
-

@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Censoring:
-    """`admitted` and `trained`: attempts by decile of duration, shortest first. `index`: 1 is healthy, 0 loses all slow.
+    """`admitted` and `trained`: attempts by decile of duration, shortest first. `index`: 1 is healthy.
 
     The index is the share of the slowest decile in what was trained over its share in what was admitted.
     """
@@ -43,7 +43,7 @@ def ages(sample: TrainingSample, version: int) -> npt.NDArray[np.int64]:
 
 
 def young_enough(samples: Sequence[TrainingSample], version: int, max_age: int) -> npt.NDArray[np.bool_]:
-    """True for attempts whose every trained token is at most `max_age` versions old; samples of one attempt go together."""
+    """True for attempts whose every trained token is at most `max_age` versions old; its samples stay together."""
     old = {s.attempt_id for s in samples if (ages(s, version) > max_age).any()}
     return np.array([s.attempt_id not in old for s in samples], np.bool_)
 

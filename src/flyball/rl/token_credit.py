@@ -1,6 +1,6 @@
 """Credit by token: rewards, values and KL of T sampled tokens -> advantages [T].
 
-Arrays are [T] float64 over one sequence; `mask` is True on tokens that the policy sampled. Tokens that it did not sample
+Arrays are [T] float64 over one sequence; `mask` is True on tokens that the policy sampled. Other tokens
 (tool results, padding) take no part: the recursions carry the next sampled token's numbers through them.
 Symbols: r reward, V value, g discount, lam trace, beta KL weight.
 """
@@ -48,7 +48,7 @@ def returns_to_go(rewards: Floats, mask: Mask, discount: float = 1.0) -> Floats:
 
 
 def value_loss(values: Floats, old_values: Floats, returns: Floats, clip: float = 0.5) -> Floats:
-    """0.5 max((V - Ret)^2, (clip(V, V_old - e, V_old + e) - Ret)^2).  PPO as in its reference code; e 0.5 as in verl."""
+    """0.5 max((V - Ret)^2, (clip(V, V_old - e, V_old + e) - Ret)^2).  PPO's reference code; e 0.5: verl."""
     clipped = np.clip(values, old_values - clip, old_values + clip)
     loss: Floats = 0.5 * np.maximum((values - returns) ** 2, (clipped - returns) ** 2)
     return loss
@@ -65,7 +65,7 @@ KL_VALUES: dict[str, Callable[[Floats], Floats]] = {
 def kl_rewards(
     logprobs: Floats, ref_logprobs: Floats, mask: Mask, kl_coef: float, score: float, estimator: str = "k1"
 ) -> Floats:
-    """r_t = -beta k(pi_old, pi_ref), and the score on the last sampled token. k1 is the one to use (`kl.PLACEMENTS`)."""
+    """r_t = -beta k(pi_old, pi_ref), and the score on the last sampled token. k1 is the one to use (`kl.py`)."""
     _same_length(logprobs=logprobs, ref_logprobs=ref_logprobs, mask=mask)
     rewards: Floats = np.where(mask, -kl_coef * KL_VALUES[estimator](np.where(mask, ref_logprobs - logprobs, 0.0)), 0.0)
     if mask.any():
@@ -105,7 +105,7 @@ def prime_advantages(
     outcome_weight: float = 1.0,
     discount: float = 1.0,
 ) -> list[Floats]:
-    """RLOO of outcomes plus the return-to-go of process rewards less a leave-one-out baseline.  PRIME, 2502.01456, eq. 6.
+    """RLOO of outcomes plus return-to-go of process rewards less a leave-one-out baseline.  PRIME, 2502.01456, eq. 6.
 
     The baseline of an attempt's process rewards is the mean over the other attempts of their mean reward per token.
     """

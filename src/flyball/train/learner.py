@@ -85,9 +85,7 @@ class LocalLearner:
         """
         return [logprobs for logprobs, _entropy in self.score(samples)]
 
-    def score(
-        self, samples: Sequence[TrainingSample]
-    ) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    def score(self, samples: Sequence[TrainingSample]) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
         """What `forward` gives, and the entropy [T] of each draw, in nats."""
         _refuse_other_distributions(samples, self.temperature)
         out = [(np.zeros(len(s.token_ids), np.float32), np.zeros(len(s.token_ids), np.float32)) for s in samples]

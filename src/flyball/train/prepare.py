@@ -1,8 +1,8 @@
 """What an update needs of policies other than the one that it moves, computed before it.
 
-    pi_ref   where a KL is part of what is optimised
-    pi_old   where several updates compare with it, a KL stands in the reward, or rejected tokens leave the normaliser
-    pi now   where a rule is about whole sequences
+pi_ref   where a KL is part of what is optimised
+pi_old   where several updates compare with it, a KL stands in the reward, or rejected tokens leave the normaliser
+pi now   where a rule is about whole sequences
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ class RLPlan:
     warmup_steps: int = 3
     horizon: int | None = None
     updates_per_batch: int = 1
+    attempts_per_step: int = 1
 
     def lr_scale(self, progress: Progress) -> float:
         """Share of the peak for the step that comes next: warm-up, then down to a tenth in a straight line."""
@@ -59,9 +60,8 @@ class RLPlan:
     def kl_coef(self, progress: Progress) -> float:
         """Weight of the KL for the step that comes next: a function of what is recorded, so a resumed run goes on."""
         measured = [step["kl"] for step in progress.history if "kl" in step]
-        attempts = round(progress.history[-1].get("attempts", 0)) if progress.history else 0
         schedule = self.algorithm.kl_schedule.scaled(self.algorithm.kl_coef)
-        return schedule.weight(progress.step, self.num_steps, measured, attempts)
+        return schedule.weight(progress.step, self.num_steps, measured, self.attempts_per_step)
 
 
 @dataclass(frozen=True)
