@@ -1,4 +1,4 @@
-"""Gradients by enumeration on small softmax policies, corrections and preference losses against numbers worked by hand."""
+"""Gradients by enumeration on small softmax policies; corrections and preferences against numbers worked by hand."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_expected_gradient_of_a_group(preset: str, scale: float) -> None:
     assert credit is not None
     surrogate = torch.zeros((), dtype=torch.float64)
     for draws in itertools.product(range(3), repeat=size):
-        chance = math.prod(float(now[d].exp()) for d in draws)
+        chance = math.prod(float(now[d].detach().exp()) for d in draws)
         advantages = credit([Episode(np.zeros(1), float(reward[d])) for d in draws])
         terms = [float(a[0]) * now[d] for d, a in zip(draws, advantages, strict=True)]
         surrogate = surrogate + chance * sum(terms) / size

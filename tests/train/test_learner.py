@@ -144,7 +144,7 @@ def attempts(rules: SamplingParams) -> list[TrainingSample]:
             seen, given = (*seen, *given, *done.token_ids), tuple((5 * i + j) % VOCAB for j in range(4))
         trajectory = Trajectory(tuple(calls), StopReason.ANSWERED)
         graded = GradedAttempt(Attempt(f"a{i}", Task("t", {}), trajectory, ()), Outcome(True))
-        (sample,) = attempt_samples(graded, 1.0)
+        (sample,) = attempt_samples(graded, np.ones(len(graded.attempt.trajectory.calls)))
         return sample
 
     async def all_of_them() -> list[TrainingSample]:

@@ -16,10 +16,10 @@ INTRODUCTION = """# Algorithms
 
 Made by `python -m flyball.rl.page > docs/algorithms.md`; change the tables under `src/flyball/rl/` instead.
 
-`training.rl.preset` names a row; the default is `rloo`. Tiers: `verified` (a curve on a model people know), `exact` (tests against
-the formulae), `experimental`. Papers are arXiv numbers. A row that is not ready is refused with what it needs. What every row shares:
-PPO's clip acts with two updates per batch or more (`updates_per_batch`), the gap to the engine is corrected by `tis` at 2, and a
-group whose advantages are all 0 trains nothing."""
+`training.rl.preset` names a row; the default is `rloo`. Tiers: `verified` (a curve on a model people know), `exact`
+(tests against the formulae), `experimental`. Papers are arXiv numbers. A row that is not ready is refused with what it
+needs. What every row shares: a clip acts with two updates per batch or more (`updates_per_batch`), the gap to the
+engine is corrected by `tis` at 2, and a group whose advantages are all 0 trains nothing."""
 
 PREFERENCES: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("DPO", dpo, "b 0.1"),

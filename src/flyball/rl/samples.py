@@ -111,13 +111,15 @@ def was_cut(graded: GradedAttempt) -> bool:
 
 
 def attempt_samples(graded: GradedAttempt, advantages: Floats | None = None) -> list[TrainingSample]:
-    """One sample per branch that has a token to train; `advantages` [K] of its calls, None = 0 (imitation)."""
+    """One sample per branch that has a token to train; `advantages` [K] of its calls, None = 0 (imitation, which
+    reads no logprobs)."""
     attempt = graded.attempt
     by_call = np.zeros(len(attempt.trajectory.calls)) if advantages is None else advantages
     out = []
     for i, branch in enumerate(attempt.trajectory.branches()):
         if branch.loss_mask.any():
-            _refuse_impossible(branch.sampling_logprobs[branch.loss_mask], attempt.attempt_id)
+            if advantages is not None:
+                _refuse_impossible(branch.sampling_logprobs[branch.loss_mask], attempt.attempt_id)
             mine = np.zeros(len(branch.token_ids), np.float32)
             mine[branch.loss_mask] = by_call[branch.call_index[branch.loss_mask]]
             out.append(
