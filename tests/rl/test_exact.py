@@ -94,7 +94,7 @@ def test_k1_in_the_reward_is_exact_over_two_tokens() -> None:
         drawn = sample(now.tolist(), now.tolist(), [0, 0], ref_logprobs=np.array(ref.tolist(), np.float32))
         (finished,) = finished_advantages([drawn], row, 1.0)
         surrogate = surrogate - now.sum().exp().detach() * (torch.from_numpy(finished.advantages) * now).sum()
-    expected = torch.autograd.grad(exact, theta)[0].tolist()
+    expected = torch.autograd.grad(exact, theta, retain_graph=True)[0].tolist()
     assert torch.autograd.grad(surrogate, theta)[0].tolist() == pytest.approx(expected, abs=1e-6)
 
 

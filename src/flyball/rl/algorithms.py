@@ -158,6 +158,10 @@ CRITIC = (
     "`training.rl.kl_coef` adds the KL to it"
 )
 GREEDY = "needs the reward of one greedy attempt per task, which the rollouts do not make yet; `rloo` does without"
+REFILL = (
+    "needs tasks sampled again until the batch is full of groups that differ, which the rollouts do not do yet; its other "
+    "parts are `preset: grpo` with `kl_coef: 0`, `clip_ratio_high: 0.28`, `loss_agg_mode: token-mean`, `overlong: punish`"
+)
 IMPLICIT = (
     "needs an implicit process reward model trained beside the policy, which is not there yet; `rloo` does without"
 )
@@ -291,9 +295,9 @@ _ROWS = (
         kl="k2-in-loss-weighted",
         kl_coef=0.0,
         overlong="punish",
-        deviations="groups that do not differ are left out and not replaced, so batches may be smaller; overlong "
-        "filtering is `overlong: filter` (punishment and filter are alternatives); L_max is the most tokens an attempt "
-        "can sample, L_cache a fifth of it",
+        needs=REFILL,
+        deviations="overlong filtering is `overlong: filter`, an alternative to the punishment; L_max is the most tokens "
+        "an attempt can sample, L_cache a fifth of it",
     ),
     replace(
         _GRPO,

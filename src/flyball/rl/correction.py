@@ -127,7 +127,7 @@ def by_length(kept: Array, lengths: Array) -> dict[str, Array]:
 
     `kept` and `lengths` are of tokens; a length is the number of trained tokens of the token's sequence.
     """
-    found = {}
+    found: dict[str, Array] = {}
     for low, high in zip((0, *LENGTHS), (*LENGTHS, math.inf), strict=True):
         inside = (lengths > low) & (lengths <= high)
         if bool(inside.any()):

@@ -144,7 +144,7 @@ TOKEN_LOSSES: dict[str, Callable[..., Found]] = {
 
 def _clipped(rho: torch.Tensor, advantages: torch.Tensor, clip: Clip) -> torch.Tensor:
     """1 where a bound lies between the policy and where its advantage pushes it."""
-    outside: Any = rho.new_zeros(rho.shape, dtype=bool)
+    outside: Any = rho != rho
     if clip.high is not None:
         outside = outside | ((advantages > 0) & (rho > 1 + clip.high))
     if clip.low is not None:

@@ -31,19 +31,19 @@ def entropy_controlled(advantages: Floats, entropies: Floats, weight: float, thr
 
 
 def with_sequence_terms(
-    sample: TrainingSample, logprobs: Floats, entropies: Floats, algorithm: Algorithm
+    sample: TrainingSample, logprobs: npt.ArrayLike, entropies: npt.ArrayLike, algorithm: Algorithm
 ) -> tuple[TrainingSample, dict[str, float]]:
     """The sample with its sequence terms, given the logprobs and entropies [T] of the policy now; and what was kept.
 
     Sums of `tis_capped`, `logprob_gap`, `tokens@CLASS`, `kept@CLASS` over its tokens.
     """
     mask = sample.loss_mask
-    now, mu = logprobs[mask].astype(np.float64), sample.sampling_logprobs[mask].astype(np.float64)
+    now, mu = np.asarray(logprobs, np.float64)[mask], sample.sampling_logprobs[mask].astype(np.float64)
     old = now if sample.old_logprobs is None else sample.old_logprobs[mask].astype(np.float64)
     old = mu if algorithm.proximal == "sampler" else old
     advantages = sample.advantages[mask].astype(np.float64)
     if algorithm.entropy_weight or algorithm.entropy_threshold is not None:
-        h = entropies[mask].astype(np.float64)
+        h = np.asarray(entropies, np.float64)[mask]
         advantages = entropy_controlled(advantages, h, algorithm.entropy_weight, algorithm.entropy_threshold)
     weights, kept = correction(algorithm.correction).weights(
         log_gap(old, mu), algorithm.correction_low, algorithm.correction_high
