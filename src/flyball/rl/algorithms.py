@@ -159,8 +159,9 @@ CRITIC = (
 )
 GREEDY = "needs the reward of one greedy attempt per task, which the rollouts do not make yet; `rloo` does without"
 REFILL = (
-    "needs tasks sampled again until the batch is full of groups that differ, which the rollouts do not do yet; its other "
-    "parts are `preset: grpo` with `kl_coef: 0`, `clip_ratio_high: 0.28`, `loss_agg_mode: token-mean`, `overlong: punish`"
+    "needs tasks sampled again until the batch is full of groups that differ, which the rollouts do not do yet; its "
+    "other parts are `preset: grpo` with `kl_coef: 0`, `clip_ratio_high: 0.28`, `loss_agg_mode: token-mean` and "
+    "`overlong: punish`"
 )
 IMPLICIT = (
     "needs an implicit process reward model trained beside the policy, which is not there yet; `rloo` does without"
