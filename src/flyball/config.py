@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from flyball.errors import ConfigError, nearest
 from flyball.types import Limits
@@ -68,6 +69,16 @@ class TinySettings(Section):
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}")
         return self
+
+
+class LoraSettings(Section):
+    """Train low-rank adapters in place of the weights (LoRA, arXiv 2106.09685); every stage's result is merged."""
+
+    rank: int = Field(default=16, ge=1, description="inner width of an adapter, at least 1")
+    alpha: float = Field(default=32.0, gt=0, description="an adapter's output is scaled by alpha / rank; above 0")
+    targets: Names = Field(
+        default=(), description="names of linear layers, such as q_proj; unset = all but the output layer"
+    )
 
 
 class SFTSettings(Section):
@@ -136,6 +147,23 @@ class RLSettings(SamplingSettings):
     """Group-relative RL with tools in the loop. Fields that are None take the preset's value."""
 
     preset: str = Field(default="rloo", description="a row of the table in rl/algorithms.py")
+    schedule: Literal["sync", "async"] = Field(
+        default="sync", description="sync: attempts in turn with the updates; async: ahead of them"
+    )
+    max_off_policy_steps: int | None = Field(
+        default=None, ge=0, description="async: how many batches may begin ahead, 0 or more; unset = 1"
+    )
+    version_mode: Literal["in_flight", "own_version"] | None = Field(
+        default=None,
+        description="async: in_flight (running attempts get new weights) or own_version (they keep theirs)",
+    )
+    on_new_weights: Literal["recompute", "keep"] | None = Field(
+        default=None, description="in_flight: what becomes of cached keys and values, recompute (unset) or keep"
+    )
+    reference: bool = Field(
+        default=False, description="equal seeds give equal weights to the bit; several times slower"
+    )
+    stuck_after_seconds: float = Field(default=60.0, gt=0, description="say what has not returned for so long, above 0")
     num_steps: int = Field(default=40, ge=1, description="optimizer steps, at least 1")
     tasks_per_step: int = Field(default=16, ge=1, description="tasks drawn for one step, at least 1")
     updates_per_batch: int = Field(
@@ -171,12 +199,36 @@ class RLSettings(SamplingSettings):
         default=None, description="attempts that ran out of tokens: as they are, with a penalty, or out of the loss"
     )
 
+    @property
+    def lead(self) -> int:
+        """How many batches may begin ahead of the one in training."""
+        if self.schedule == "sync":
+            return 0
+        return 1 if self.max_off_policy_steps is None else self.max_off_policy_steps
+
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether a trajectory ends on the version that began it; unset, only reference mode asks for that."""
+        return self.reference if self.version_mode is None else self.version_mode == "own_version"
+
+    @model_validator(mode="after")
+    def _reference_is_possible(self) -> RLSettings:
+        if self.reference and self.version_mode == "in_flight":
+            raise ValueError(
+                "reference: under in_flight the time of an update decides which weights sample a token; "
+                "use version_mode own_version"
+            )
+        if self.reference and self.max_minutes is not None:
+            raise ValueError("reference: max_minutes lets the clock set the learning rate; remove it")
+        return self
+
 
 class TrainingSettings(Section):
     """How the policy learns. A stage that is switched off is `null`."""
 
     seed: int = Field(default=0, ge=0, description="0 or more")
     tiny: TinySettings | None = None
+    lora: LoraSettings | None = Field(default=None, description="adapters in place of full training; unset = full")
     sft: SFTSettings | None = SFTSettings()
     rl: RLSettings | None = RLSettings()
     controls: Annotated[tuple[Literal["sft", "rejection_sft"], ...], Field(strict=False)] = ("sft", "rejection_sft")
@@ -197,6 +249,48 @@ class EvaluationSettings(SamplingSettings):
     margin: float = Field(default=0.0, ge=0, lt=1, description="how much worse still counts as not worse, 0 to 1")
 
 
+class EngineSettings(Section):
+    """Who generates; `docs/engines.md` compares them. What a field belongs to is in ENGINE_FIELDS."""
+
+    kind: Literal["local", "vllm", "http"] = Field(
+        default="local",
+        description="local: in this process; vllm: a server of vLLM; http: any OpenAI-compatible endpoint",
+    )
+    tool_format: str | None = Field(
+        default=None,
+        description="how the model writes tool calls, a row of models/tool_formats.py; unset = its template's",
+    )
+    deterministic: bool | None = Field(
+        default=None, description="local: each conversation alone, equal to the bit whoever else runs; slower"
+    )
+    url: str | None = Field(
+        default=None, pattern=r"^https?://", description="address, with /v1 for http and without it for vllm"
+    )
+    model: str | None = Field(default=None, min_length=1, description="vllm: the name under which the server lists it")
+    key_env: str | None = Field(
+        default=None, min_length=1, description="name of the environment variable that holds the key of the endpoint"
+    )
+    num_logprobs: int | None = Field(
+        default=None,
+        ge=1,
+        description="vllm: the largest support that is stored, the server's --max-logprobs; unset = 20",
+    )
+    max_context: int | None = Field(
+        default=None, ge=1, description="http: tokens of one conversation as the endpoint allows them; unset = 128000"
+    )
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        default=None, description="http: newer OpenAI models want max_completion_tokens; unset = max_tokens"
+    )
+
+
+ENGINE_FIELDS: Mapping[str, frozenset[str]] = {
+    "local": frozenset({"tool_format", "deterministic"}),
+    "vllm": frozenset({"tool_format", "url", "model", "key_env", "num_logprobs"}),
+    "http": frozenset({"url", "key_env", "max_context", "max_tokens_field"}),
+}
+"""The fields that each kind of engine reads."""
+
+
 class ReleaseSettings(Section):
     """What must hold before anyone but a test meets the candidate."""
 
@@ -213,6 +307,130 @@ class PriceSettings(Section):
     usd_per_million_tokens_out: float | None = Field(default=None, ge=0, description="0 or more")
     usd_per_cpu_second: float | None = Field(default=None, ge=0, description="0 or more")
     usd_per_tool_call: float | None = Field(default=None, ge=0, description="0 or more")
+
+
+SECRET_HEADER = re.compile(r"auth|cookie|key|secret|signature|token", re.IGNORECASE)
+"""Names of headers whose value is taken for a secret."""
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""A value that the environment holds: `${NAME}`."""
+IN_FILE = "secret_in_file"
+"""Type of the error whose message must not show what was written."""
+
+
+def _from_environment(value: str) -> str:
+    if not VARIABLE.search(value):
+        raise PydanticCustomError(IN_FILE, "a secret stands in the file; keep it in the environment and write ${NAME}")
+    return value
+
+
+def _no_secrets(values: dict[str, str]) -> dict[str, str]:
+    for name, value in values.items():
+        if SECRET_HEADER.search(name):
+            _from_environment(value)
+    return values
+
+
+Secret = Annotated[str, AfterValidator(_from_environment)]
+Values = Annotated[dict[str, str], AfterValidator(_no_secrets)]
+"""Headers or environment variables. What its name calls a secret comes from the environment."""
+
+
+class FunctionSettings(Section):
+    """One tool of a server. An MCP server says `description` and `parameters` itself."""
+
+    name: str = Field(min_length=1, description="as the server calls it")
+    description: str | None = Field(default=None, description="what the model reads")
+    parameters: dict[str, Any] | None = Field(default=None, description="JSON schema of type object")
+    writes: bool | None = Field(default=None, description="whether it changes anything; unset = as an MCP server says")
+    approval: Literal["none", "human"] = Field(default="none", description="none, or human: a person is asked")
+    scopes: Names = Field(default=(), description="permissions that it needs")
+    cost_usd: float = Field(default=0.0, ge=0, description="what one try is billed, 0 or more")
+    example: dict[str, Any] | None = Field(
+        default=None, description="arguments `flyball doctor tools` may call it with"
+    )
+
+
+class ContextSettings(Section):
+    """Addresses that open and close the isolated world of one attempt at a tool server."""
+
+    open: str = Field(description="an address, called before the first tool of an attempt")
+    close: str = Field(description="an address, called when the attempt is over, however it ended")
+
+
+class ToolServerSettings(Section):
+    """What every tool server has. A call without an end by then is cut off, and tried again where that is allowed."""
+
+    timeout_seconds: float | None = Field(
+        default=None, gt=0, description="of one try, above 0; unset = limits.tool_timeout_seconds"
+    )
+
+
+class HttpToolsSettings(ToolServerSettings):
+    """A server of the agent-RFT contract: one POST for each call (see `tools/http.py`)."""
+
+    url: str = Field(pattern=r"^(https?://|\$\{)", description="the address that calls are posted to, http(s)://")
+    functions: Annotated[tuple[FunctionSettings, ...], Field(strict=False)] = Field(
+        min_length=1, description="the tools it has, at least one"
+    )
+    headers: Values = Field(default_factory=dict, description="sent with each request; secrets as ${NAME}")
+    signing_secret: Secret | None = Field(default=None, description="${NAME} of the secret that signs each request")
+    max_retries: int = Field(default=3, ge=0, description="more tries after a 5xx, a time-out or no connection")
+    concurrency: int = Field(default=256, ge=1, description="calls under way, at least 1; further ones wait")
+    max_bytes: int = Field(default=1_000_000, ge=1, description="of one answer; a longer one is not read further")
+    send_hidden: bool = Field(default=False, description="whether `item` has the task's hidden fields, as OpenAI sends")
+    context: ContextSettings | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> HttpToolsSettings:
+        for function in self.functions:
+            if function.description is None or function.parameters is None:
+                raise ValueError(f"function {function.name!r} needs a description and parameters")
+        return self
+
+
+class McpSettings(ToolServerSettings):
+    """An MCP server: a command that speaks on stdin and stdout, or the address of one that speaks streamable HTTP."""
+
+    command: Names | None = Field(default=None, min_length=1, description="program and arguments: [python, server.py]")
+    url: str | None = Field(default=None, pattern=r"^(https?://|\$\{)", description="its address, http(s)://")
+    env: Values = Field(default_factory=dict, description="of the command; secrets as ${NAME}")
+    headers: Values = Field(default_factory=dict, description="of requests to the url; secrets as ${NAME}")
+    sessions: Literal["attempt", "shared"] = Field(
+        default="attempt", description="attempt: one session each, for a server that keeps state; shared: one for all"
+    )
+    functions: Annotated[tuple[FunctionSettings, ...], Field(strict=False)] | None = Field(
+        default=None, min_length=1, description="the tools that are used, unset = all; the others are not shown"
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> McpSettings:
+        if (self.command is None) == (self.url is None):
+            raise ValueError("an MCP server has a command or a url, one of the two")
+        if self.command is None and self.env:
+            raise ValueError("env would be ignored: it is of the command, and this server has a url")
+        if self.url is None and self.headers:
+            raise ValueError("headers would be ignored: they are of the url, and this server has a command")
+        for function in self.functions or ():
+            if function.description is not None or function.parameters is not None:
+                raise ValueError(f"function {function.name!r}: an MCP server says description and parameters itself")
+        return self
+
+
+class BudgetSettings(Section):
+    """How often a tool may be called in one attempt. A call past that is refused and shown so."""
+
+    max_calls: int = Field(ge=0, description="0 or more")
+    penalty: float = Field(default=0.0, ge=0, description="what learning deducts for each call past it, 0 or more")
+
+
+class ToolsSettings(Section):
+    """Tools beside those of the world, and what the policy may do with all of them."""
+
+    http: dict[str, HttpToolsSettings] = Field(default_factory=dict, description="servers by name")
+    mcp: dict[str, McpSettings] = Field(default_factory=dict, description="servers by name")
+    scopes: Names = Field(default=(), description="permissions granted; a tool that needs another one is refused")
+    budgets: dict[str, BudgetSettings] = Field(default_factory=dict, description="by tool; `all` = all tools together")
+    dry_run: bool = Field(default=False, description="whether calls that write are recorded and not carried out")
 
 
 def _limits_section() -> type[Section]:
@@ -237,9 +455,11 @@ class Settings(Section):
     policy: str | None = Field(default=None, min_length=1, description="`tiny`, a Hugging Face folder, or a known name")
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    engine: EngineSettings = EngineSettings()
     release: ReleaseSettings = ReleaseSettings()
     monitoring: Names = ()
     prices: PriceSettings = PriceSettings()
+    tools: ToolsSettings = ToolsSettings()
     limits: LimitsSettings = LimitsSettings()  # type: ignore[valid-type]
 
 
@@ -343,6 +563,8 @@ def _explain(section: type[Section], error: dict[str, Any], marks: Marks, at: Lo
     if error["type"] == "missing":
         return f"{where}: {dotted} is missing{_rule(section, location)}"
     rule = error["msg"][0].lower() + error["msg"][1:]
+    if error["type"] == IN_FILE:
+        return f"{where}: {dotted}: {rule}"
     return f"{where}: {dotted or 'the file'} is {error['input']!r}: {rule}{_rule(section, location)}"
 
 
@@ -357,11 +579,14 @@ def _rule(section: type[Section], location: Location) -> str:
 def _section_at(section: type[Section], location: Sequence[str | int]) -> type[Section] | None:
     """Return the section that lies at `location`, None where there is no section."""
     here: type[Section] | None = section
+    named = False
     for part in location:
-        if isinstance(part, int):
-            continue  # an entry of a list lies where the list's section does
+        if isinstance(part, int) or named:
+            named = False
+            continue  # an entry of a list, or of sections by name, lies where the list's section does
         info = here.model_fields.get(part) if here else None
         here = section_of(info.annotation) if info else None
+        named = info is not None and here is not None and typing.get_origin(info.annotation) is dict
     return here
 
 

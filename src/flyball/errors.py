@@ -9,10 +9,13 @@ fault is a failure, anyone else's is a re-run and then `Missing` (invariant 2).
     ├── DatasetError   dataset      a task file that is missing, malformed or leaks
     ├── ModelError     model        a model folder, tokenizer or chat template that cannot be used
     ├── WorldError     world        the user's world raised in reset, user_reply or export_state
+    ├── SandboxError   sandbox      no rung holds on this host, or the sandbox itself failed
     ├── ToolError      tool         a tool raised, timed out or returned what cannot be shown
+    │   └── ToolServerError a tool server that gave no answer that can be used: the machinery's fault
     ├── AgentError     agent        the agent program raised, exited or answered nonsense
     ├── EngineError    engine       generation failed
     │   ├── ContextError    a prompt that leaves no room for a token
+    │   ├── GrammarError    a grammar that this engine or this model cannot honour; the attempt may ask without it
     │   ├── NumericsError   NaN or infinite logits: the weights are damaged or diverged
     │   └── WeightsError    weights of another architecture, size or place than asked for; the old ones stay
     ├── GraderError    grader       a grader raised or returned what is not a score
@@ -27,6 +30,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Literal
 
 
 class Fault(StrEnum):
@@ -65,9 +69,26 @@ class WorldError(FlyballError, RuntimeError):
     boundary = "world"
 
 
+class SandboxError(FlyballError, RuntimeError):
+    boundary = "sandbox"
+
+
 class ToolError(FlyballError, RuntimeError):
     boundary = "tool"
     fault = Fault.POLICY
+    problem: Literal["raised", "too_large", "unavailable"] = "raised"
+    """how the call is recorded; see `types.ToolProblem`"""
+
+
+class ToolServerError(ToolError):
+    fault = Fault.INFRASTRUCTURE
+    problem: Literal["raised", "too_large", "unavailable"] = "unavailable"
+
+    def __init__(self, what: str, *, passing: bool = False, wait_seconds: float | None = None) -> None:
+        super().__init__(what)
+        self.passing = passing
+        """whether another try may help, after `wait_seconds` if the server asked for patience"""
+        self.wait_seconds = wait_seconds
 
 
 class AgentError(FlyballError, RuntimeError):
@@ -79,6 +100,10 @@ class EngineError(FlyballError, RuntimeError):
 
 
 class ContextError(EngineError):
+    fault = Fault.POLICY
+
+
+class GrammarError(EngineError):
     fault = Fault.POLICY
 
 

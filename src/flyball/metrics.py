@@ -117,12 +117,40 @@ _TABLE = (
     Metric("grad_norm", "norm", "norm of the gradient before clipping", "steady; a tenfold jump is instability", _T),
     Metric("learning_rate", "per step", "learning rate of the step", "as scheduled", _T),
     Metric("staleness", "versions", "mean age of trained tokens: trainer version minus sampler's", (None, 1.0), _T),
+    Metric(
+        "stale_share", "share", "trained tokens older than max_off_policy_steps allows groups to begin", (None, 0.2), _T
+    ),
+    Metric(
+        "sampler_gap",
+        "nats",
+        "abs. gap of sampler and trainer logprobs on tokens of one age: 0 is arithmetic alone, the rest staleness",
+        "age=0 at most 0.01; grows slowly with age",
+        _T,
+    ),
+    Metric(
+        "sequence_accepted",
+        "share",
+        "attempts of one length whose product of trainer over sampler is at most 3: what a mask by sequence would keep",
+        "near 1 at every length",
+        _T,
+    ),
     Metric("trained_tokens", "tokens", "tokens of the step with a weight other than 0", "steady", _T),
     # What learning costs.
     Metric("tokens_per_second", "tokens/s", "tokens sampled per second of rollout", "steady", _T),
-    Metric("rollout_seconds", "s", "wall time of the step in attempts", "steady", _T),
+    Metric("rollout_seconds", "s", "wall time of the step in waiting for attempts", "steady", _T),
     Metric("grade_seconds", "s", "wall time of the step in graders", "small beside rollout_seconds", _T),
     Metric("train_seconds", "s", "wall time of the step in the update", "steady", _T),
+    Metric("weights_seconds", "s", "wall time of the step in handing weights to engines", "small beside the rest", _T),
+    Metric("trainer_idle_share", "share", "share of the step in which nothing was learned", "low under async", _T),
+    Metric("engine_idle_share", "share", "share of the step in which no attempt waited for the engine", "low", _T),
+    Metric("attempts", "attempts", "fate of all attempts so far by decile of duration, 1 = fastest", "trained", _T),
+    Metric(
+        "censoring_index",
+        "ratio",
+        "share of the slowest decile of attempts in trained over admitted: below 1, slow ones are lost",
+        (0.95, 1.05),
+        _T,
+    ),
     Metric("validation_seconds", "s", "wall time of the step in validation", "small beside the rest", _T),
     # What a version is worth.
     Metric("success", "share", "trials whose outcome is success", "above the baseline, interval included", _E),

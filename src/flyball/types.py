@@ -49,8 +49,7 @@ class Task:
     """One thing to do. `public` reaches the world and the policy, `hidden` reaches graders only.
 
     `cluster` names what was sampled together (template x snapshot); intervals are clustered by it. `family` is a
-    fixed stratum, `stage` says how long the work is (`single_tool`, `two_to_five`, `long`). `surface` changes how the
-    world's tools look for this task (renamed, reworded, optional parameters, distractors; see `tools/surface.py`).
+    fixed stratum, `stage` says how long the work is (`single_tool`, `two_to_five`, `long`). `surface`: `tools/surface`.
     """
 
     task_id: str
@@ -86,6 +85,7 @@ class StopReason(StrEnum):
     APPROVAL_DENIED = "approval_denied"
     BLOCKED = "blocked"
     WORLD_ERROR = "world_error"
+    TOOL_ERROR = "tool_error"
     AGENT_ERROR = "agent_error"
     ENGINE_ERROR = "engine_error"
     CANCELLED = "cancelled"
@@ -95,9 +95,8 @@ class StopReason(StrEnum):
         """None for a finished attempt; policy for its own limits; infrastructure for everything around it."""
         if self is StopReason.ANSWERED:
             return None
-        if self in (StopReason.WORLD_ERROR, StopReason.AGENT_ERROR, StopReason.ENGINE_ERROR, StopReason.CANCELLED):
-            return Fault.INFRASTRUCTURE
-        return Fault.POLICY
+        machinery = self is StopReason.CANCELLED or self.value.endswith("_error")
+        return Fault.INFRASTRUCTURE if machinery else Fault.POLICY
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,8 @@ class ToolCall:
     arguments: str
 
 
-Refusal = Literal["unknown_tool", "bad_arguments", "not_allowed", "denied", "expired", "over_budget", "malformed"]
-ToolProblem = Literal["raised", "timeout", "cancelled"] | Refusal
+Refusal = Literal["unknown_tool", "bad_arguments", "malformed", "not_allowed", "out_of_scope", "denied", "expired"]
+ToolProblem = Literal["raised", "timeout", "cancelled", "too_large", "unavailable", "over_budget"] | Refusal
 ApprovalDecision = Literal["approve", "deny", "expire"]
 Drift = Literal["clean", "realigned", "forked"]
 
@@ -119,7 +118,8 @@ Drift = Literal["clean", "realigned", "forked"]
 class ToolResult:
     """What the model was shown for a call. `problem` is None when the tool did its work.
 
-    `seconds` and `cost_usd` are of all `tries`; `approval` is the declared simulator's answer, None = nobody was asked.
+    `seconds` and `cost_usd` are of all `tries`; `approval` None = nobody was asked; `penalty` is what learning deducts
+    for a call past its budget; `dry_run`: it was let pass and not carried out.
     """
 
     call_id: str
@@ -131,6 +131,8 @@ class ToolResult:
     cost_usd: float = 0.0
     tries: int = 1
     approval: ApprovalDecision | None = None
+    penalty: float = 0.0
+    dry_run: bool = False
 
 
 WHOLE, UNKNOWN = -1, -2
@@ -161,8 +163,7 @@ class Call:
     """One model call: what it added to its parent's tokens, and what was sampled.
 
     Tokens up to and including this call = the parent's + `prompt_ids` (given, never trained) + `completion_ids`
-    (sampled by the policy, one `sampling_logprobs` and one `policy_versions` entry each).
-    `support` (None = nothing was cut) says what they were drawn among.
+    (sampled, one `sampling_logprobs` and one `policy_versions` entry each, among `support`; None = nothing was cut).
     `drift`: clean = the new prompt extends what was sampled; realigned = the agent wrote it anew with other spacing or
     call ids, and the prompt extends the sampled tokens; forked = agent or template changed it, so a new branch starts
     from the root. In each case the tokens are those the engine saw, so what is trained is exact.
@@ -199,9 +200,8 @@ class Call:
 class Branch:
     """One root-to-leaf line of calls as flat arrays, all [T].
 
-    `loss_mask` is True for tokens the policy sampled and that no earlier branch of the trajectory has already
-    claimed, so a token shared by branches is trained once. `call_index` is the position in `Trajectory.calls` (-1 for
-    prompt tokens), `turn` counts calls along this branch.
+    `loss_mask` is True for tokens the policy sampled and that no earlier branch of the trajectory has claimed, so a
+    shared token is trained once. `call_index` is the position in `Trajectory.calls` (-1 for prompt tokens).
     """
 
     token_ids: npt.NDArray[np.int64]
@@ -277,7 +277,7 @@ class HookRecord:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at one task: everything a grader may look at, and everything needed to grade it again later."""
+    """One attempt at one task: all that graders may see, kept to grade it again. `tool_state`: by tool server."""
 
     attempt_id: str
     task: Task
@@ -292,6 +292,7 @@ class Attempt:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     hooks: tuple[HookRecord, ...] = ()
+    tool_state: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stop(self) -> StopReason:
@@ -411,8 +412,7 @@ class GradedAttempt:
 class TrainingSample:
     """One branch ready for the learner; every array is [T].
 
-    The learner sums `loss_weights * token_loss` and nothing else: the aggregation mode is already inside the weights,
-    so cutting or packing cannot change it (invariant 3).
+    The learner only sums `loss_weights * token_loss`: cutting or packing cannot change it (invariant 3).
     """
 
     token_ids: npt.NDArray[np.int64]

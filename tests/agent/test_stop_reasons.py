@@ -7,16 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import pytest
 
 import flyball as fb
 from flyball.agent.hooks import Hooks
 from flyball.agent.loop import ToolLoop
+from flyball.config import FunctionSettings, HttpToolsSettings
 from flyball.engine.fake import FakeEngine
 from flyball.engine.protocol import SamplingParams
 from flyball.models.fake import tool_call_text
 from flyball.rollout.attempt import run_attempt
 from flyball.tasks.world import WorldSpec
+from flyball.tools.http import HttpToolServer
+from flyball.tools.servers import ToolServers
 from flyball.types import Attempt, Limits, StopReason
 from tests.agent.desk import Desk, task
 
@@ -37,6 +41,13 @@ def raises(view: fb.View) -> float:
     raise ValueError("no opinion")
 
 
+def broken_server() -> HttpToolServer:
+    parameters = {"type": "object", "properties": {"item": {"type": "string"}}}
+    stock = FunctionSettings(name="stock", description="Look at the shelf.", parameters=parameters)
+    settings = HttpToolsSettings(url="http://shelf", functions=(stock,), max_retries=0)
+    return HttpToolServer("shelf", settings, transport=httpx.MockTransport(lambda request: httpx.Response(503)))
+
+
 @dataclass
 class Case:
     """What to do so that an attempt ends in one way."""
@@ -47,6 +58,7 @@ class Case:
     approver: str | Callable[..., Any] = "approve"
     hooks: Hooks = field(default_factory=Hooks)
     engine: Any = None
+    servers: ToolServers | None = None
 
 
 CASES = {
@@ -61,6 +73,7 @@ CASES = {
     StopReason.APPROVAL_DENIED: Case((REFUND, REFUND), approver="deny"),
     StopReason.BLOCKED: Case(hooks=Hooks(policy_checks=(block,))),
     StopReason.WORLD_ERROR: Case(world=Lost),
+    StopReason.TOOL_ERROR: Case((tool_call_text("stock", item="kettle"),), servers=ToolServers([broken_server()])),
     StopReason.AGENT_ERROR: Case(hooks=Hooks(critic=raises)),
     StopReason.ENGINE_ERROR: Case(engine=FakeEngine(["x"], fail_at=range(99))),
 }
@@ -71,7 +84,7 @@ def attempt(case: Case) -> Attempt:
     return asyncio.run(
         run_attempt(
             task(limits=case.limits),
-            world=WorldSpec(case.world, case.approver),
+            world=WorldSpec(case.world, case.approver, case.servers),
             runner=ToolLoop(case.hooks),
             engine=engine,
             chat=engine.chat,

@@ -16,9 +16,9 @@ from flyball.graders.endpoint import EndpointGrader
 from flyball.graders.flags import error_flags
 from flyball.graders.judge import Judge
 from flyball.graders.make import grader_from
-from flyball.graders.post import Poster, PostFailed
 from flyball.graders.row import attempt_of_text
 from flyball.graders.spec import Endpoint
+from flyball.tools.post import Poster, PostFailed
 from flyball.tools.source import UNREAD
 from flyball.types import Missing, Score
 from tests.graders.rows import attempt, graded, judge, score, score_of, tool_call
@@ -419,7 +419,7 @@ def test_requests_are_spaced_out_by_the_rate_limit(monkeypatch: pytest.MonkeyPat
         for _ in range(3):
             await poster.post("http://grader", {}, {})
 
-    monkeypatch.setattr("flyball.graders.post.asyncio.sleep", sleep)
-    monkeypatch.setattr("flyball.graders.post.time.monotonic", lambda: 100.0)
+    monkeypatch.setattr("flyball.tools.post.asyncio.sleep", sleep)
+    monkeypatch.setattr("flyball.tools.post.time.monotonic", lambda: 100.0)
     asyncio.run(three())
     assert waits == pytest.approx([0.0, 0.1, 0.2])

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Request, SamplingParams
-from flyball.errors import ConfigError, TrainError
+from flyball.errors import ConfigError, ModelError, TrainError
 from flyball.models.load import load_model
 from flyball.models.tiny import train_tokenizer
 from flyball.rl.algorithms import algorithm
@@ -117,6 +117,34 @@ def test_the_gradient_is_exact_however_the_batch_is_cut(
         torch.testing.assert_close(
             parameter.grad, expected[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_logits_exist_for_few_trained_tokens_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = llama(), batch(shared=True)
+    expected = plain_gradient(model, samples, POLICY)
+    rows: list[int] = []
+    model.lm_head.register_forward_hook(lambda _module, _given, logits: rows.append(len(logits)))
+    monkeypatch.setattr("flyball.train.learner.LOGIT_BYTES", 4 * 5 * VOCAB + 3)
+    one = learner(model)
+    metrics = one.forward_backward(samples, POLICY)
+    distinct = int(metrics["trained_tokens"]) - 8  # 9 samples begin with the same prediction
+    assert max(rows) == 5 and distinct <= sum(rows) < 2 * distinct  # the last part is not made anew
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
+    logprobs = one.forward(samples)
+    monkeypatch.undo()
+    for few, all_at_once in zip(logprobs, one.forward(samples), strict=True):
+        assert few == pytest.approx(all_at_once, abs=1e-6)
+
+
+@pytest.mark.parametrize("queries", [1, 7, 64])
+def test_the_gradient_does_not_depend_on_the_blocks_of_attention(monkeypatch: pytest.MonkeyPatch, queries: int) -> None:
+    monkeypatch.setattr("flyball.train.packed_attention.QUERIES", queries)
+    model, samples = llama(), batch(shared=True)
+    expected = plain_gradient(model, samples, SFT)
+    learner(model).forward_backward(samples, SFT)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -321,6 +349,13 @@ def test_published_weights_are_those_of_the_learner(tmp_path: Path) -> None:
     again = load_model(Path(ref.path))
     assert ref.version == 0 and len(ref.digest) == 64
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_model_that_changes_its_logits_afterwards_is_refused() -> None:
+    model = llama()
+    model.config.logits_scaling = 8.0
+    with pytest.raises(ModelError, match=r"changes its logits after the output layer \(logits_scaling is 8.0\)"):
+        learner(model)
 
 
 def test_an_unknown_loss_is_told_the_nearest() -> None:

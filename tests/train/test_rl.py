@@ -20,9 +20,11 @@ from flyball.rl.guards import LASTING
 from flyball.rl.samples import samples_from_groups
 from flyball.train import progress as progress_module
 from flyball.train import rl as rl_module
+from flyball.train.attempt_metrics import attempt_metrics
 from flyball.train.learner import LocalLearner, LossSpec
 from flyball.train.progress import Checkpoints, Progress
-from flyball.train.rl import Ledger, RLPlan, attempt_metrics, kl_to_reference, run_rl, update
+from flyball.train.rl import RLPlan, kl_to_reference, run_rl, update
+from flyball.train.rollouts import Batches, InTurn, Ledger
 from flyball.types import Attempt, Call, Estimate, GradedAttempt, Missing, Outcome, StopReason, Task, Trajectory
 from tests.train.small import VOCAB, Killed, same_weights, small_learner, validated
 
@@ -68,14 +70,13 @@ class Desk:
 def go(folder: Path, learner: LocalLearner, desk: Desk | None = None, plan: RLPlan = PLAN, **changes: Any) -> Progress:
     desk = desk or Desk()
     settings: dict[str, Any] = {
-        "attempt": desk.attempt,
-        "ledger": desk.ledger,
+        "rollouts": InTurn(Batches(TASKS, plan.num_steps, plan.tasks_per_step, plan.seed), desk.attempt, desk.ledger),
         "on_step": lambda *_: None,
         "should_stop": lambda: False,
         "validate": scores(*itertools.repeat(0.5, 20)),
     }
     checkpoints = Checkpoints(folder, learner)
-    return asyncio.run(run_rl(learner, small_learner(), TASKS, plan, checkpoints, **settings | changes))
+    return asyncio.run(run_rl(learner, small_learner(), plan, checkpoints, **settings | changes))
 
 
 def scores(*values: float) -> Callable[[], Any]:

@@ -127,7 +127,8 @@ def test_with_nothing_to_pick_by_the_last_is_the_best(tmp_path: Path) -> None:
 
 def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
     done = go(tmp_path, small_learner(), held_out=samples())
-    assert {path.name for path in tmp_path.iterdir()} == {"progress.json", "step-6", f"best-{done.best_step}"}
+    assert {path.name for path in tmp_path.iterdir()} == {"step-6", f"best-{done.best_step}"}
+    assert {path.name for path in (tmp_path / "step-6").iterdir()} == {"learner.pt", "progress.json"}
 
 
 # --- ends before the last step ---------------------------------------------------------------------------------------

@@ -164,3 +164,41 @@ def test_the_approver_and_hooks_of_a_workflow_are_what_attempts_run_with() -> No
     assert inputs.world.approver.name == "deny"
     assert "policy_check=" in inputs.runner.name
     assert inputs.fingerprint["world"] != Inputs(flow(Till, approver="approve")).fingerprint["world"]
+
+
+@pytest.mark.parametrize(
+    ("rl", "says"),
+    [
+        ({"max_off_policy_steps": 2}, "training.rl.max_off_policy_steps would be ignored: set `schedule: async`"),
+        ({"version_mode": "in_flight"}, "training.rl.version_mode would be ignored: set `schedule: async`"),
+        (
+            {"schedule": "async", "version_mode": "own_version", "on_new_weights": "keep"},
+            "training.rl.on_new_weights would be ignored: no attempt meets new weights under own_version",
+        ),
+        ({"schedule": "async", "reference": True, "on_new_weights": "keep"}, "on_new_weights would be ignored"),
+    ],
+)
+def test_a_setting_of_another_schedule_is_refused(rl: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Inputs(flow(Desk, training={"rl": rl})).check()
+
+
+@pytest.mark.parametrize(
+    ("rl", "says"),
+    [
+        ({"schedule": "async", "reference": True, "version_mode": "in_flight"}, "use version_mode own_version"),
+        ({"reference": True, "max_minutes": 3.0}, "max_minutes lets the clock set the learning rate"),
+    ],
+)
+def test_reference_mode_refuses_what_depends_on_time(rl: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        flow(Desk, training={"rl": rl})
+
+
+def test_attempts_get_new_weights_unless_it_must_be_exact() -> None:
+    def rl(**settings: Any) -> Any:
+        return flow(Desk, training={"rl": settings}).settings.training.rl
+
+    assert (rl().lead, rl(schedule="async").lead, rl(schedule="async", max_off_policy_steps=0).lead) == (0, 1, 0)
+    assert not rl(schedule="async").keeps_versions
+    assert rl(schedule="async", reference=True).keeps_versions

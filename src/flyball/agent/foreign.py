@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from flyball.agent.runner import AgentEnd, opening
-from flyball.agent.use_tools import Refusals, use_tool
+from flyball.agent.use_tools import Refusals, out_of_time, use_tool
 from flyball.capture.door import Door, Stopped
-from flyball.errors import AgentError, WorldError
+from flyball.errors import AgentError, ToolServerError, WorldError
 from flyball.tasks.world import World
 from flyball.types import Limits, Message, StopReason, ToolResult
 
@@ -60,6 +60,8 @@ class AttemptHandle:
             )
         except WorldError as error:
             raise self._door.stop(StopReason.WORLD_ERROR, str(error)) from error
+        except ToolServerError as error:
+            raise self._door.stop(StopReason.TOOL_ERROR, str(error)) from error
         self._refusals.check(self._door, [(call, result)])
         return result
 
@@ -103,7 +105,7 @@ async def drive(answer: Coroutine[Any, Any, str], world: World, door: Door, limi
     except AgentError as error:
         stop, detail = StopReason.AGENT_ERROR, str(error)
     except TimeoutError:
-        stop, detail = StopReason.MAX_SECONDS, f"{limits.max_seconds:g} s are allowed"
+        stop, detail = out_of_time(world, limits)
     ended = door.stop(stop, detail)  # the first reason stands, and nothing that is left of the agent gets in
     return AgentEnd(ended.reason, ended.detail, _conversation(world, door, text))
 

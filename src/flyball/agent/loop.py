@@ -14,9 +14,9 @@ from typing import Any
 
 from flyball.agent.hooks import Block, Hook, Hooks, Revise, View, asking, check, criticise, name_of, plan
 from flyball.agent.runner import AgentEnd, opening
-from flyball.agent.use_tools import Refusals, over_budget, use_tools
+from flyball.agent.use_tools import Refusals, out_of_time, over_budget, use_tools
 from flyball.capture.door import Door, Reply, Stopped
-from flyball.errors import AgentError, WorldError
+from flyball.errors import AgentError, ToolServerError, WorldError
 from flyball.tasks.world import World
 from flyball.types import HookRecord, Limits, Message, StopReason, ToolResult
 
@@ -57,12 +57,14 @@ class ToolLoop:
             stop, detail = stopped.reason, stopped.detail
         except WorldError as error:
             stop, detail = StopReason.WORLD_ERROR, str(error)
+        except ToolServerError as error:
+            stop, detail = StopReason.TOOL_ERROR, str(error)
         except AgentError as error:
             stop, detail = StopReason.AGENT_ERROR, str(error)
         except TimeoutError:
             if not deadline.expired():
                 raise
-            stop, detail = StopReason.MAX_SECONDS, f"{limits.max_seconds:g} s are allowed"
+            stop, detail = out_of_time(world, limits)
         return AgentEnd(stop, detail, conversation.seen_by_user(), tuple(conversation.records))
 
 

@@ -9,13 +9,17 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from flyball.capture.door import Door
+from flyball.errors import ToolServerError
 from flyball.tasks.world import World
 from flyball.tools.call import call_tool, cancelled
 from flyball.types import Limits, StopReason, ToolCall, ToolResult
 
 
 async def use_tool(world: World, call: ToolCall, limits: Limits, record: Callable[[ToolResult], None]) -> ToolResult:
-    """Carry out one call and record its result; cut off by the end of the attempt, it is recorded as cancelled."""
+    """Carry out one call and record its result; cut off by the end of the attempt, it is recorded as cancelled.
+
+    Raises ToolServerError, after recording, when its server could not be used: that ends the attempt.
+    """
     started = time.perf_counter()
     try:
         result = await call_tool(
@@ -24,11 +28,16 @@ async def use_tool(world: World, call: ToolCall, limits: Limits, record: Callabl
             timeout_seconds=limits.tool_timeout_seconds,
             output_chars=limits.tool_output_chars,
             approver=world.approver,
+            allowance=world.allowance,
+            on_failed_try=lambda why: world.failing.update({call.call_id: why}),
         )
     except asyncio.CancelledError:
         record(cancelled(call, time.perf_counter() - started))
         raise
+    world.failing.pop(call.call_id, None)
     record(result)
+    if result.problem == "unavailable":
+        raise ToolServerError(result.content.removeprefix("error: "))
     return result
 
 
@@ -37,8 +46,8 @@ async def use_tools(
 ) -> list[ToolResult]:
     """Carry out the calls of one turn, at the same time unless one of them writes. Results in the order of the calls.
 
-    `record` gets them in that order, once, however this ends. What one call raises (there is nobody to approve it)
-    cancels the others.
+    `record` gets them in that order, once, however this ends. What one call raises (there is nobody to approve it, its
+    server is gone) cancels the others.
     """
     results: dict[int, ToolResult] = {}
 
@@ -55,6 +64,15 @@ async def use_tools(
         ordered = [results[i] for i in sorted(results)]
         record(ordered)
     return ordered
+
+
+def out_of_time(world: World, limits: Limits) -> tuple[StopReason, str]:
+    """Why an attempt ends whose time is over: its own slowness, or a tool server that was still being tried again."""
+    allowed = f"{limits.max_seconds:g} s are allowed"
+    if world.failing:
+        why = next(iter(world.failing.values())).removeprefix("error: ")
+        return StopReason.TOOL_ERROR, f"{allowed} and ran out on a call that was tried again: {why}"
+    return StopReason.MAX_SECONDS, allowed
 
 
 def over_budget(call: ToolCall) -> ToolResult:

@@ -4,7 +4,7 @@ Commands are imported when they are used, so `flyball --help` starts fast and wi
 here for that reason, and a test holds it equal to the command's own.
 
 Exit codes: 0 done, 1 an error named by its boundary, 2 wrong usage, 130 stopped by Ctrl-C with everything saved.
-`eval --against` and `run --require-pass` add their own, in their help.
+`eval --against`, `run --require-pass` and `canary judge` add their own, in their help.
 """
 
 from __future__ import annotations
@@ -22,12 +22,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("flyball.cli.config:config", "Show what a workflow file asks for, and the keys it may have."),
     "doctor": (
         "flyball.cli.doctor:doctor",
-        "Check world, tasks and graders before training: go, fix first, or do not use RL here.",
+        "Check a workflow before training, or how a model's chat template holds.",
     ),
     "run": ("flyball.cli.run:run", "Train, prove and judge: the whole flow of a workflow file."),
     "train": ("flyball.cli.run:train", "Train only: the stages of `run` up to the candidate."),
     "eval": ("flyball.cli.eval:evaluate", "Evaluate a policy on the frozen suites, alone or against a baseline."),
+    "canary": ("flyball.cli.canary:canary", "Say what a canary can see before it starts, and judge its sessions."),
     "grade": ("flyball.cli.grade:grade", "Grade stored attempts again and print what changed."),
+    "approvals": ("flyball.cli.approvals:approvals", "List the calls that wait for a person, approve or deny them."),
+    "audits": (
+        "flyball.cli.audits:audits",
+        "Look at attempts for reward hacking: draw one, mark it, and report on a run.",
+    ),
+    "redteam": (
+        "flyball.cli.redteam:redteam",
+        "Attack a policy by what it is shown, and propose what worked for the adversarial suite.",
+    ),
     "runs": ("flyball.cli.runs:runs", "List the runs of this home, the newest first."),
     "show": ("flyball.cli.runs:show", "Show a run, or one attempt of it in full."),
     "report": ("flyball.cli.runs:report", "Write the HTML report of a run and print where it lies."),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 from rich.console import Console
 
+from flyball.evals.readiness import Finding
 from flyball.reports.tables import format_estimate
 from flyball.types import Comparison, Release
 from flyball.workflow.pages import summaries_of
@@ -15,6 +16,7 @@ from flyball.workflow.progress import LiveProgress, PlainProgress, Progress
 from flyball.workflow.record import Record
 
 STATE_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "not_evaluable": "bright_black"}
+LEVEL_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 VERDICT_COLOURS = {"accept": "green", "reject": "red", "inconclusive": "yellow"}
 
 
@@ -23,6 +25,13 @@ def progress_for_terminal() -> Progress:
     if sys.stderr.isatty():
         return LiveProgress(Console(stderr=True))
     return PlainProgress(lambda line: click.echo(line, err=True))
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print what checks saw, one line each, the level first."""
+    for finding in findings:
+        level = click.style(f"{finding.level:<6}", fg=LEVEL_COLOURS[finding.level])
+        click.echo(f"{level}{finding.name}: {finding.text}")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

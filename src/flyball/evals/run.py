@@ -20,6 +20,7 @@ from flyball.evals.suite import Suite
 from flyball.graders.grade import GraderSet
 from flyball.models.chat import ChatFormat
 from flyball.rng import derive
+from flyball.rollout.activity import Board
 from flyball.rollout.attempt import run_attempt
 from flyball.rollout.prices import Prices
 from flyball.tasks.world import WorldSpec
@@ -43,9 +44,14 @@ class Arm:
     graders: GraderSet
     prices: Prices | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    board: Board = field(default_factory=Board)
 
     async def attempt(self, task: Task, trial: int, seed: int) -> GradedAttempt:
         """Attempt and grade once. The seed of the draw depends on `seed`, task and trial, on nothing else."""
+        return await self.draw(task, trial, derive(seed, task.task_id, trial))
+
+    async def draw(self, task: Task, trial: int, seed: int) -> GradedAttempt:
+        """Attempt with exactly this seed and grade. What is waited for is on the arm's `board`."""
         attempt = await run_attempt(
             task,
             world=self.world,
@@ -53,12 +59,14 @@ class Arm:
             engine=self.engine,
             chat=self.chat,
             sampling=self.sampling,
-            seed=derive(seed, task.task_id, trial),
+            seed=seed,
             group_index=trial,
             versions={"graders": self.graders.version, **self.versions},
             prices=self.prices,
+            board=self.board,
         )
-        return await grade_again_if_missing(self.graders, attempt)
+        with self.board.doing(attempt.attempt_id, task.task_id, "grader", "grade"):
+            return await grade_again_if_missing(self.graders, attempt)
 
 
 async def evaluate(
@@ -77,14 +85,16 @@ async def evaluate(
     on_attempt: Callable[[GradedAttempt], None] | None = None,
     prices: Prices | None = None,
     versions: Mapping[str, str] | None = None,
+    board: Board | None = None,
 ) -> EvalRun:
-    """Attempt every task `num_trials` times. `on_attempt` sees each graded attempt as it finishes, for the store.
+    """Attempt every task `num_trials` times. `on_attempt` sees each graded attempt as it finishes, for the store. What
+    they wait for is on the `board`.
 
     Results are in the order of the suite, trials of a task together. Raises EvalError for settings that cannot be
     honoured; what goes wrong inside an attempt is recorded in its result.
     """
     stamps = {"policy": version_id, "suite": suite.digest, **(versions or {})}
-    arm = Arm(world, runner, engine, chat, sampling, graders, prices, stamps)
+    arm = Arm(world, runner, engine, chat, sampling, graders, prices, stamps, board or Board())
 
     def reduce(graded: GradedAttempt) -> TaskResult:
         if on_attempt is not None:

@@ -12,11 +12,11 @@ import httpx
 
 from flyball.errors import ConfigError, Fault
 from flyball.graders.flags import NotGraded
-from flyball.graders.post import Poster, PostFailed
 from flyball.graders.row import Row
 from flyball.graders.spec import Endpoint
 from flyball.graders.spec_grader import SpecGrader, unit_score
 from flyball.tools.jsonable import as_json
+from flyball.tools.post import Poster, PostFailed
 from flyball.tools.source import UNREAD
 from flyball.types import Score
 

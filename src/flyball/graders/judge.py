@@ -18,7 +18,7 @@ import orjson
 
 from flyball.errors import ConfigError, Fault
 from flyball.graders.flags import NotGraded
-from flyball.graders.post import Poster, PostFailed
+from flyball.tools.post import Poster, PostFailed
 
 T = TypeVar("T")
 OPENAI_URL = "https://api.openai.com/v1"

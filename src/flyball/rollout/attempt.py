@@ -12,12 +12,14 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from flyball.agent.runner import AgentEnd, AgentRunner
 from flyball.capture.door import Door
 from flyball.engine.protocol import Engine, SamplingParams
-from flyball.errors import Fault, WorldError
+from flyball.errors import Fault, ToolServerError, WorldError
 from flyball.models.chat import ChatFormat
+from flyball.rollout.activity import Board, EngineOnBoard, OnBoard
 from flyball.rollout.prices import Prices
 from flyball.tasks.world import WorldSpec
 from flyball.types import Attempt, Call, StopReason, Task, Trajectory, Usage
@@ -37,10 +39,12 @@ async def run_attempt(
     group_index: int = 0,
     versions: Mapping[str, str] | None = None,
     prices: Prices | None = None,
+    board: Board | None = None,
 ) -> Attempt:
     """Attempt `task` once. `versions` is kept with the attempt, completed by the world's and the agent's.
 
-    Raises DatasetError, ConfigError and ModelError, which no re-run cures; every other fault is a StopReason.
+    What the attempt waits for is on the `board` while it does. Raises DatasetError, ConfigError and ModelError,
+    which no re-run cures; every other fault is a StopReason.
     """
     world.check(task)
     attempt = Attempt(
@@ -48,36 +52,51 @@ async def run_attempt(
         task=task,
         trajectory=Trajectory((), StopReason.CANCELLED),
         messages=(),
-        trace_id=uuid.uuid4().hex,
         group_index=group_index,
         seed=seed,
         versions={"world": world.version, "agent": runner.name, **_approver(world), **(versions or {})},
     )
     spent = partial(_spent, prices or Prices())
+    watched = OnBoard(board or Board(), attempt.attempt_id, task.task_id)
+    seen = EngineOnBoard(engine, watched)
     for _ in range(1 + MAX_RERUNS):
         session = f"{attempt.attempt_id}-{uuid.uuid4().hex[:8]}"
-        door = Door(engine, chat, sampling, limits=task.limits, seed=seed, session=session, cost_usd=spent)
-        attempt = await _run_once(replace(attempt, session_id=session), world, runner, door, spent)
+        door = Door(seen, chat, sampling, limits=task.limits, seed=seed, session=session, cost_usd=spent)
+        # A trace of its own for each run: a tool server keeps the world of an attempt by it.
+        fresh = replace(attempt, session_id=session, trace_id=f"trace_{uuid.uuid4().hex}")
+        attempt = await _run_once(fresh, world, runner, door, spent, watched)
         if attempt.stop.fault is not Fault.INFRASTRUCTURE:
             break
     return attempt
 
 
 async def _run_once(
-    attempt: Attempt, spec: WorldSpec, runner: AgentRunner, door: Door, spent: Callable[[Sequence[Call]], float]
+    attempt: Attempt,
+    spec: WorldSpec,
+    runner: AgentRunner,
+    door: Door,
+    spent: Callable[[Sequence[Call]], float],
+    watched: OnBoard,
 ) -> Attempt:
     started = time.perf_counter()
-    state = None
+    state: Any = None
+    tool_state: Mapping[str, Any] = {}
     end = AgentEnd(StopReason.ANSWERED)
     try:
-        world = await spec.open(attempt.task)
+        with watched.doing("world", f"{spec.name}.reset"):
+            world = await spec.open(attempt.task, attempt.trace_id)
+        watched.world(world, spec.name)
         try:
-            end = await runner.run(world, door, attempt.task.limits)
-            state = await world.export_state()
+            with watched.doing("agent", runner.name):
+                end = await runner.run(world, door, attempt.task.limits)
+            with watched.doing("world", f"{spec.name}.export_state"):
+                state = await world.export_state()
         finally:
-            await world.close()
-    except WorldError as error:
-        end = _blame_world(end, error)
+            with watched.doing("world", f"{spec.name}.close"):
+                await world.close()
+        tool_state = world.tool_state
+    except (WorldError, ToolServerError) as error:
+        end = _blame(end, error)
     finally:
         await door.end_session()
     return replace(
@@ -86,16 +105,18 @@ async def _run_once(
         messages=end.messages,
         hooks=end.hooks,
         state=state,
+        tool_state=tool_state,
         usage=_usage(door.calls, time.perf_counter() - started),
         cost_usd=spent(door.calls),
     )
 
 
-def _blame_world(end: AgentEnd, error: WorldError) -> AgentEnd:
-    """A world that failed ends the attempt, unless other machinery had failed before it."""
+def _blame(end: AgentEnd, error: WorldError | ToolServerError) -> AgentEnd:
+    """A world or tool server that failed ends the attempt, unless other machinery had failed before it."""
     if end.stop.fault is Fault.INFRASTRUCTURE:
         return end
-    return replace(end, stop=StopReason.WORLD_ERROR, detail=str(error))
+    reason = StopReason.WORLD_ERROR if isinstance(error, WorldError) else StopReason.TOOL_ERROR
+    return replace(end, stop=reason, detail=str(error))
 
 
 def _approver(world: WorldSpec) -> dict[str, str]:

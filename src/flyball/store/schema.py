@@ -71,6 +71,12 @@ APPEND_ONLY = (
     "sessions",
 )
 
+_ROUTES = (
+    """CREATE TABLE routes (
+        version INTEGER PRIMARY KEY, release_id TEXT NOT NULL, body TEXT NOT NULL, at TEXT NOT NULL)""",
+    "CREATE INDEX routes_of_release ON routes (release_id, version)",
+)
+
 
 def _refuse(name: str, table: str, action: str) -> str:
     return (
@@ -79,12 +85,33 @@ def _refuse(name: str, table: str, action: str) -> str:
     )
 
 
+def _append_only(*tables: str) -> tuple[str, ...]:
+    return tuple(
+        _refuse(f"{table}_never_{word}", table, action)
+        for word, action in (("change", "UPDATE"), ("go", "DELETE"))
+        for table in tables
+    )
+
+
 _TRIGGERS = (
-    *(_refuse(f"{table}_never_change", table, "UPDATE") for table in APPEND_ONLY),
-    *(_refuse(f"{table}_never_go", table, "DELETE") for table in APPEND_ONLY),
+    *_append_only(*APPEND_ONLY),
     _refuse("runs_never_go", "runs", "DELETE"),
     _refuse("runs_change_status_only", "runs", "UPDATE OF run_id, kind, name, config, created_at"),
 )
 
-MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("first tables", (*_TABLES, *_TRIGGERS)),)
+_APPROVALS = (
+    """CREATE TABLE approvals (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, approval_id TEXT NOT NULL UNIQUE, session_id TEXT NOT NULL,
+        call_id TEXT NOT NULL, tool TEXT NOT NULL, arguments TEXT NOT NULL, expires_at TEXT NOT NULL, at TEXT NOT NULL,
+        UNIQUE (session_id, call_id))""",
+    """CREATE TABLE approval_answers (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, approval_id TEXT NOT NULL UNIQUE REFERENCES approvals (approval_id),
+        decision TEXT NOT NULL, actor TEXT NOT NULL, reason TEXT NOT NULL, at TEXT NOT NULL)""",
+)
+
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("first tables", (*_TABLES, *_TRIGGERS)),
+    ("routing tables", (*_ROUTES, *_append_only("routes"))),
+    ("approvals", (*_APPROVALS, *_append_only("approvals", "approval_answers"))),
+)
 """Entry i brings the schema to version i + 1."""

@@ -1,6 +1,7 @@
 """The store: one folder that holds everything that happened.
 
-    root/flyball.db    SQLite: runs, events, metrics, attempts, judgements, evaluations, versions, releases, sessions
+    root/flyball.db    SQLite: runs, events, metrics, attempts, judgements, evaluations, versions, releases, routing
+                       tables, sessions, approvals
     root/artifacts/    files by their content: weights, tokenizers, exported states, reports
 
 Each parent class owns the tables of one subject and documents its methods. What a method has written is on disk when
@@ -12,14 +13,16 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
+from flyball.store.approvals import ApprovalTables
 from flyball.store.artifacts import Artifacts
 from flyball.store.attempts import AttemptTables
 from flyball.store.database import Database
 from flyball.store.registry import RegistryTables
+from flyball.store.routing import RoutingRows
 from flyball.store.sessions import SessionTables
 
 
-class Store(AttemptTables, SessionTables, RegistryTables):
+class Store(AttemptTables, SessionTables, RegistryTables, RoutingRows, ApprovalTables):
     """The store in the folder `root`, made if absent. One object serves all threads; other processes open their own.
 
     `artifacts` holds files by digest. Every method raises StoreError, with the path and the way out, when the disk or

@@ -1,13 +1,13 @@
-"""The declared simulator of the person who approves: it answers in training and evaluation, never a live inbox.
+"""Who approves calls of high impact: a declared simulator in training and evaluation, a person where it is meant.
 
-What it answered is recorded with the call (`ToolResult.approval`); who it is, with the attempt (`Attempt.versions`).
+What was answered is recorded with the call (`ToolResult.approval`); who it is, with the attempt (`Attempt.versions`).
 """
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from flyball.errors import ConfigError, WorldError, nearest
 from flyball.tools.source import source_digest
@@ -43,6 +43,10 @@ class Approver:
                 "`def approver(call): ...` that returns one of them"
             )
 
+    def for_attempt(self, trace_id: str) -> Approver:
+        """The same one answers in every attempt."""
+        return self
+
     async def decide(self, call: ToolCall, timeout_seconds: float) -> ApprovalDecision:
         """Return the simulated person's answer. Raises WorldError for what is no answer: it is part of the world."""
         finished = await run_user_code(self._fn, {}, timeout_seconds, call)
@@ -56,6 +60,19 @@ class Approver:
             raise WorldError(f"approver {self.name} returned {finished.value!r}; return one of {', '.join(DECISIONS)}")
         decision: ApprovalDecision = finished.value
         return decision
+
+
+class Asked(Protocol):
+    """Whoever answers for the person: the declared simulator, or the inbox that a person looks into."""
+
+    @property
+    def name(self) -> str: ...
+
+    def for_attempt(self, trace_id: str) -> Asked:
+        """Whoever answers in one attempt or session."""
+        ...
+
+    async def decide(self, call: ToolCall, timeout_seconds: float) -> ApprovalDecision: ...
 
 
 def approver_of(declared: str | ApproverFunction | None) -> Approver | None:

@@ -13,7 +13,7 @@ import math
 import operator
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -170,6 +170,32 @@ def arguments_of_schema(schema: Mapping[str, Any], passed: bool = True) -> Argum
             for name, spec in properties.items()
         }
     )
+
+
+def arguments_of_remote_schema(schema: Mapping[str, Any]) -> Arguments:
+    """Read the parameters of a tool that a server carries out. Raises ConfigError for what is no object schema.
+
+    Names, required ones and types are checked here, in words a model can act on; what a schema asks beyond that
+    (formats, references, shapes inside objects) is the server's to check. Further names are refused unless the schema
+    says `additionalProperties: true`.
+    """
+    properties = schema.get("properties", {})
+    if not isinstance(properties, Mapping):
+        return arguments_of_schema(schema)  # which says what is wrong with it
+    plain = {**schema, "properties": {name: _checked_here(name, spec) for name, spec in properties.items()}}
+    read = arguments_of_schema(plain)
+    shown = {name: replace(p, schema=properties[name]) for name, p in read.parameters.items()}
+    return Arguments(shown, open=schema.get("additionalProperties") is True)
+
+
+def _checked_here(name: str, schema: Any) -> Any:
+    """The part of a parameter's schema that is enforced before the call leaves."""
+    try:
+        annotation_of_schema(name, schema)
+    except ConfigError:
+        kind = schema.get("type") if isinstance(schema, Mapping) else None
+        return {"type": kind} if isinstance(kind, str) and kind in (*_TYPES, "array") else {}
+    return schema
 
 
 _TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool, "null": None, "object": dict}

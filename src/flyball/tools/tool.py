@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, overload
 
@@ -33,8 +33,10 @@ class Tool:
     """Something a policy may call. `arguments` reads the model's JSON into keyword arguments of `fn` (sync or async).
 
     `origin` is the name its author gave it, kept when a task shows the tool under another; "" = a distractor.
-    `turn` is shared by tools that must not run at the same time: calls wait for it in the order they were made.
-    `retries` and `cost_usd` are explained at `tool` below.
+    `turn` is shared by tools of which one (a lock) or so many (a semaphore) may run at a time: calls wait for it in the
+    order they were made.
+    `retries`, `cost_usd` and `scopes` are explained at `tool` below. `server` names the tool server that carries the
+    tool out, '' = nobody else does: its `fn` gets the ToolCall first, and `timeout_seconds` may bound one try of it.
     """
 
     name: str
@@ -48,7 +50,10 @@ class Tool:
     version: str = ""
     origin: str | None = None
     arguments: Arguments = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # set below
-    turn: asyncio.Lock | None = field(default=None, repr=False, compare=False)
+    turn: asyncio.Lock | asyncio.Semaphore | None = field(default=None, repr=False, compare=False)
+    scopes: tuple[str, ...] = ()
+    server: str = ""
+    timeout_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -59,6 +64,9 @@ class Tool:
             raise ConfigError(f"tool {self.name}: retries is {self.retries}; it is a number of repetitions, 0 or more")
         if not (math.isfinite(self.cost_usd) and self.cost_usd >= 0):
             raise ConfigError(f"tool {self.name}: cost_usd is {self.cost_usd}; a cost is a finite number, 0 or more")
+        if isinstance(self.scopes, str):
+            raise ConfigError(f"tool {self.name}: scopes is {self.scopes!r}; it is a list of names: [{self.scopes!r}]")
+        object.__setattr__(self, "scopes", tuple(self.scopes))
         if self.arguments is None:
             object.__setattr__(self, "arguments", arguments_of_schema(self.parameters))
         if self.origin is None:
@@ -78,6 +86,7 @@ class _Mark:
     description: str | None
     retries: int
     cost_usd: float
+    scopes: Sequence[str]
 
 
 @overload
@@ -91,6 +100,7 @@ def tool(
     description: str | None = None,
     retries: int = 0,
     cost_usd: float = 0.0,
+    scopes: Sequence[str] = (),
 ) -> Callable[[F], F]: ...
 def tool(
     fn: F | None = None,
@@ -102,19 +112,21 @@ def tool(
     description: str | None = None,
     retries: int = 0,
     cost_usd: float = 0.0,
+    scopes: Sequence[str] = (),
 ) -> F | Callable[[F], F]:
     """Mark a function or method as a tool and say what its signature cannot.
 
     `writes`: it changes the world. `approval="human"`: a person is asked before each call. `name` and `description`
     replace those read from the function. `retries` declares it idempotent: a call that raised is tried again up to so
     many times, one that ran out of time too if the tool is async (a thread cannot be stopped, and two would run at
-    once). `cost_usd` is what one try is billed. Raises ConfigError for an unknown approval.
+    once). `cost_usd` is what one try is billed. `scopes` are the permissions it needs: a workflow that does not grant
+    them has its calls refused. Raises ConfigError for an unknown approval.
     """
     if approval not in (None, "none", "human"):
         raise ConfigError(f"approval {approval!r}: valid are 'none' and 'human'")
 
     def mark(target: F) -> F:
-        setattr(target, _MARK, _Mark(writes, approval or "none", name, description, retries, cost_usd))
+        setattr(target, _MARK, _Mark(writes, approval or "none", name, description, retries, cost_usd, scopes))
         return target
 
     return mark if fn is None else mark(fn)
@@ -127,7 +139,7 @@ def tool_from_function(fn: Callable[..., Any]) -> Tool:
 
 @functools.lru_cache(maxsize=1024)  # a world is opened once per attempt; its schemas are the same every time
 def _template(function: Callable[..., Any], bound: bool) -> Tool:
-    mark: _Mark = getattr(function, _MARK, _Mark(False, "none", None, None, 0, 0.0))
+    mark: _Mark = getattr(function, _MARK, _Mark(False, "none", None, None, 0, 0.0, ()))
     written = inspect.unwrap(function)
     summary, described = _read_docstring(inspect.getdoc(written) or "")
     arguments = arguments_of_function(written, bound, described)
@@ -140,6 +152,7 @@ def _template(function: Callable[..., Any], bound: bool) -> Tool:
         approval=mark.approval,
         retries=mark.retries,
         cost_usd=mark.cost_usd,
+        scopes=mark.scopes,  # type: ignore[arg-type]  # made a tuple there
         version=source_digest(written),
         arguments=arguments,
     )

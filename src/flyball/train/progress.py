@@ -1,10 +1,10 @@
 """Where a training loop is, on disk: the learner's state and a small record; a kill loses no step that was saved.
 
-    progress.json     the record; it names the two folders that belong to it, so it is replaced last
-    step-N/           the learner after step N
-    best-N/           the policy to keep, as it was after step N
+    step-N/learner.pt       the learner after step N
+    step-N/progress.json    the record of it, written last: a folder without one was never saved
+    best-N/                 a policy to keep, as it was after step N; the record of a step names its own
 
-Whatever the record does not name is of a step that was never saved: it is made again, or removed at the next save.
+What no record names is made again, or removed at the next save.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Progress:
     """Steps done, the best validation so far and the step it was at, and the metrics that guards look at.
 
     `stopped_early` says why training ended before its last step; '' while it goes on and when it got there. It is
-    saved, so a loop that ended is not taken up again.
+    saved, so a loop that ended is not taken up again. `settled` holds the seconds of the attempts whose fate is known,
+    by fate (see `train/attempt_metrics.py`).
     """
 
     step: int = 0
@@ -35,6 +36,7 @@ class Progress:
     seconds: float = 0.0
     stopped_early: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
+    settled: dict[str, list[float]] = field(default_factory=dict)
 
 
 def share_done(progress: Progress, num_steps: int, max_seconds: float | None) -> float:
@@ -53,30 +55,52 @@ class Checkpoints:
         self.folder, self.learner = folder, learner
         self._written_at, self._took = time.monotonic(), 0.0
 
-    def resume(self) -> Progress:
-        """Load what was saved last, or start."""
-        record = self.folder / "progress.json"
-        if not record.is_file():
-            return Progress()
-        progress = Progress(**json.loads(record.read_text()))
-        self.learner.load(self.folder / f"step-{progress.step}")
-        return progress
+    @property
+    def steps(self) -> list[int]:
+        """Steps that are saved, oldest first."""
+        return sorted(int(record.parent.name[5:]) for record in self.folder.glob("step-*/progress.json"))
 
-    def save(self, progress: Progress, *, force: bool = False) -> None:
-        """Save if due. The record names the saved state, so the two always fit together."""
+    def resume(self, at_most: int | None = None) -> Progress:
+        """Load the last step that was saved, or the last that is not after `at_most`; without one, start.
+
+        A loop that had ended early is returned as it ended.
+        """
+        steps = self.steps
+        if steps and (ended := self._read(steps[-1])).stopped_early:
+            at_most, steps = ended.step, steps[-1:]
+        wanted = [step for step in steps if at_most is None or step <= at_most]
+        if not wanted:
+            return Progress()
+        self.learner.load(self.folder / f"step-{wanted[-1]}")
+        return self._read(wanted[-1])
+
+    def save(self, progress: Progress, *, force: bool = False, needed: int | None = None) -> None:
+        """Save if due. The record is written last, so state and record always fit together.
+
+        `needed` is the oldest step whose weights may be asked for again: what a resume at it needs is kept.
+        """
         if not force and time.monotonic() - self._written_at < MAX_SHARE * self._took:
             return
         started = time.monotonic()
         current = self.folder / f"step-{progress.step}"
         self.learner.save(current)
-        beside = self.folder / "progress.json.partial"
+        beside = current / "progress.json.partial"
         beside.write_text(json.dumps(asdict(progress)))
-        beside.replace(self.folder / "progress.json")
-        for old in (*self.folder.glob("step-*"), *self.folder.glob("best-*")):
-            if old not in (current, self.best(progress)):
-                shutil.rmtree(old)
+        beside.replace(current / "progress.json")
+        self._remove_old(progress.step if needed is None else needed)
         self._written_at = time.monotonic()
         self._took = self._written_at - started
+
+    def _read(self, step: int) -> Progress:
+        return Progress(**json.loads((self.folder / f"step-{step}" / "progress.json").read_text()))
+
+    def _remove_old(self, needed: int) -> None:
+        first = max((step for step in self.steps if step <= needed), default=0)
+        kept = [self._read(step) for step in self.steps if step >= first]
+        named = {path for p in kept for path in (self.folder / f"step-{p.step}", self.best(p))}
+        for old in (*self.folder.glob("step-*"), *self.folder.glob("best-*")):
+            if old not in named:
+                shutil.rmtree(old)
 
     def keep_best(self, progress: Progress, value: float) -> bool:
         """Publish the current weights as the best when `value` is not below the best so far; whole or not at all."""

@@ -1,19 +1,21 @@
 """Group-relative reinforcement learning with tools in the loop.
 
-    each step:  tasks -> groups of attempts by the current policy -> rewards -> advantages -> updates -> new weights
+    each step:  a batch of groups of attempts -> rewards -> advantages -> updates -> new weights
 
-Synchronous: every attempt of a step is by the same policy, so nothing is stale. Attempts are kept before anything is
-learned from them. A step that was kept but not saved is learned again from the attempts that are kept, never from new
-ones: no attempt is recorded twice, and a resumed run ends at the weights of an unbroken one. The loop knows no
-algorithm: a preset's advantage and aggregation make the samples, its numbers go to the loss. KL to the frozen reference
-is measured at every step on `KL_SAMPLES` attempts, and on all of them when it is part of the loss.
+Where batches come from is a `Rollouts`: attempts in turn with the updates, or ahead of them (`train/rollouts.py`).
+Attempts are kept before anything is learned from them. A step that was kept but not saved is learned again from the
+attempts that are kept, never from new ones: no attempt is recorded twice, and a resumed run ends at the weights of an
+unbroken one. The update runs in a thread, so that attempts go on meanwhile. The loop knows no algorithm: a preset's
+advantage and aggregation make the samples, its numbers go to the loss. KL to the frozen reference is measured at every
+step on `KL_SAMPLES` attempts, and on all of them when it is part of the loss.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,21 +26,21 @@ from flyball.rl.algorithms import Algorithm
 from flyball.rl.correction import acceptance_by_length
 from flyball.rl.guards import instability
 from flyball.rl.samples import samples_from_groups
-from flyball.stats.intervals import mean_interval, proportion_interval, ratio_interval
+from flyball.stats.intervals import ratio_interval
+from flyball.train.attempt_metrics import attempt_metrics, censoring, mismatch, settle, staleness
 from flyball.train.learner import LocalLearner, LossSpec
 from flyball.train.prepare import prepared, with_policy_now
 from flyball.train.progress import Checkpoints, Progress, share_done
-from flyball.train.sft import OnStep, Validate, batch_at, out_of_time
-from flyball.types import Estimate, GradedAttempt, Missing, StopReason, Task, TrainingSample
+from flyball.train.rollouts import Rollouts
+from flyball.train.sft import OnStep, Validate, out_of_time
+from flyball.types import Estimate, GradedAttempt, TrainingSample
 
 KL_SAMPLES = 16
-Attempt_G = Callable[[Sequence[Task], int], Awaitable[list[list[GradedAttempt]]]]
-"""(tasks, step) -> graded groups by the learner's current weights."""
 
 
 @dataclass(frozen=True)
 class RLPlan:
-    """How long, how much per step, and when to stop."""
+    """How long, how much per step, and when to stop. `max_off_policy_steps`: how many batches may begin ahead."""
 
     algorithm: Algorithm
     num_steps: int
@@ -51,6 +53,7 @@ class RLPlan:
     horizon: int | None = None
     updates_per_batch: int = 1
     attempts_per_step: int = 1
+    max_off_policy_steps: int = 0
 
     def lr_scale(self, progress: Progress) -> float:
         """Share of the peak for the step that comes next: warm-up, then down to a tenth in a straight line."""
@@ -64,76 +67,74 @@ class RLPlan:
         return schedule.weight(progress.step, self.num_steps, measured, self.attempts_per_step)
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """The record of attempts. Steps count from 1.
-
-    `keep(step, graded)` writes all attempts of a step or none. `kept(step)` reads them in the same order, groups
-    together; empty when there are none.
-    """
-
-    keep: Callable[[int, Sequence[GradedAttempt]], None]
-    kept: Callable[[int], Sequence[GradedAttempt]]
-
-
 async def run_rl(
     learner: LocalLearner,
     reference: LocalLearner,
-    tasks: Sequence[Task],
     plan: RLPlan,
     checkpoints: Checkpoints,
     *,
-    attempt: Attempt_G,
-    ledger: Ledger,
+    rollouts: Rollouts,
     on_step: OnStep,
     should_stop: Callable[[], bool],
     validate: Validate,
+    observe: Callable[[], Mapping[str, float]] = dict,
 ) -> Progress:
     """Train until the plan ends, it breaks, it stops getting better, time is up or it is asked to stop.
 
     `checkpoints.best` holds the picked policy; when no step was better it is the one that training began with.
+    `observe` returns what else is known about the time since it was last called; its metrics are those of the step.
     """
-    progress = checkpoints.resume()
+    progress = checkpoints.resume(rollouts.resume_at)
     earlier, started = progress.seconds, time.monotonic()
-    if progress.step == 0:
-        checkpoints.keep_best(progress, (await validate()).value)
-    while progress.step < plan.num_steps and not progress.stopped_early:
-        step = progress.step
-        began = time.perf_counter()
-        rows = batch_at(len(tasks), plan.tasks_per_step, plan.seed, step)
-        groups = await _groups([tasks[i] for i in rows], step, attempt, ledger)
-        metrics = attempt_metrics([g for group in groups for g in group])
-        metrics["rollout_seconds"] = time.perf_counter() - began
-        began, broken = time.perf_counter(), ""
-        try:
-            metrics |= update(learner, reference, groups, plan, progress)
-        except TrainError as refused:  # the learner dropped the step, its weights are unchanged
-            broken = str(refused)
-        metrics["train_seconds"] = time.perf_counter() - began
-        progress.step += 1
-        progress.seconds = earlier + time.monotonic() - started
-        progress.history.append(metrics)
-        progress.stopped_early = broken or instability(progress.history) or ""
-        if not progress.stopped_early:  # weights that broke are not candidates
-            progress.stopped_early = await _validate_when_due(progress, plan, checkpoints, validate)
-        on_step(progress.step, plan.num_steps, metrics)
-        stopping, last = should_stop(), progress.step == plan.num_steps
-        checkpoints.save(progress, force=stopping or last or bool(progress.stopped_early))
-        if stopping:
-            break
+    if progress.step == plan.num_steps or progress.stopped_early:
+        return progress
+    async with rollouts.from_step(progress.step):
+        if progress.step == 0:
+            checkpoints.keep_best(progress, (await validate()).value)
+        while progress.step < plan.num_steps and not progress.stopped_early:
+            began = time.perf_counter()
+            metrics = await _learn(learner, reference, plan, progress, rollouts)
+            progress.seconds = earlier + time.monotonic() - started
+            progress.history.append(metrics)
+            progress.stopped_early = progress.stopped_early or instability(progress.history) or ""
+            if not progress.stopped_early:  # weights that broke are not candidates
+                await _publish(rollouts, metrics)
+                progress.stopped_early = await _validate_when_due(progress, plan, checkpoints, validate)
+            metrics["trainer_idle_share"] = 1 - metrics["train_seconds"] / (time.perf_counter() - began)
+            metrics |= observe()
+            on_step(progress.step, plan.num_steps, metrics)
+            stopping, last = should_stop(), progress.step == plan.num_steps
+            ended = stopping or last or bool(progress.stopped_early)
+            checkpoints.save(progress, force=ended, needed=rollouts.oldest_needed(progress.step))
+            if stopping:
+                break
     return progress
 
 
-async def _groups(
-    tasks: Sequence[Task], step: int, attempt: Attempt_G, ledger: Ledger
-) -> Sequence[Sequence[GradedAttempt]]:
-    """The attempts of step `step` (from 0), one group per task: those that are kept, else new ones, then kept."""
-    if kept := ledger.kept(step + 1):
-        size = len(kept) // len(tasks)
-        return [kept[i : i + size] for i in range(0, len(kept), size)]
-    groups = await attempt(tasks, step)
-    ledger.keep(step + 1, [g for group in groups for g in group])
-    return groups
+async def _learn(
+    learner: LocalLearner, reference: LocalLearner, plan: RLPlan, progress: Progress, rollouts: Rollouts
+) -> dict[str, float]:
+    """Wait for the batch of the step and learn from it. A step that the learner refused is a reason to stop."""
+    began = time.perf_counter()
+    groups = await rollouts.next_batch(progress.step)
+    graded = [g for group in groups for g in group]
+    metrics = attempt_metrics(graded)
+    settle(progress.settled, graded)
+    metrics |= censoring(progress.settled) | {"rollout_seconds": time.perf_counter() - began}
+    began = time.perf_counter()
+    try:
+        metrics |= await asyncio.to_thread(update, learner, reference, groups, plan, progress)
+    except TrainError as refused:  # the learner dropped the step, its weights are unchanged
+        progress.stopped_early = str(refused)
+    metrics["train_seconds"] = time.perf_counter() - began
+    progress.step += 1
+    return metrics
+
+
+async def _publish(rollouts: Rollouts, metrics: dict[str, float]) -> None:
+    began = time.perf_counter()
+    await rollouts.learned()
+    metrics["weights_seconds"] = time.perf_counter() - began
 
 
 async def _validate_when_due(progress: Progress, plan: RLPlan, checkpoints: Checkpoints, validate: Validate) -> str:
@@ -176,6 +177,10 @@ def update(
         return metrics
     everything = [sample for batch in batches for sample in batch]
     metrics |= measured("kl", kl_to_reference(learner, reference, everything, progress.step))
+    metrics |= staleness(everything, learner.version, plan.max_off_policy_steps * plan.updates_per_batch)
+    if plan.max_off_policy_steps:
+        some = _drawn(everything, progress.step)
+        metrics |= mismatch(some, learner.forward(some), learner.version)
     kl_coef = plan.kl_coef(progress)
     spec = LossSpec("policy", plan.algorithm.loss_params(0.0 if plan.algorithm.kl_in_reward else kl_coef))
     done: list[dict[str, float]] = []
@@ -207,8 +212,7 @@ def kl_to_reference(
     learner: LocalLearner, reference: LocalLearner, samples: Sequence[TrainingSample], step: int
 ) -> Estimate:
     """k3 estimate of KL(policy || reference) in nats per sampled token, on at most `KL_SAMPLES` samples drawn anew."""
-    chosen = np.random.default_rng(step).permutation(len(samples))[:KL_SAMPLES]
-    picked = [samples[i] for i in chosen]
+    picked = _drawn(samples, step)
     sums = []
     for sample, now, ref in zip(picked, learner.forward(picked), reference.forward(picked), strict=True):
         log_r = (ref - now)[sample.loss_mask].astype(np.float64)
@@ -218,35 +222,5 @@ def kl_to_reference(
     return ratio_interval(sums, [float(sample.loss_mask.sum()) for sample in picked], unit="nats/token")
 
 
-def attempt_metrics(graded: Sequence[GradedAttempt]) -> dict[str, float]:
-    """Means over the attempts of a step; attempts without a reward or outcome are left out of that mean.
-
-    Reward and success come with intervals, clustered by task: attempts at one task are alike.
-    """
-    rewards = [(g.reward, g.attempt.task.task_id) for g in graded if not isinstance(g.reward, Missing)]
-    outcomes = [
-        (float(g.outcome.success), g.attempt.task.task_id) for g in graded if not isinstance(g.outcome.success, Missing)
-    ]
-    limits = [reason for reason in StopReason if reason.value.startswith("max_")]
-    n = max(len(graded), 1)
-    metrics = {
-        "completion_tokens_mean": sum(g.attempt.usage.tokens_out for g in graded) / n,
-        "tool_calls_mean": sum(g.attempt.num_tool_calls for g in graded) / n,
-        "turns_mean": sum(len(g.attempt.trajectory.calls) for g in graded) / n,
-        "truncated_share": sum(g.attempt.stop in limits for g in graded) / n,
-        "malformed_share": sum(g.attempt.stop is StopReason.MALFORMED for g in graded) / n,
-    }
-    drifts = [(drift, g.attempt.task.task_id) for g in graded for drift in g.attempt.drifts]
-    for drift in ("realigned", "forked") if drifts else ():
-        shares = proportion_interval([float(d == drift) for d, _ in drifts], clusters=[task for _, task in drifts])
-        metrics |= measured(f"{drift}_share", shares)
-    if rewards:
-        values, tasks = zip(*rewards, strict=True)
-        metrics["reward_mean"] = float(np.mean(values))
-        if np.isfinite(values).all():
-            metrics |= measured("reward_mean", mean_interval(values, clusters=tasks))
-        metrics["reward_std"] = float(np.std(values))
-    if outcomes:
-        values, tasks = zip(*outcomes, strict=True)
-        metrics |= measured("success_rate", proportion_interval(values, clusters=tasks))
-    return metrics
+def _drawn(samples: Sequence[TrainingSample], step: int) -> list[TrainingSample]:
+    return [samples[i] for i in np.random.default_rng(step).permutation(len(samples))[:KL_SAMPLES]]

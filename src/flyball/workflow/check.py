@@ -9,14 +9,30 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from flyball.config import Location, Marks, Settings
+from flyball.config import ENGINE_FIELDS, Location, Marks, RLSettings, Settings
 from flyball.errors import ConfigError, nearest
 from flyball.metrics import METRICS
+from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
 from flyball.rl.algorithms import ALGORITHMS, CHOICES, configured, own_choices
 
 ANNOUNCED = {name: f"preset {name!r} {row.needs}" for name, row in ALGORITHMS.items() if row.needs}
 """Presets that a file may name before they can run, with what is missing and what to do until then."""
+
+
+NEEDED = (
+    ("vllm", "url", "the address of a vLLM server, without /v1"),
+    ("vllm", "model", "the name under which the server lists its model"),
+    ("http", "url", "the address of an OpenAI-compatible endpoint, with /v1"),
+)
+"""Kind of engine, a setting that it cannot do without, and what that is."""
+
+
+EVALUATES_ONLY = {
+    "http": "an endpoint that answers in text gives neither the tokens it sampled nor their logprobs",
+    "vllm": "training hands its weights to an engine in this process",
+}
+"""Kinds of engine that cannot be trained with, and why."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,7 @@ def check_names(settings: Settings, marks: Marks, names: Names) -> None:
         *_unknown("monitoring", "metric", settings.monitoring, names.metrics, marks),
         *_preset_problems(settings, marks, names),
         *_ignored(settings, marks),
+        *_engine_problems(settings, marks),
     ]
     if names.splits is not None:
         problems += _unknown("evaluation.suites", "split", settings.evaluation.suites, names.splits, marks)
@@ -111,6 +128,36 @@ def _preset_problems(settings: Settings, marks: Marks, names: Names) -> list[str
     return []
 
 
+def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
+    """Settings of another kind of engine, what this kind cannot do, and what it needs."""
+    engine = settings.engine
+    reads = ENGINE_FIELDS[engine.kind]
+    problems = [
+        f"{marks.at(('engine', name))}: engine.{name} would be ignored by the {engine.kind} engine; it reads "
+        f"{', '.join(sorted(reads))}"
+        for name in sorted(engine.model_fields_set - {"kind"} - reads)
+        if getattr(engine, name) is not None
+    ]
+    problems += [
+        f"{marks.at(('engine',))}: engine.{name} is missing: {why}"
+        for kind, name, why in NEEDED
+        if kind == engine.kind and getattr(engine, name) is None
+    ]
+    if engine.tool_format is not None and engine.tool_format not in TOOL_FORMATS:
+        where = marks.at(("engine", "tool_format"))
+        problems.append(
+            f"{where}: unknown tool_format {engine.tool_format!r}{nearest(engine.tool_format, TOOL_FORMATS)}"
+        )
+    if engine.kind == "http":
+        problems += [
+            f"{marks.at(('evaluation', name))}: evaluation.{name} would be ignored: OpenAI's interface does not know "
+            "it; remove it, or evaluate with another engine"
+            for name in ("top_k", "min_p")
+            if getattr(settings.evaluation, name)
+        ]
+    return problems
+
+
 def _ignored(settings: Settings, marks: Marks) -> list[str]:
     """Settings that another setting switches off."""
     training, problems = settings.training, []
@@ -118,6 +165,11 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
         problems.append(
             f"{marks.at(('training', 'tiny'))}: training.tiny would be ignored: policy is {settings.policy!r}; "
             "remove it or set `policy: tiny`"
+        )
+    if training.lora is not None and training.sft is not None and training.sft.optimizer == "muon":
+        problems.append(
+            f"{marks.at(('training', 'sft', 'optimizer'))}: training.sft.optimizer is 'muon', which is for the full "
+            "matrices of hidden layers, and training.lora trains adapters; use adamw, or remove training.lora"
         )
     if training.rl is None and "controls" in training.model_fields_set and "rejection_sft" in training.controls:
         problems.append(
@@ -131,4 +183,22 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
             for name in ("clip_ratio_low", "clip_ratio_high", "dual_clip")
             if getattr(training.rl, name) is not None
         ]
-    return problems
+    return problems + (_ignored_by_schedule(training.rl, marks) if training.rl else [])
+
+
+def _ignored_by_schedule(rl: RLSettings, marks: Marks) -> list[str]:
+    """Settings that only matter under another schedule or version mode."""
+    if rl.schedule == "sync":
+        names, why = ["max_off_policy_steps", "version_mode", "on_new_weights"], "set `schedule: async`"
+    elif rl.keeps_versions:
+        names, why = (
+            ["on_new_weights"],
+            "no attempt meets new weights under own_version; use `version_mode: in_flight`",
+        )
+    else:
+        return []
+    return [
+        f"{marks.at(('training', 'rl', name))}: training.rl.{name} would be ignored: {why}, or remove it"
+        for name in names
+        if getattr(rl, name) is not None
+    ]

@@ -65,7 +65,7 @@ class Context:
         def kept(kind: str, step: int) -> Sequence[GradedAttempt]:
             return list(self.store.attempts(self.run_id, kind, step))
 
-        return Watch(step, keep, lambda: self.stop.asked, kept)
+        return Watch(step, keep, lambda: self.stop.asked, kept, self.progress.say)
 
     def register(self, name: str, folder: Path, *, parent: PolicyVersion | None = None) -> PolicyVersion:
         """Put the policy that lies in `folder` into the registry, bound to everything that made it.

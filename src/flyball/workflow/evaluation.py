@@ -17,6 +17,7 @@ from flyball.models.chat import ChatFormat
 from flyball.release.evidence import TokenSpeed
 from flyball.release.registry import Registry
 from flyball.release.rollback import Drill, drill_rollback, loader
+from flyball.rollout.activity import Board, Watchdog
 from flyball.rollout.attempt import run_attempt
 from flyball.stats.binomial import wilson
 from flyball.types import Attempt, Comparison, EvalRun, GradedAttempt, PolicyVersion
@@ -87,22 +88,25 @@ async def _evaluate(
 ) -> EvalRun:
     settings = context.inputs.workflow.settings.evaluation
     keeper = _Keeper(context, f"{version.name} on {suite.name}", len(suite.tasks) * settings.num_trials)
+    board = Board()
     try:
-        run = await evaluate(
-            suite,
-            version_id=version.version_id,
-            world=context.inputs.world,
-            runner=context.inputs.runner,
-            engine=engine,
-            chat=chat,
-            sampling=context.inputs.sampling(settings),
-            graders=context.inputs.graders,
-            num_trials=settings.num_trials,
-            seed=context.inputs.workflow.settings.training.seed,
-            concurrency=settings.concurrency,
-            on_attempt=keeper.keep,
-            prices=context.inputs.prices,
-        )
+        with Watchdog(board, lambda stuck: context.progress.say(str(stuck))):
+            run = await evaluate(
+                suite,
+                version_id=version.version_id,
+                world=context.inputs.world,
+                runner=context.inputs.runner,
+                engine=engine,
+                chat=chat,
+                sampling=context.inputs.sampling(settings),
+                graders=context.inputs.graders,
+                num_trials=settings.num_trials,
+                seed=context.inputs.workflow.settings.training.seed,
+                concurrency=settings.concurrency,
+                on_attempt=keeper.keep,
+                prices=context.inputs.prices,
+                board=board,
+            )
     finally:
         keeper.flush()
     keeper.end()
@@ -143,8 +147,8 @@ class _Keeper:
 @asynccontextmanager
 async def _engine_of(context: Context, version: PolicyVersion) -> AsyncIterator[tuple[Engine, ChatFormat]]:
     settings = context.inputs.workflow.settings
-    engine, chat = context.trainer.open_engine(
-        Path(version.path), concurrency=settings.evaluation.concurrency, seed=settings.training.seed
+    engine, chat = await context.trainer.open_engine(
+        Path(version.path), settings.engine, concurrency=settings.evaluation.concurrency, seed=settings.training.seed
     )
     try:
         yield engine, chat

@@ -8,37 +8,45 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from flyball.config import SamplingSettings, TinySettings
+from flyball.config import EngineSettings, LoraSettings, RLSettings, SamplingSettings, TinySettings
 from flyball.engine.local import LocalEngine
-from flyball.engine.protocol import Engine
+from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import TrainError
 from flyball.evals.run import Arm, attempt_all
 from flyball.models import names
 from flyball.models.chat import ChatFormat
-from flyball.models.hf_chat import HfChat, signature
-from flyball.models.load import load_chat, load_model, new_tiny_model, pays_bfloat16, save_model
+from flyball.models.hf_chat import HfChat, load_chat, signature
+from flyball.models.load import load_model, new_tiny_model, pays_bfloat16, save_model
+from flyball.models.lora import add_lora
 from flyball.models.planted import hold_planted
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import configured, own_choices
 from flyball.rl.samples import attempt_samples
 from flyball.rl.shaping import token_budget
 from flyball.rng import derive
+from flyball.rollout.activity import Board, Watchdog
 from flyball.stats.binomial import wilson
 from flyball.train.learner import LocalLearner, OptimizerConfig
 from flyball.train.progress import Checkpoints
-from flyball.train.rl import Ledger, RLPlan, run_rl
+from flyball.train.reference import compute_with_one_thread
+from flyball.train.rl import RLPlan, run_rl
+from flyball.train.rollouts import Ledger
 from flyball.train.sft import SFTPlan, Validate, demonstration_sample, run_sft
 from flyball.types import Estimate, GradedAttempt, Task, TrainingSample
 from flyball.workflow.inputs import Inputs
+from flyball.workflow.local_rollouts import TimeShares, source_of
+from flyball.workflow.remote_engines import open_vllm
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
 
 PACK_TOKENS = 4096
+VALIDATION_CONCURRENCY = 64
 RL_EPS = 1e-5
 """AdamW's epsilon under RL: with 1e-8 the noise of a rare token's gradient moves its embedding as far as a signal."""
 
@@ -65,7 +73,7 @@ class LocalTrainer:
 
     async def sft(self, job: SFTJob, watch: Watch) -> Trained:
         """Imitate; the checkpoint is picked by success on the validation tasks where the job names them."""
-        chat = load_chat(job.policy)
+        chat = _chat(job.policy, job.inputs)
         samples = [demonstration_sample(chat, d.messages, d.tools) for d in job.demonstrations]
         held_out = [demonstration_sample(chat, d.messages, d.tools) for d in job.validation]
         return await self._imitate(job.policy, chat, samples, held_out, job, watch)
@@ -79,24 +87,24 @@ class LocalTrainer:
             raise TrainError(f"{note}; nothing to imitate, so this control cannot be trained")
         held_out = samples[::20] if len(samples) > 1 else []
         samples = [s for i, s in enumerate(samples) if i % 20] or samples
-        trained = await self._imitate(job.policy, load_chat(job.policy), samples, held_out, job, watch)
+        trained = await self._imitate(job.policy, _chat(job.policy, job.inputs), samples, held_out, job, watch)
         return replace(trained, note=f"{note}; {trained.note}")
 
     async def rl(self, job: RLJob, watch: Watch) -> Trained:
         """Group-relative RL against the frozen start; the checkpoint is picked on validation."""
         settings, chosen = job.settings, configured(job.preset, own_choices(job.settings))
-        chat, model = load_chat(job.policy), load_model(job.policy)
+        if settings.reference:
+            compute_with_one_thread()
+        chat, model = _chat(job.policy, job.inputs), load_model(job.policy)
         learner = _learner(
             model,
             chat,
             OptimizerConfig(lr=settings.learning_rate, eps=RL_EPS, max_grad_norm=settings.max_grad_norm),
             settings.temperature,
+            lora=job.inputs.workflow.settings.training.lora,
+            seed=job.seed,
         )
         reference = _learner(copy.deepcopy(model), chat, OptimizerConfig(), settings.temperature)
-        engine = LocalEngine(
-            _for_sampling(copy.deepcopy(model)), num_slots=settings.concurrency, tokenizer=chat.tokenizer
-        )
-        arm = _arm(job.inputs, engine, chat, settings)
         plan = RLPlan(
             chosen,
             settings.num_steps,
@@ -108,37 +116,35 @@ class LocalTrainer:
             updates_per_batch=settings.updates_per_batch,
             attempts_per_step=settings.tasks_per_step * settings.group_size,
             horizon=_horizon(job.tasks) if chosen.loss_agg_mode == "seq-mean-token-sum-norm" else None,
+            max_off_policy_steps=settings.lead,
         )
-        judged = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation)
+        board, inputs = Board(), job.inputs
+        drawn, judged = inputs.sampling(settings), inputs.sampling(inputs.workflow.settings.evaluation)
 
-        async def attempt(tasks: Sequence[Task], step: int) -> list[list[GradedAttempt]]:
-            engine.use_weights(learner.model.state_dict(), learner.version)
-            flat = await attempt_all(
-                arm,
-                tasks,
-                num_trials=settings.group_size,
-                seed=derive(job.seed, "rl", step),
-                concurrency=settings.concurrency,
-                reduce=lambda graded: graded,
-            )
-            return [flat[i : i + settings.group_size] for i in range(0, len(flat), settings.group_size)]
+        def arm(sampling: SamplingParams, engine: Engine) -> Arm:
+            return Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices, board=board)
 
+        ledger = Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step))
+        new_engine = partial(_rl_engine, reference.model, chat, settings, inputs.workflow.settings.engine)
+        source = source_of(job, learner, new_engine, partial(arm, drawn), ledger)
         checkpoints = Checkpoints(job.folder, learner)
         try:
-            done = await run_rl(
-                learner,
-                reference,
-                job.tasks,
-                plan,
-                checkpoints,
-                attempt=attempt,
-                ledger=Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step)),
-                on_step=watch.step,
-                should_stop=watch.should_stop,
-                validate=_validator(engine, learner, judged, job.validation[: settings.validation_tasks], job.seed),
-            )
+            with Watchdog(board, lambda stuck: watch.tell(str(stuck)), settings.stuck_after_seconds):
+                done = await run_rl(
+                    learner,
+                    reference,
+                    plan,
+                    checkpoints,
+                    rollouts=source.rollouts,
+                    on_step=watch.step,
+                    should_stop=watch.should_stop,
+                    validate=_validator(
+                        source.judge, partial(arm, judged), job.validation[: settings.validation_tasks], job.seed
+                    ),
+                    observe=TimeShares(board),
+                )
         finally:
-            await engine.close()
+            await source.close()
         return Trained(
             checkpoints.best(done),
             done.step,
@@ -148,10 +154,14 @@ class LocalTrainer:
             metrics={"validation_success": done.best},
         )
 
-    def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
-        """Load a policy for generation. The caller closes the engine."""
-        chat = load_chat(folder)
-        return LocalEngine(_for_sampling(load_model(folder)), num_slots=concurrency, tokenizer=chat.tokenizer), chat
+    async def open_engine(
+        self, folder: Path, settings: EngineSettings, *, concurrency: int, seed: int
+    ) -> tuple[Engine, ChatFormat]:
+        """See Trainer. A vLLM server is told to load the folder, which it must be able to read."""
+        chat = load_chat(folder, settings.tool_format)
+        if settings.kind == "vllm":
+            return await open_vllm(folder, settings), chat
+        return _local_engine(load_model(folder), chat, settings, concurrency), chat
 
     async def _imitate(
         self,
@@ -169,6 +179,8 @@ class LocalTrainer:
             model,
             chat,
             OptimizerConfig(settings.optimizer, settings.learning_rate, max_grad_norm=settings.max_grad_norm),
+            lora=job.inputs.workflow.settings.training.lora,
+            seed=job.seed,
         )
         steps = max(1, math.ceil(settings.num_epochs * len(samples) / settings.batch_size))
         plan = SFTPlan(
@@ -181,7 +193,7 @@ class LocalTrainer:
         )
         checkpoints = Checkpoints(job.folder, learner)
         tasks = job.inputs.splits.get("validation", [])[: settings.validation_tasks]
-        engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=64, tokenizer=chat.tokenizer)
+        engine = _local_engine(copy.deepcopy(model), chat, job.inputs.workflow.settings.engine, 64)
         arm = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation)
         try:
             done = await run_sft(
@@ -192,7 +204,9 @@ class LocalTrainer:
                 checkpoints,
                 on_step=watch.step,
                 should_stop=watch.should_stop,
-                validate=_validator(engine, learner, arm, tasks, job.seed) if tasks else None,
+                validate=_validator(partial(_newest, engine, learner), lambda _: arm, tasks, job.seed)
+                if tasks
+                else None,
             )
         finally:
             await engine.close()
@@ -215,8 +229,21 @@ def _refuse_too_long(samples: Sequence[TrainingSample], context: int) -> None:
         )
 
 
-def _learner(model: Any, chat: HfChat, optimizer: OptimizerConfig, temperature: float = 1.0) -> LocalLearner:
-    hold_planted(model)
+def _learner(
+    model: Any,
+    chat: HfChat,
+    optimizer: OptimizerConfig,
+    temperature: float = 1.0,
+    *,
+    lora: LoraSettings | None = None,
+    seed: int = 0,
+) -> LocalLearner:
+    """A learner of `model`, or of a copy of it with adapters: `model` itself then stays plain, for engines."""
+    if lora is None:
+        hold_planted(model)
+    else:
+        model = copy.deepcopy(model)
+        add_lora(model, lora.rank, lora.alpha, lora.targets, derive(seed, "lora"))
     return LocalLearner(
         model,
         chat.tokenizer,
@@ -232,21 +259,53 @@ def _for_sampling(model: Any) -> Any:
     return model.bfloat16() if pays_bfloat16(model) else model
 
 
+def _chat(folder: Path, inputs: Inputs) -> HfChat:
+    return load_chat(folder, inputs.workflow.settings.engine.tool_format)
+
+
+def _local_engine(model: Any, chat: HfChat, settings: EngineSettings, num_slots: int) -> LocalEngine:
+    return LocalEngine(
+        _for_sampling(model),
+        num_slots=num_slots,
+        tokenizer=chat.tokenizer,
+        deterministic=bool(settings.deterministic),
+    )
+
+
 def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, settings: SamplingSettings) -> Arm:
     return Arm(inputs.world, inputs.runner, engine, chat, inputs.sampling(settings), inputs.graders, inputs.prices)
 
 
-def _validator(engine: LocalEngine, learner: LocalLearner, arm: Arm, tasks: Sequence[Task], seed: int) -> Validate:
-    """Success of the learner's current weights on fixed tasks and draws; a missing outcome counts as failure."""
+def _rl_engine(start: Any, chat: HfChat, settings: RLSettings, engine: EngineSettings) -> LocalEngine:
+    """An engine with a copy of `start`. Conversations of a validation count among those that keep a slot."""
+    deterministic = settings.reference or bool(engine.deterministic)
+    return LocalEngine(
+        _for_sampling(copy.deepcopy(start)),
+        num_slots=max(settings.concurrency, VALIDATION_CONCURRENCY) if deterministic else settings.concurrency,
+        tokenizer=chat.tokenizer,
+        on_new_weights=settings.on_new_weights or "recompute",
+        deterministic=deterministic,
+    )
+
+
+def _newest(engine: LocalEngine, learner: LocalLearner) -> Engine:
+    """The engine, with the learner's current weights."""
+    engine.use_weights(learner.weights(), learner.version)
+    return engine
+
+
+def _validator(
+    newest: Callable[[], Engine], arm_on: Callable[[Engine], Arm], tasks: Sequence[Task], seed: int
+) -> Validate:
+    """Success of the newest weights on fixed tasks and draws; a missing outcome counts as failure."""
 
     async def validate() -> Estimate:
-        engine.use_weights(learner.model.state_dict(), learner.version)
         outcomes = await attempt_all(
-            arm,
+            arm_on(newest()),
             tasks,
             num_trials=1,
             seed=derive(seed, "validation"),
-            concurrency=64,
+            concurrency=VALIDATION_CONCURRENCY,
             reduce=lambda graded: graded.outcome.success,
         )
         return wilson(sum(o is True for o in outcomes), len(outcomes))

@@ -31,6 +31,8 @@ CHARTS = (
     ("Gradient norm", "number", {"grad_norm": "gradient norm"}),
     ("History not as sampled", "share", {"forked_share": "forked calls", "realigned_share": "realigned calls"}),
     ("Entropy", "number", {"entropy": "entropy"}),
+    ("Idle in a step", "share", {"trainer_idle_share": "trainer", "engine_idle_share": "engine"}),
+    ("Age of the trained tokens", "number", {"staleness": "mean", "staleness/max": "oldest"}),
 )
 """Title, scale, and the metrics with their labels; a chart without points is left out."""
 

@@ -49,6 +49,9 @@ class Progress(Protocol):
     def advance(self, done: int, values: Mapping[str, float]) -> None:
         """`done` steps are done; `values` are the metrics of the last one."""
 
+    def say(self, line: str) -> None:
+        """Something a person should know now. May be called from any thread."""
+
     def end(self, summary: str) -> None:
         """The stage is over."""
 
@@ -95,6 +98,8 @@ class Silent:
 
     def advance(self, done: int, values: Mapping[str, float]) -> None: ...
 
+    def say(self, line: str) -> None: ...
+
     def end(self, summary: str) -> None: ...
 
     def close(self) -> None: ...
@@ -140,6 +145,9 @@ class PlainProgress:
         seconds = (now - self._started) / done * (self._total - done)
         return f"{minutes(seconds)} left  "
 
+    def say(self, line: str) -> None:
+        self._write(line)
+
     def end(self, summary: str) -> None:
         self._write(f"{self._title}: {summary} ({minutes(self._clock() - self._started)})")
 
@@ -182,6 +190,9 @@ class LiveProgress:
             self._curve.append(values[CURVE])
         if self._bar is not None:
             self._bars.update(self._bar, completed=done, text=describe(values, self._curve))
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False)
 
     def end(self, summary: str) -> None:
         self._drop()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from flyball.config import RLSettings, SFTSettings, TinySettings
+from flyball.config import EngineSettings, RLSettings, SFTSettings, TinySettings
 from flyball.engine.protocol import Engine
 from flyball.models.chat import ChatFormat
 from flyball.types import GradedAttempt, Message, Task
@@ -33,14 +33,16 @@ class Watch:
 
     `step(done, total, metrics)` is called after every step that is saved or can be repeated; names of metrics are
     those of `flyball.metrics`. `keep(phase, step, attempts)` writes graded attempts to the store, all or none, and
-    `kept(phase, step)` reads them back: a step that is repeated learns from these. When `should_stop()` is true the
-    trainer saves a checkpoint after the step under way and returns with `finished=False`.
+    `kept(phase, step)` reads them back: a step that is repeated learns from these. `tell(line)` shows a person what the
+    run cannot act on itself; it may be called from any thread. When `should_stop()` is true the trainer saves a
+    checkpoint after the step under way and returns with `finished=False`.
     """
 
     step: Callable[[int, int, Mapping[str, float]], None]
     keep: Callable[[str, int, Sequence[GradedAttempt]], None]
     should_stop: Callable[[], bool]
     kept: Callable[[str, int], Sequence[GradedAttempt]] = lambda phase, step: ()
+    tell: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,11 @@ class Trainer(Protocol):
 
     async def rejection_sft(self, job: RejectionJob, watch: Watch) -> Trained: ...
 
-    def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
-        """Load a policy for generation. The caller closes the engine."""
+    async def open_engine(
+        self, folder: Path, settings: EngineSettings, *, concurrency: int, seed: int
+    ) -> tuple[Engine, ChatFormat]:
+        """Load a policy for generation, with the engine that the settings name. The caller closes the engine.
+
+        Raises ConfigError for settings that cannot be honoured here, EngineError for a server that cannot serve it.
+        """
         ...

@@ -1,0 +1,163 @@
+"""The rung `bubblewrap`: namespaces of its own for users, processes, network, files and the rest, by the program bwrap.
+
+Inside, the host's programs are there to read, one folder to write, and no process, user or network of the host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import IO
+
+from flyball.errors import SandboxError
+from flyball.sandbox.cgroup import open_cgroup
+from flyball.sandbox.files import FIXED, TEMPORARY, WORK
+from flyball.sandbox.inside.seccomp import filter_program
+from flyball.sandbox.job import Bounds
+from flyball.sandbox.process import Process, set_limits
+from flyball.sandbox.view import environment, view
+
+ROOM = "/sandbox"
+OWN_PROCESSES = 2
+"""bwrap outside and the first process inside."""
+NAMESPACES = [
+    "--unshare-all",
+    "--unshare-user",
+    "--disable-userns",
+    "--cap-drop",
+    "ALL",
+    "--uid",
+    "65534",
+    "--gid",
+    "65534",
+    "--new-session",
+    "--clearenv",
+    "--hostname",
+    "sandbox",
+]
+
+
+class Bubblewrap:
+    """Starts commands under bwrap. As root it needs a control group, which bounds the number of processes."""
+
+    name = "bubblewrap"
+
+    def missing(self) -> str | None:
+        """Return what this host lacks, None when it can be tried."""
+        return None if shutil.which("bwrap") else "the program bwrap is not installed (package bubblewrap)"
+
+    def start(self, command: tuple[str, ...], folder: Path, bounds: Bounds, packages: bool) -> Process:
+        """Start a command in `folder/work`. Raises SandboxError."""
+        cgroup = open_cgroup(bounds, OWN_PROCESSES)
+        status, status_end = os.pipe()
+        gate_end, gate = os.pipe()
+        rules = os.memfd_create("seccomp")
+        try:
+            os.write(rules, filter_program())
+            os.lseek(rules, 0, os.SEEK_SET)
+            argv = [
+                *("bwrap", "--json-status-fd", str(status_end), "--block-fd", str(gate_end), "--seccomp", str(rules)),
+                *NAMESPACES,
+                *_mounts(folder, bounds, packages),
+                *(
+                    word
+                    for pair in environment(f"{ROOM}/{WORK}", f"{ROOM}/{TEMPORARY}").items()
+                    for word in ("--setenv", *pair)
+                ),
+                "--",
+                *command,
+            ]
+            popen = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(status_end, gate_end, rules),
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+                start_new_session=True,
+            )
+        finally:
+            for descriptor in (status_end, gate_end, rules):
+                os.close(descriptor)
+        hold = _Namespace(popen, os.fdopen(status, "rb"))
+        process = Process(popen, hold, bounds, self.name, folder, cgroup)
+        try:
+            first = hold.first_process()
+            if cgroup is not None:
+                cgroup.add(first)
+            set_limits(first, bounds, bounds.processes + OWN_PROCESSES)
+            os.write(gate, b"1")
+        except OSError as error:
+            process.close()
+            raise SandboxError(f"bubblewrap could not bound its processes: {error}") from error
+        except SandboxError:
+            process.close()
+            raise
+        finally:
+            os.close(gate)
+        return process
+
+
+class _Namespace:
+    """The first process inside: when it dies, the kernel ends all others."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], status: IO[bytes]) -> None:
+        self._popen = popen
+        self._status = status
+        self._first: int | None = None
+
+    def first_process(self) -> int:
+        """Return its number outside. Raises SandboxError with what bwrap said when there is none."""
+        line = self._status.readline()
+        if not line:
+            assert self._popen.stderr is not None
+            said = self._popen.stderr.read().decode(errors="replace").strip()
+            raise SandboxError(f"bubblewrap did not start: {said or 'it said nothing'}")
+        number = int(json.loads(line)["child-pid"])
+        with contextlib.suppress(OSError):
+            self._first = os.pidfd_open(number)
+        return number
+
+    def stop(self) -> None:
+        if self._first is None:
+            self._popen.kill()
+            return
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._first, signal.SIGKILL)
+        os.close(self._first)
+        self._first = None
+
+    def exit_code(self, status: int) -> int:
+        with self._status:
+            for line in self._status:
+                if (code := json.loads(line).get("exit-code")) is not None:
+                    return int(code)
+        raise SandboxError(f"bubblewrap ended with {os.waitstatus_to_exitcode(status)} before the command did")
+
+
+def _mounts(folder: Path, bounds: Bounds, packages: bool) -> list[str]:
+    seen = view(packages)
+    argv: list[str] = []
+    for tree in seen.shown:
+        argv += ["--ro-bind", str(tree), str(tree)]
+    for path, target in seen.links:
+        argv += ["--symlink", target, str(path)]
+    for place in seen.hidden:
+        argv += ["--tmpfs", str(place), "--remount-ro", str(place)]
+    argv += ["--proc", "/proc", "--dev", "/dev", "--size", str(bounds.disk_bytes), "--tmpfs", "/dev/shm"]
+    argv += ["--bind", str(folder / WORK), f"{ROOM}/{WORK}", "--bind", str(folder / TEMPORARY), f"{ROOM}/{TEMPORARY}"]
+    argv += [
+        "--ro-bind",
+        str(folder / FIXED),
+        f"{ROOM}/{FIXED}",
+        "--symlink",
+        f"{ROOM}/{TEMPORARY}".lstrip("/"),
+        "/tmp",
+    ]
+    # started by root, the code keeps root's number outside, to whom /proc/sys would listen
+    return [*argv, "--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", f"{ROOM}/{WORK}"]

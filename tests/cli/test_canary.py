@@ -1,0 +1,85 @@
+"""`flyball canary`: the table, the verdict with its exit code, and files that are refused with their line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import orjson
+import pytest
+
+from flyball.cli.main import invoke
+from tests.release.canary.conftest import traffic
+
+PLAN = "owner: ada\nlabel_deadline: 3600\ncost_cap: 0.15\n"
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+    return path
+
+
+def write(path: Path, sessions) -> Path:
+    path.write_bytes(b"\n".join(orjson.dumps(dataclasses.asdict(s)) for s in sessions))
+    return path
+
+
+def test_the_table_is_printed_with_the_split(plan_file: Path, capsys) -> None:
+    assert invoke(["canary", "plan", str(plan_file), "--base", "0.8", "--per-day", "2000"]) == 0
+    said = capsys.readouterr().out
+    assert "5 % canary and 5 % holdback show a drop of 10 points within 28 days" in said
+    assert "sessions per arm (median)" in said and len(said.splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    ("n", "harm", "code", "word"), [(8000, 0.0, 0, "ready"), (100, 0.0, 3, "not_yet"), (3000, 0.3, 4, "rolling_back")]
+)
+def test_sessions_are_judged(plan_file: Path, tmp_path: Path, capsys, n, harm, code, word) -> None:
+    sessions = write(tmp_path / "sessions.jsonl", traffic(n, drop=harm))
+    assert invoke(["canary", "judge", str(plan_file), str(sessions), "--now", "1e9"]) == code
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == f"verdict: {word}" and "success (Product)" in said and f"n={n // 6}" not in said
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"session_id": "a"', "sessions.jsonl:1: the line: Invalid JSON"),
+        ('{"session_id": "a"}', "sessions.jsonl:1: key: "),
+        ('{"session_id": "a", "key": "a", "arm": "stable", "assigned_at": 0}', "sessions.jsonl:1: arm: "),
+        (
+            '{"session_id": "a", "key": "a", "arm": "canary", "assigned_at": 0, "cost": 1}',
+            "unknown field 'cost'; did you mean 'cost_usd'?",
+        ),
+        (
+            '{"session_id": "a", "key": "a", "arm": "canary", "assigned_at": 0}\n' * 2,
+            "sessions.jsonl:2: session 'a' is there already",
+        ),
+        ("\n", "holds no session"),
+    ],
+)
+def test_a_bad_line_is_named(plan_file: Path, tmp_path: Path, capsys, line, says) -> None:
+    path = tmp_path / "sessions.jsonl"
+    path.write_text(line)
+    assert invoke(["canary", "judge", str(plan_file), str(path), "--now", "0"]) == 1
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("owner: ada\nstage: [0.1]", "unknown field 'stage'; did you mean 'stages'?"),
+        ("label_deadline: 1", "owner: "),
+        ("owner: ada\nhorizon: soon", "horizon: "),
+        ("- owner", "a plan is a mapping"),
+        ("owner: [", "is no YAML"),
+        ("owner: ada\nharm: 0.01", "within what is tolerated"),
+    ],
+)
+def test_a_bad_plan_is_named(tmp_path: Path, capsys, text, says) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    assert invoke(["canary", "plan", str(path), "--base", "0.8", "--per-day", "2000"]) == 1
+    assert says in capsys.readouterr().err

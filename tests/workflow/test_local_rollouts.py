@@ -1,0 +1,89 @@
+"""Attempts ahead of the learner by the trainer of one machine: real engine, real learner, a very small policy."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.tiny_job import Desk, tiny_job
+from flyball.metrics import check
+from flyball.types import GradedAttempt
+from flyball.workflow.local_trainer import LocalTrainer
+from flyball.workflow.trainer import Trained, Watch
+
+STEPS, SIZE, GROUP = 3, 2, 2
+
+
+class Ear:
+    """What a run told."""
+
+    def __init__(self) -> None:
+        self.metrics: list[Mapping[str, float]] = []
+        self.kept: list[GradedAttempt] = []
+        self.lines: list[str] = []
+
+    @property
+    def watch(self) -> Watch:
+        return Watch(
+            step=lambda done, total, metrics: self.metrics.append(metrics),
+            keep=lambda phase, step, graded: self.kept.extend(graded),
+            should_stop=lambda: False,
+            tell=self.lines.append,
+        )
+
+
+def go(folder: Path, latencies: Mapping[int, list[float]] | None = None, **rl: Any) -> tuple[Trained, Ear]:
+    torch.set_num_threads(1)
+    folder.mkdir()
+    Desk.open_anew(latencies or {})
+    job = tiny_job(folder, num_tasks=8, num_steps=STEPS, tasks_per_step=SIZE, group_size=GROUP, validate_every=2, **rl)
+    ear = Ear()
+    return asyncio.run(LocalTrainer().rl(job, ear.watch)), ear
+
+
+def weights(folder: Path) -> str:
+    state = torch.load(folder / "rl" / f"step-{STEPS}" / "learner.pt", weights_only=True)["model"]
+    return hashlib.sha256(b"".join(v.numpy().tobytes() for v in state.values())).hexdigest()
+
+
+@pytest.mark.parametrize("mode", [{}, {"version_mode": "own_version"}, {"on_new_weights": "keep"}], ids=str)
+def test_every_planned_attempt_is_trained_whatever_the_version_mode(tmp_path: Path, mode: dict[str, str]) -> None:
+    trained, ear = go(tmp_path / "run", schedule="async", max_off_policy_steps=2, **mode)
+    assert trained.finished and trained.num_steps == STEPS
+    assert len({graded.attempt.seed for graded in ear.kept}) == len(ear.kept) == STEPS * SIZE * GROUP
+    last = ear.metrics[-1]
+    assert last["censoring_index"] == 1.0
+    assert any("staleness/max" in metrics for metrics in ear.metrics)  # a batch without signal trains no token
+    shares = ("engine_idle_share", "trainer_idle_share")
+    assert all(0 <= last[name] <= 1 for name in shares) and last["weights_seconds"] > 0
+    for name in last:
+        check(name)
+    if "version_mode" in mode:
+        calls = [graded.attempt.trajectory.calls for graded in ear.kept]
+        assert all(len({v for call in one for v in call.policy_versions}) == 1 for one in calls)
+
+
+def test_in_reference_mode_a_batch_ahead_of_none_is_training_in_turn(tmp_path: Path) -> None:
+    go(tmp_path / "turn", reference=True)
+    go(tmp_path / "ahead", schedule="async", max_off_policy_steps=0, reference=True)
+    go(tmp_path / "far", schedule="async", max_off_policy_steps=2, reference=True)
+    assert weights(tmp_path / "turn") == weights(tmp_path / "ahead") != weights(tmp_path / "far")
+
+
+def test_in_reference_mode_time_decides_nothing(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"schedule": "async", "max_off_policy_steps": 2, "reference": True}
+    go(tmp_path / "quick", **how)
+    go(tmp_path / "slow", {task: [0.0, 0.01 * (task % 3)] for task in range(8)}, **how)
+    assert weights(tmp_path / "quick") == weights(tmp_path / "slow")
+
+
+def test_what_is_stuck_is_told_while_it_is(tmp_path: Path) -> None:
+    _, ear = go(tmp_path / "run", {0: [0.0, 0.5]}, schedule="async", stuck_after_seconds=0.1)
+    told = [line for line in ear.lines if line.startswith("world Desk.user_reply has not returned for ")]
+    assert told and all("task count-0" in line for line in told)
