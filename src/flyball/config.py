@@ -16,7 +16,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
@@ -124,18 +124,6 @@ class KlScheduleSettings(Section):
     target: float = Field(default=0.0, ge=0, description="KL aimed at, nats per token; above 0 for the controllers")
     horizon: float = Field(default=10_000.0, gt=0, description="attempts over which `adaptive` moves, above 0")
     gains: tuple[float, float, float] = Field(default=(0.0, 0.0, 0.0), strict=False, description="P, I, D of `pid`")
-
-    READS: ClassVar[dict[str, set[str]]] = {
-        "warmup-decay": {"warmup_steps", "final"},
-        "adaptive": {"target", "horizon"},
-        "pid": {"target", "gains"},
-    }
-
-    @model_validator(mode="after")
-    def _fits(self) -> KlScheduleSettings:
-        if ignored := self.model_fields_set - {"kind"} - self.READS.get(self.kind, set()):
-            raise ValueError(f"kind {self.kind!r} would ignore {sorted(ignored)[0]}")
-        return self
 
 
 class RLSettings(SamplingSettings):

@@ -74,8 +74,9 @@ def test_settings_reach_the_row() -> None:
     )
     row = configured("rloo", own_choices(settings))
     assert (row.correction, row.kl_schedule.kind, row.kl_schedule.target) == ("icepop", "adaptive", 6.0)
-    with pytest.raises(ValueError, match="would ignore target"):
-        RLSettings.model_validate({"kl_schedule": {"kind": "constant", "target": 1.0}})
+    ignored = RLSettings.model_validate({"kl_schedule": {"kind": "constant", "target": 1.0}})
+    with pytest.raises(ConfigError, match="would ignore target"):
+        own_choices(ignored)
 
 
 def test_schedules_by_hand() -> None:

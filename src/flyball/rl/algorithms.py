@@ -297,8 +297,8 @@ _ROWS = (
         kl_coef=0.0,
         overlong="punish",
         needs=REFILL,
-        deviations="overlong filtering is `overlong: filter`, an alternative to the punishment; L_max is the most tokens "
-        "an attempt can sample, L_cache a fifth of it",
+        deviations="overlong filtering is `overlong: filter`, an alternative to the punishment; L_max is the most "
+        "tokens an attempt can sample, L_cache a fifth of it",
     ),
     replace(
         _GRPO,

@@ -8,7 +8,7 @@ As something to be optimised a value is not a gradient (arXiv 2512.21852): `PLAC
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 from flyball.errors import ConfigError, nearest
@@ -104,6 +104,15 @@ def kl_placement(name: str, *, allow_refused: bool = False) -> KlPlacement:
 # --- how the weight moves --------------------------------------------------------------------------------------------
 
 
+READS = {
+    "constant": (),
+    "warmup-decay": ("warmup_steps", "final"),
+    "adaptive": ("target", "horizon"),
+    "pid": ("target", "gains"),
+}
+"""What each kind of schedule reads besides its weight."""
+
+
 @dataclass(frozen=True)
 class KlSchedule:
     """How the KL weight moves over a run. `coef` is the weight (of the controllers: at the start).
@@ -123,7 +132,10 @@ class KlSchedule:
     gains: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        if self.kind in ("adaptive", "pid") and self.target <= 0:
+        for option in fields(self)[2:]:
+            if option.name not in READS[self.kind] and getattr(self, option.name) != option.default:
+                raise ConfigError(f"a KL schedule of kind {self.kind!r} would ignore {option.name}; remove it")
+        if "target" in READS[self.kind] and self.target <= 0:
             raise ConfigError(f"a KL schedule of kind {self.kind!r} has the target {self.target}; it needs one above 0")
 
     def weight(self, step: int, num_steps: int, measured: Iterable[float], attempts_per_step: int = 1) -> float:
