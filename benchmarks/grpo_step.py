@@ -32,6 +32,7 @@ from flyball.errors import EvalError, FlyballError
 from flyball.models.load import load_model, pays_bfloat16
 from flyball.models.names import find
 from flyball.rl.advantage import grpo_advantages
+from flyball.rl.algorithms import algorithm
 from flyball.rl.samples import weighted
 from flyball.train.learner import LocalLearner, LossSpec, OptimizerConfig
 from flyball.types import TrainingSample
@@ -53,7 +54,7 @@ SWEEP: dict[str, dict[str, Any]] = {
     | {"gradient_checkpointing": False, "use_transformers_continuous_batching": True},
 }
 FLYBALL = "flyball"
-LOSS = LossSpec("policy", {"clip_ratio_low": 0.2, "clip_ratio_high": 0.2, "tis_cap": 2.0})
+LOSS = LossSpec("policy", algorithm("grpo").loss_params(kl_coef=0.0))
 
 Step = Callable[[int], float]
 """Number of the step in, its seconds out."""

@@ -23,6 +23,7 @@ from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
 from flyball.errors import EvalError, FlyballError
 from flyball.models.load import load_model, pays_bfloat16
 from flyball.models.names import find
+from flyball.rl.algorithms import algorithm
 from flyball.rl.samples import weighted
 from flyball.train.learner import LocalLearner, LossSpec, OptimizerConfig
 from flyball.types import TrainingSample
@@ -33,7 +34,8 @@ LEAST = 3.0
 SAME_GRADIENT = 0.02
 """Largest relative difference of the gradients' norm that bfloat16 may make; another is another computation."""
 FLYBALL, ROWS, ROWS_KEPT = "flyball", "one row per completion", "one row per completion, logits of completions"
-LOSS = LossSpec("policy", {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "tis_cap": 2.0})
+TIS_CAP = 2.0
+LOSS = LossSpec("policy", algorithm("rloo").loss_params(kl_coef=0.0) | {"gap_high": TIS_CAP})
 
 Way = Callable[[list[TrainingSample]], None]
 
@@ -117,7 +119,7 @@ def plain(model: Any, bf16: bool, *, keep: bool) -> Way:
         logprobs = logits[:, -COMPLETION - 1 : -1].float().log_softmax(-1)
         chosen = logprobs.gather(-1, tokens[:, PROMPT:, None])[..., 0]
         factor = np.stack([(s.advantages * s.loss_weights)[PROMPT:] for s in samples])
-        (-LOSS.params["tis_cap"] * torch.from_numpy(factor) * (chosen - chosen.detach()).exp()).sum().backward()
+        (-TIS_CAP * torch.from_numpy(factor) * (chosen - chosen.detach()).exp()).sum().backward()
 
     return backward
 

@@ -115,6 +115,17 @@ class SamplingSettings(Section):
         return self
 
 
+class KlScheduleSettings(Section):
+    """How the weight of the KL moves; the kinds and their formulae are those of `rl.kl.KlSchedule`."""
+
+    kind: Literal["constant", "warmup-decay", "adaptive", "pid"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0, description="steps up to the full weight, 0 or more")
+    final: float = Field(default=0.0, ge=0, description="share of the weight at the last step, 0 or more")
+    target: float = Field(default=0.0, ge=0, description="KL aimed at, nats per token; above 0 for the controllers")
+    horizon: float = Field(default=10_000.0, gt=0, description="attempts over which `adaptive` moves, above 0")
+    gains: tuple[float, float, float] = Field(default=(0.0, 0.0, 0.0), strict=False, description="P, I, D of `pid`")
+
+
 class RLSettings(SamplingSettings):
     """Group-relative RL with tools in the loop. Fields that are None take the preset's value."""
 
@@ -151,9 +162,21 @@ class RLSettings(SamplingSettings):
     patience: int | None = Field(default=None, ge=1, description="stop after this many validations without a new best")
     max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
     kl_coef: float | None = Field(default=None, ge=0, description="weight of the KL to the reference, 0 or more")
+    kl: str | None = Field(default=None, description="where the KL stands, such as k1-in-reward; see rl/kl.py")
+    kl_schedule: KlScheduleSettings | None = Field(default=None, description="how the weight of the KL moves")
+    allow_refused_kl: bool | None = Field(default=None, description="take a KL placement that is refused, to reproduce")
     clip_ratio_low: float | None = Field(default=None, gt=0, lt=1, description="lower clip range, between 0 and 1")
     clip_ratio_high: float | None = Field(default=None, gt=0, description="upper clip range, above 0")
-    tis_cap: float | None = Field(default=None, gt=0, description="cap of the truncated importance ratio, above 0")
+    dual_clip: float | None = Field(default=None, gt=1, description="bound of the loss where A < 0, above 1")
+    loss_agg_mode: str | None = Field(default=None, description="how token losses become one; see rl/aggregate.py")
+    correction: str | None = Field(default=None, description="of the gap to the engine; see rl/correction.py")
+    correction_low: float | None = Field(default=None, ge=0, description="its lower bound, 0 or more")
+    correction_high: float | None = Field(default=None, gt=0, description="its upper bound, above 0")
+    correction_normalizer: Literal["all", "accepted"] | None = Field(
+        default=None, description="divides by which tokens"
+    )
+    proximal: Literal["learner", "sampler"] | None = Field(default=None, description="what the ratio compares with")
+    overlong: Literal["keep", "punish", "filter"] | None = Field(default=None, description="of attempts out of tokens")
 
     @property
     def lead(self) -> int:

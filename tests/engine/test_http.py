@@ -127,7 +127,7 @@ def test_a_reply_counts_as_many_tokens_as_the_endpoint_says() -> None:
 def test_training_on_what_it_said_is_refused() -> None:
     door = run(Endpoint(), talk)
     attempt = Attempt("a0", Task("t", {}), Trajectory(door.calls, StopReason.ANSWERED), ())
-    samples = attempt_samples(GradedAttempt(attempt, Outcome(True)), 1.0)
+    samples = attempt_samples(GradedAttempt(attempt, Outcome(True)))
     learner = small_learner()
     learner.temperature = 0.5
     with pytest.raises(TrainError, match="by an engine that answers in text"):

@@ -18,6 +18,7 @@ from flyball.engine.protocol import Request, SamplingParams
 from flyball.errors import ConfigError, ModelError, TrainError
 from flyball.models.load import load_model
 from flyball.models.tiny import train_tokenizer
+from flyball.rl.algorithms import algorithm
 from flyball.rl.pack import packs
 from flyball.rl.samples import attempt_samples, weighted
 from flyball.rl.support import kept_mask, unknown_support
@@ -36,7 +37,7 @@ SHAPE: dict[str, Any] = {
     "initializer_range": 0.1,
 }
 ROOT = [7 + i % 40 for i in range(37)]
-POLICY = LossSpec("policy", {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "tis_cap": 2.0, "kl_coef": 0.1})
+POLICY = LossSpec("policy", replace(algorithm("rloo"), kl="k3-in-loss").loss_params(kl_coef=0.1))
 SFT = LossSpec("sft")
 
 
@@ -171,7 +172,7 @@ def attempts(rules: SamplingParams) -> list[TrainingSample]:
             seen, given = (*seen, *given, *done.token_ids), tuple((5 * i + j) % VOCAB for j in range(4))
         trajectory = Trajectory(tuple(calls), StopReason.ANSWERED)
         graded = GradedAttempt(Attempt(f"a{i}", Task("t", {}), trajectory, ()), Outcome(True))
-        (sample,) = attempt_samples(graded, 1.0)
+        (sample,) = attempt_samples(graded, np.ones(len(graded.attempt.trajectory.calls)))
         return sample
 
     async def all_of_them() -> list[TrainingSample]:

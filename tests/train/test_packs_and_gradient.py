@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flyball.rl.aggregate import MODES
+from flyball.rl.algorithms import algorithm
 from flyball.rl.samples import weighted
 from flyball.train import learner as learner_module
 from flyball.train.learner import LocalLearner, LossSpec, OptimizerConfig
 from flyball.types import TrainingSample
 
 VOCAB = 17
-POLICY = LossSpec("policy", {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "tis_cap": 2.0, "kl_coef": 0.0})
+POLICY = LossSpec("policy", algorithm("rloo").loss_params(kl_coef=0.0))
 ROOTS = [[3] * 30, [3] * 12 + [4] * 11]
 
 

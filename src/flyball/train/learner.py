@@ -10,7 +10,7 @@ share is computed once and its gradient is exact, because the cached keys and va
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from flyball.errors import ConfigError, TrainError, nearest
 from flyball.models.load import save_model
 from flyball.models.lora import ADAPTER, has_lora, merged_state, save_adapter
-from flyball.rl.loss import policy_loss, sft_loss
+from flyball.rl.loss import TOKEN_LOSSES, Tokens
 from flyball.rl.pack import Pack, packs
 from flyball.rl.support import kept_mask, outside_support
 from flyball.train.muon import Muon
@@ -34,10 +34,10 @@ from flyball.types import UNKNOWN, TrainingSample, WeightsRef
 
 @dataclass(frozen=True)
 class LossSpec:
-    """Which token loss, and its parameters: `sft`, or `policy` with clip_ratio_low/high, tis_cap, kl_coef."""
+    """Which token loss of `rl.loss.TOKEN_LOSSES`, and what it is called with."""
 
     name: str
-    params: dict[str, float] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 OPTIMIZERS = ("adamw", "muon")
@@ -88,14 +88,20 @@ class LocalLearner:
 
         Over the support of each draw. Raises TrainError for a draw from a distribution that cannot be scored here.
         """
+        return [logprobs for logprobs, _entropy in self.score(samples)]
+
+    def score(self, samples: Sequence[TrainingSample]) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """What `forward` gives, and the entropy [T] of each draw, in nats."""
         _refuse_other_distributions(samples, self.temperature)
-        out = [np.zeros(len(s.token_ids), np.float32) for s in samples]
+        out = [(np.zeros(len(s.token_ids), np.float32), np.zeros(len(s.token_ids), np.float32)) for s in samples]
         self.model.eval()
         with torch.no_grad():
             for pack in packs(samples, self.max_tokens):
-                logprobs, _entropy, row, position = self._token_logprobs(samples, pack)
-                for r, p, value in zip(row.tolist(), position.tolist(), logprobs.tolist(), strict=True):
-                    out[pack.rows[r]][p] = value
+                *values, row, position = self._token_logprobs(samples, pack)
+                drawn = zip(row.tolist(), position.tolist(), *(v.tolist() for v in values), strict=True)
+                for r, p, logprob, entropy in drawn:
+                    logprobs, entropies = out[pack.rows[r]]
+                    logprobs[p], entropies[p] = logprob, entropy
         return out
 
     def forward_backward(self, samples: Sequence[TrainingSample], spec: LossSpec) -> dict[str, float]:
@@ -304,18 +310,17 @@ def _optimizers(model: Any, config: OptimizerConfig) -> list[torch.optim.Optimiz
 def _token_loss(
     spec: LossSpec, logprobs: torch.Tensor, taken: list[TrainingSample], row: torch.Tensor, position: torch.Tensor
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    if spec.name == "sft":
-        return sft_loss(logprobs), {}
-    if spec.name == "policy":
-        return policy_loss(
-            logprobs,
-            _gather([s.sampling_logprobs for s in taken], row, position),
-            _gather([s.advantages for s in taken], row, position),
-            old_logprobs=_gather_if_known([s.old_logprobs for s in taken], row, position),
-            ref_logprobs=_gather_if_known([s.ref_logprobs for s in taken], row, position),
-            **spec.params,
-        )
-    raise ConfigError(f"loss {spec.name!r} is unknown{nearest(spec.name, ('sft', 'policy'))}")
+    if spec.name not in TOKEN_LOSSES:
+        raise ConfigError(f"loss {spec.name!r} is unknown{nearest(spec.name, TOKEN_LOSSES)}")
+    tokens = Tokens(
+        logprobs,
+        _gather([s.sampling_logprobs for s in taken], row, position),
+        _gather([s.advantages for s in taken], row, position),
+        torch.tensor([int(s.loss_mask.sum()) for s in taken])[row],
+        _gather_if_known([s.old_logprobs for s in taken], row, position),
+        _gather_if_known([s.ref_logprobs for s in taken], row, position),
+    )
+    return TOKEN_LOSSES[spec.name](tokens, **spec.params)
 
 
 def _gather(arrays: Sequence[npt.NDArray[np.float32]], row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:

@@ -14,16 +14,10 @@ from flyball.errors import ConfigError, nearest
 from flyball.metrics import METRICS
 from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
-from flyball.rl.algorithms import ALGORITHMS
+from flyball.rl.algorithms import ALGORITHMS, CHOICES, configured, own_choices
 
-ANNOUNCED = {
-    "ppo_kl": "PPO with KL needs a critic, which arrives with the training methods; until then leave "
-    "`policy_training` out: the default preset is a group-relative one, and `training.rl.kl_coef` adds the KL to it",
-}
-"""Presets that a file may name before they exist, with what to do until then."""
-
-PRESET_CHOICES = ("kl_coef", "clip_ratio_low", "clip_ratio_high", "tis_cap")
-"""Fields of `training.rl` whose default is the preset's; a preset whose own value is None does not read the field."""
+ANNOUNCED = {name: f"preset {name!r} {row.needs}" for name, row in ALGORITHMS.items() if row.needs}
+"""Presets that a file may name before they can run, with what is missing and what to do until then."""
 
 
 NEEDED = (
@@ -43,7 +37,7 @@ EVALUATES_ONLY = {
 
 @dataclass(frozen=True)
 class Names:
-    """The names a workflow may use. `presets` maps each to the fields of PRESET_CHOICES that it reads."""
+    """The names a workflow may use. `presets` maps each to the fields of `rl.algorithms.CHOICES` that it reads."""
 
     metrics: Collection[str]
     presets: Mapping[str, Collection[str]]
@@ -52,10 +46,7 @@ class Names:
 
 def names_in_force(splits: Collection[str] | None = None) -> Names:
     """Return the names that the folders declare, with the splits of the user's tasks once they are read."""
-    presets = {
-        name: {choice for choice in PRESET_CHOICES if getattr(row, choice) is not None}
-        for name, row in ALGORITHMS.items()
-    }
+    presets = {name: row.reads for name, row in ALGORITHMS.items() if not row.needs}
     monitored = {name for name, metric in METRICS.items() if "monitoring" in metric.where}
     return Names(monitored, presets, splits)
 
@@ -122,12 +113,19 @@ def _preset_problems(settings: Settings, marks: Marks, names: Names) -> list[str
     if preset not in names.presets:
         return [f"{where}: unknown preset {preset!r}{nearest(preset, [*names.presets, *ANNOUNCED])}"]
     reads = names.presets[preset]
-    return [
+    ignored = [
         f"{marks.at(('training', 'rl', name))}: training.rl.{name} would be ignored: preset {preset!r} does not read it"
         f"{nearest(name, reads) if reads else '; it has no such settings'}"
-        for name in PRESET_CHOICES
+        for name in CHOICES
         if getattr(rl, name) is not None and name not in reads
     ]
+    if ignored or preset not in ALGORITHMS:
+        return ignored
+    try:
+        configured(preset, own_choices(rl))
+    except ConfigError as exc:
+        return [f"{where}: training.rl: {exc.args[0]}"]
+    return []
 
 
 def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
@@ -178,11 +176,11 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
             f"{marks.at(('training', 'controls'))}: the control 'rejection_sft' learns from the graded rollouts of RL, "
             "and training.rl is null; remove one of the two"
         )
-    if training.rl is not None and training.rl.updates_per_batch == 1:
+    if training.rl is not None and training.rl.updates_per_batch == 1 and training.rl.proximal != "sampler":
         problems += [
             f"{marks.at(('training', 'rl', name))}: training.rl.{name} would be ignored: with one update per batch the "
             "policy is compared with itself, so the clip never acts; set `updates_per_batch: 2` or more, or remove it"
-            for name in ("clip_ratio_low", "clip_ratio_high")
+            for name in ("clip_ratio_low", "clip_ratio_high", "dual_clip")
             if getattr(training.rl, name) is not None
         ]
     return problems + (_ignored_by_schedule(training.rl, marks) if training.rl else [])

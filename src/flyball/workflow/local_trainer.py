@@ -27,8 +27,9 @@ from flyball.models.load import load_model, new_tiny_model, pays_bfloat16, save_
 from flyball.models.lora import add_lora
 from flyball.models.planted import hold_planted
 from flyball.models.tiny import TinyConfig, train_tokenizer
-from flyball.rl.algorithms import Algorithm, algorithm
+from flyball.rl.algorithms import configured, own_choices
 from flyball.rl.samples import attempt_samples
+from flyball.rl.shaping import token_budget
 from flyball.rng import derive
 from flyball.rollout.activity import Board, Watchdog
 from flyball.stats.binomial import wilson
@@ -91,7 +92,7 @@ class LocalTrainer:
 
     async def rl(self, job: RLJob, watch: Watch) -> Trained:
         """Group-relative RL against the frozen start; the checkpoint is picked on validation."""
-        settings, chosen = job.settings, _algorithm(job.settings, job.preset)
+        settings, chosen = job.settings, configured(job.preset, own_choices(job.settings))
         if settings.reference:
             compute_with_one_thread()
         chat, model = _chat(job.policy, job.inputs), load_model(job.policy)
@@ -113,6 +114,7 @@ class LocalTrainer:
             settings.patience,
             settings.max_minutes and settings.max_minutes * 60,
             updates_per_batch=settings.updates_per_batch,
+            attempts_per_step=settings.tasks_per_step * settings.group_size,
             horizon=_horizon(job.tasks) if chosen.loss_agg_mode == "seq-mean-token-sum-norm" else None,
             max_off_policy_steps=settings.lead,
         )
@@ -313,14 +315,7 @@ def _validator(
 
 def _horizon(tasks: Sequence[Task]) -> int:
     """The most tokens that an attempt at any of the tasks can sample."""
-    return max(min(t.limits.max_turns * t.limits.max_new_tokens, t.limits.max_tokens) for t in tasks)
-
-
-def _algorithm(settings: RLSettings, preset: str) -> Algorithm:
-    """The preset's row with the numbers that the file sets in place of the row's."""
-    names_set = ("kl_coef", "clip_ratio_low", "clip_ratio_high", "tis_cap")
-    own = {name: value for name in names_set if (value := getattr(settings, name)) is not None}
-    return replace(algorithm(preset), **own)
+    return max(token_budget(t.limits) for t in tasks)
 
 
 def _sampled_turns(graded: GradedAttempt) -> list[TrainingSample]:
@@ -328,7 +323,7 @@ def _sampled_turns(graded: GradedAttempt) -> list[TrainingSample]:
 
     At temperature 1 and among the whole vocabulary, whatever the sampler did: what is imitated is the text.
     """
-    return [replace(sample, support=None, temperatures=()) for sample in attempt_samples(graded, 0.0)]
+    return [replace(sample, support=None, temperatures=()) for sample in attempt_samples(graded)]
 
 
 def _texts(demonstration: Demonstration) -> list[str]:
