@@ -66,9 +66,7 @@ Step = Callable[[int], float]
 @click.option("--row", "rows", multiple=True, type=click.Choice(list(SWEEP)), help="Of the sweep; unset = all.")
 @click.option("--fresh", is_flag=True, help="Discard the rows of earlier runs.")
 @click.option("--reasons", type=click.Path(exists=True, path_type=Path), help="JSON of claim id to reason.")
-def main(
-    rival: Path, rounds: int, policy: str, rows: tuple[str, ...], fresh: bool, reasons: Path | None
-) -> None:
+def main(rival: Path, rounds: int, policy: str, rows: tuple[str, ...], fresh: bool, reasons: Path | None) -> None:
     """Run the sweep and the rounds that are missing, then write the results."""
     try:
         file = rows_file(NAME)
@@ -214,7 +212,10 @@ def findings(rows: list[dict[str, Any]], best: str) -> list[Finding]:
     rounds = [row for row in rows if "round" in row]
     swept = {row["sweep"]: row.get("seconds", row.get("failed")) for row in rows if "sweep" in row}
     found = []
-    for rival, least, words in (("defaults", OVER_DEFAULTS, "its defaults"), ("best", OVER_BEST, "its best of a sweep")):
+    for rival, least, words in (
+        ("defaults", OVER_DEFAULTS, "its defaults"),
+        ("best", OVER_BEST, "its best of a sweep"),
+    ):
         value, interval, n = median_ratio(rounds, rival, FLYBALL)
         seconds = {name: sorted(row[name] for row in rounds) for name in (FLYBALL, rival)}
         details = {"seconds": seconds, "sweep": swept, "best": best, "stretch_met": value >= STRETCH}

@@ -13,9 +13,7 @@ IDS = (1000, 40_000)
 """Tokens of prompts are drawn from these ids: ordinary words of SmolLM2's vocabulary, no special tokens."""
 
 
-def median_ratio(
-    rows: Sequence[Mapping[str, float]], over: str, under: str
-) -> tuple[float, tuple[float, float], int]:
+def median_ratio(rows: Sequence[Mapping[str, float]], over: str, under: str) -> tuple[float, tuple[float, float], int]:
     """Median over rounds of `over` / `under`, its 95 % bootstrap interval, and the number of rounds that have both."""
     ratios = np.array([row[over] / row[under] for row in rows if over in row and under in row])
     if not len(ratios):
