@@ -78,7 +78,7 @@ class LlamaPass:
         together = layer.query_key_value(self._norm(x, layer.norm_of_attention)).view(-1, heads + 2 * kv_heads, dim)
         turned, values = together[:, : heads + kv_heads], together[:, heads + kv_heads :]
         if layer.norms_of_heads is not None:
-            parts = zip(torch.split(turned, (heads, kv_heads), 1), layer.norms_of_heads, strict=True)
+            parts = zip(torch.split(turned, [heads, kv_heads], 1), layer.norms_of_heads, strict=True)
             turned = torch.cat([self._norm(part, norm) for part, norm in parts], 1)
         turned = torch.addcmul(turned * turn[0], turned.roll(dim // 2, -1), turn[1])
         query, keys, values = (

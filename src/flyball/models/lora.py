@@ -37,7 +37,8 @@ def add_lora(model: Any, rank: int, alpha: float, targets: Sequence[str], seed: 
         )
     torch.manual_seed(seed)
     chosen = [n for n in layers if n.rsplit(".", 1)[-1] in (targets or names)]
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, lora_dropout=0.0, bias="none")
+    # peft divides alpha by the rank, so any number will do; its annotation is narrower.
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, lora_dropout=0.0, bias="none")  # type: ignore[arg-type]
     inject_adapter_in_model(config, model, adapter_name=_NAME)
     config.target_modules = sorted(targets or names)
     model.flyball_adapter = config

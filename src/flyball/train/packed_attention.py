@@ -118,7 +118,8 @@ def packed_attention(
             module, query, keys, values, attention_mask, scaling=scaling, sliding_window=sliding_window, **others
         )
     _refuse_other_attention(layout, sliding_window, others)
-    out = _TreeAttention.apply(query[0], keys[0], values[0], layout.blocks, scaling or query.shape[-1] ** -0.5)
+    scale = scaling or query.shape[-1] ** -0.5
+    out = _TreeAttention.apply(query[0], keys[0], values[0], layout.blocks, scale)  # type: ignore[no-untyped-call]
     return out.transpose(0, 1)[None], None
 
 
@@ -191,7 +192,7 @@ def _seen(of: torch.Tensor, block: Block) -> torch.Tensor:
 def _add(to: torch.Tensor, block: Block, gradient: torch.Tensor) -> None:
     """Add the gradient [H, S, D] of what a block sees to where it lies."""
     lengths = [span.stop - span.start for span in block.seen]
-    for span, part in zip(block.seen, gradient.split(lengths, 1), strict=True):
+    for span, part in zip(block.seen, torch.split(gradient, lengths, 1), strict=True):
         to[:, span] += part
 
 

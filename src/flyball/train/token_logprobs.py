@@ -22,7 +22,7 @@ def token_logprobs(
     `logits` [D, V] of any floating type, with NEVER for what cannot be drawn; `at` [N] ascends, and several tokens may
     be chosen from one row. The entropy has no gradient.
     """
-    logprobs, entropy = _TokenLogprobs.apply(logits, at, labels, temperature)
+    logprobs, entropy = _TokenLogprobs.apply(logits, at, labels, temperature)  # type: ignore[no-untyped-call]
     return logprobs, entropy
 
 
