@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks.ratio import IDS, median_ratio
 from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
+from benchmarks.speed import IDS, median_ratio
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Completion, Request, SamplingParams
 from flyball.errors import EvalError, FlyballError

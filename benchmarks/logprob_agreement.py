@@ -16,8 +16,8 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.ratio import IDS
 from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
+from benchmarks.speed import IDS
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Completion, Request, SamplingParams
 from flyball.errors import FlyballError

@@ -18,8 +18,8 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.ratio import IDS, median_ratio
 from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
+from benchmarks.speed import IDS, median_ratio
 from flyball.errors import EvalError, FlyballError
 from flyball.models.load import load_model, pays_bfloat16
 from flyball.models.names import find
