@@ -3,8 +3,8 @@
     python -m benchmarks.logprob_agreement --fresh
 
 32 completions of 64 tokens (8 to each of 4 prompts of 100 tokens) are sampled by the local engine with its caches and
-scored by the learner in one pack, SmolLM2-135M. In float32 the mean difference is a claim; in bfloat16, as a run on such
-a machine would sample and train, the distribution is reported. About 2 minutes on two cores.
+scored by the learner in one pack, SmolLM2-135M. In float32 the mean difference is a claim; in bfloat16, sampled and
+trained as on a processor that multiplies it, the distribution is reported. About 2 minutes on two cores.
 """
 
 from __future__ import annotations
