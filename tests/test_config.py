@@ -96,3 +96,38 @@ def test_cuts_that_greedy_sampling_would_ignore_are_refused(tmp_path: Path) -> N
     _, marks = read_yaml(write(tmp_path, "python: w.py"))
     cut = parse(Settings, {"training": {"rl": {"top_p": 0.9, "top_k": 20, "min_p": 0.05}}}, marks).training.rl
     assert cut is not None and (cut.top_p, cut.top_k, cut.min_p, cut.temperature) == (0.9, 20, 0.05, 1.0)
+
+
+TOOLS = """tools:
+  http:
+    shop:
+      url: http://shop
+      functions:
+        - {name: find, description: Look., parameters: {type: object}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "line", "words"),
+    [
+        (
+            "      timeout_second: 3\n",
+            7,
+            "unknown key 'timeout_second' in 'tools.http.shop'; did you mean 'timeout_sec",
+        ),
+        ("  mcp:\n    shelf: {commnd: [a]}\n", 8, "unknown key 'commnd' in 'tools.mcp.shelf'; did you mean 'command'"),
+        ("  mcp:\n    shelf: {}\n", 8, "an MCP server has a command or a url, one of the two"),
+        ("  budgets:\n    find: {max_calls: -1}\n", 8, "tools.budgets.find.max_calls is -1"),
+        ("  scope: [a]\n", 7, "unknown key 'scope' in 'tools'; did you mean 'scopes'"),
+    ],
+)
+def test_sections_by_name_are_read_as_strictly(tmp_path: Path, more: str, line: int, words: str) -> None:
+    message = refusal(tmp_path, TOOLS + more)
+    assert f"w.yaml:{line}: " in message and words in message
+
+
+@pytest.mark.parametrize("more", ["headers: {X-Api-Key: s3cr3t-value}", "signing_secret: s3cr3t-value"])
+def test_a_secret_in_the_file_is_refused_and_not_shown(tmp_path: Path, more: str) -> None:
+    message = refusal(tmp_path, f"{TOOLS}      {more}\n")
+    assert "a secret stands in the file; keep it in the environment and write ${NAME}" in message
+    assert "s3cr3t" not in message

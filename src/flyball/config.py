@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from flyball.errors import ConfigError, nearest
 from flyball.types import Limits
@@ -70,6 +71,16 @@ class TinySettings(Section):
         return self
 
 
+class LoraSettings(Section):
+    """Train low-rank adapters in place of the weights (LoRA, arXiv 2106.09685); every stage's result is merged."""
+
+    rank: int = Field(default=16, ge=1, description="inner width of an adapter, at least 1")
+    alpha: float = Field(default=32.0, gt=0, description="an adapter's output is scaled by alpha / rank; above 0")
+    targets: Names = Field(
+        default=(), description="names of linear layers, such as q_proj; unset = all but the output layer"
+    )
+
+
 class SFTSettings(Section):
     """Supervised cold start on demonstrations."""
 
@@ -102,6 +113,17 @@ class SamplingSettings(Section):
         if "" in self.stop:
             raise ValueError("stop holds an empty text, which would end every turn at once")
         return self
+
+
+class KlScheduleSettings(Section):
+    """How the weight of the KL moves; the kinds and their formulae are those of `rl.kl.KlSchedule`."""
+
+    kind: Literal["constant", "warmup-decay", "adaptive", "pid"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0, description="steps up to the full weight, 0 or more")
+    final: float = Field(default=0.0, ge=0, description="share of the weight at the last step, 0 or more")
+    target: float = Field(default=0.0, ge=0, description="KL aimed at, nats per token; above 0 for the controllers")
+    horizon: float = Field(default=10_000.0, gt=0, description="attempts over which `adaptive` moves, above 0")
+    gains: tuple[float, float, float] = Field(default=(0.0, 0.0, 0.0), strict=False, description="P, I, D of `pid`")
 
 
 class RLSettings(SamplingSettings):
@@ -140,9 +162,21 @@ class RLSettings(SamplingSettings):
     patience: int | None = Field(default=None, ge=1, description="stop after this many validations without a new best")
     max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
     kl_coef: float | None = Field(default=None, ge=0, description="weight of the KL to the reference, 0 or more")
+    kl: str | None = Field(default=None, description="where the KL stands, such as k1-in-reward; see rl/kl.py")
+    kl_schedule: KlScheduleSettings | None = Field(default=None, description="how the weight of the KL moves")
+    allow_refused_kl: bool | None = Field(default=None, description="take a KL placement that is refused, to reproduce")
     clip_ratio_low: float | None = Field(default=None, gt=0, lt=1, description="lower clip range, between 0 and 1")
     clip_ratio_high: float | None = Field(default=None, gt=0, description="upper clip range, above 0")
-    tis_cap: float | None = Field(default=None, gt=0, description="cap of the truncated importance ratio, above 0")
+    dual_clip: float | None = Field(default=None, gt=1, description="bound of the loss where A < 0, above 1")
+    loss_agg_mode: str | None = Field(default=None, description="how token losses become one; see rl/aggregate.py")
+    correction: str | None = Field(default=None, description="of the gap to the engine; see rl/correction.py")
+    correction_low: float | None = Field(default=None, ge=0, description="its lower bound, 0 or more")
+    correction_high: float | None = Field(default=None, gt=0, description="its upper bound, above 0")
+    correction_normalizer: Literal["all", "accepted"] | None = Field(
+        default=None, description="divides by which tokens"
+    )
+    proximal: Literal["learner", "sampler"] | None = Field(default=None, description="what the ratio compares with")
+    overlong: Literal["keep", "punish", "filter"] | None = Field(default=None, description="of attempts out of tokens")
 
     @property
     def lead(self) -> int:
@@ -173,6 +207,7 @@ class TrainingSettings(Section):
 
     seed: int = Field(default=0, ge=0, description="0 or more")
     tiny: TinySettings | None = None
+    lora: LoraSettings | None = Field(default=None, description="adapters in place of full training; unset = full")
     sft: SFTSettings | None = SFTSettings()
     rl: RLSettings | None = RLSettings()
     controls: Annotated[tuple[Literal["sft", "rejection_sft"], ...], Field(strict=False)] = ("sft", "rejection_sft")
@@ -191,6 +226,48 @@ class EvaluationSettings(SamplingSettings):
     temperature: float = Field(default=0.0, ge=0, le=10, description="of sampling, 0 (greedy) to 10")
     concurrency: int = Field(default=64, ge=1, description="attempts in flight, at least 1")
     margin: float = Field(default=0.0, ge=0, lt=1, description="how much worse still counts as not worse, 0 to 1")
+
+
+class EngineSettings(Section):
+    """Who generates; `docs/engines.md` compares them. What a field belongs to is in ENGINE_FIELDS."""
+
+    kind: Literal["local", "vllm", "http"] = Field(
+        default="local",
+        description="local: in this process; vllm: a server of vLLM; http: any OpenAI-compatible endpoint",
+    )
+    tool_format: str | None = Field(
+        default=None,
+        description="how the model writes tool calls, a row of models/tool_formats.py; unset = its template's",
+    )
+    deterministic: bool | None = Field(
+        default=None, description="local: each conversation alone, equal to the bit whoever else runs; slower"
+    )
+    url: str | None = Field(
+        default=None, pattern=r"^https?://", description="address, with /v1 for http and without it for vllm"
+    )
+    model: str | None = Field(default=None, min_length=1, description="vllm: the name under which the server lists it")
+    key_env: str | None = Field(
+        default=None, min_length=1, description="name of the environment variable that holds the key of the endpoint"
+    )
+    num_logprobs: int | None = Field(
+        default=None,
+        ge=1,
+        description="vllm: the largest support that is stored, the server's --max-logprobs; unset = 20",
+    )
+    max_context: int | None = Field(
+        default=None, ge=1, description="http: tokens of one conversation as the endpoint allows them; unset = 128000"
+    )
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        default=None, description="http: newer OpenAI models want max_completion_tokens; unset = max_tokens"
+    )
+
+
+ENGINE_FIELDS: Mapping[str, frozenset[str]] = {
+    "local": frozenset({"tool_format", "deterministic"}),
+    "vllm": frozenset({"tool_format", "url", "model", "key_env", "num_logprobs"}),
+    "http": frozenset({"url", "key_env", "max_context", "max_tokens_field"}),
+}
+"""The fields that each kind of engine reads."""
 
 
 class ReleaseSettings(Section):
@@ -215,20 +292,24 @@ SECRET_HEADER = re.compile(r"auth|cookie|key|secret|signature|token", re.IGNOREC
 """Names of headers whose value is taken for a secret."""
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """A value that the environment holds: `${NAME}`."""
+IN_FILE = "secret_in_file"
+"""Type of the error whose message must not show what was written."""
 
 
-def _from_environment(what: str, value: str) -> None:
+def _from_environment(value: str) -> str:
     if not VARIABLE.search(value):
-        raise ValueError(f"{what} is a secret and stands in the file; keep it in the environment and write ${{NAME}}")
+        raise PydanticCustomError(IN_FILE, "a secret stands in the file; keep it in the environment and write ${NAME}")
+    return value
 
 
 def _no_secrets(values: dict[str, str]) -> dict[str, str]:
     for name, value in values.items():
         if SECRET_HEADER.search(name):
-            _from_environment(name, value)
+            _from_environment(value)
     return values
 
 
+Secret = Annotated[str, AfterValidator(_from_environment)]
 Values = Annotated[dict[str, str], AfterValidator(_no_secrets)]
 """Headers or environment variables. What its name calls a secret comes from the environment."""
 
@@ -271,7 +352,7 @@ class HttpToolsSettings(ToolServerSettings):
         min_length=1, description="the tools it has, at least one"
     )
     headers: Values = Field(default_factory=dict, description="sent with each request; secrets as ${NAME}")
-    signing_secret: str | None = Field(default=None, description="${NAME} of the secret that signs each request")
+    signing_secret: Secret | None = Field(default=None, description="${NAME} of the secret that signs each request")
     max_retries: int = Field(default=3, ge=0, description="more tries after a 5xx, a time-out or no connection")
     concurrency: int = Field(default=256, ge=1, description="calls under way, at least 1; further ones wait")
     max_bytes: int = Field(default=1_000_000, ge=1, description="of one answer; a longer one is not read further")
@@ -280,8 +361,6 @@ class HttpToolsSettings(ToolServerSettings):
 
     @model_validator(mode="after")
     def _is_whole(self) -> HttpToolsSettings:
-        if self.signing_secret is not None:
-            _from_environment("signing_secret", self.signing_secret)
         for function in self.functions:
             if function.description is None or function.parameters is None:
                 raise ValueError(f"function {function.name!r} needs a description and parameters")
@@ -355,6 +434,7 @@ class Settings(Section):
     policy: str | None = Field(default=None, min_length=1, description="`tiny`, a Hugging Face folder, or a known name")
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    engine: EngineSettings = EngineSettings()
     release: ReleaseSettings = ReleaseSettings()
     monitoring: Names = ()
     prices: PriceSettings = PriceSettings()
@@ -462,6 +542,8 @@ def _explain(section: type[Section], error: dict[str, Any], marks: Marks, at: Lo
     if error["type"] == "missing":
         return f"{where}: {dotted} is missing{_rule(section, location)}"
     rule = error["msg"][0].lower() + error["msg"][1:]
+    if error["type"] == IN_FILE:
+        return f"{where}: {dotted}: {rule}"
     return f"{where}: {dotted or 'the file'} is {error['input']!r}: {rule}{_rule(section, location)}"
 
 

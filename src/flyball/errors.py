@@ -15,6 +15,7 @@ fault is a failure, anyone else's is a re-run and then `Missing` (invariant 2).
     ├── AgentError     agent        the agent program raised, exited or answered nonsense
     ├── EngineError    engine       generation failed
     │   ├── ContextError    a prompt that leaves no room for a token
+    │   ├── GrammarError    a grammar that this engine or this model cannot honour; the attempt may ask without it
     │   ├── NumericsError   NaN or infinite logits: the weights are damaged or diverged
     │   └── WeightsError    weights of another architecture, size or place than asked for; the old ones stay
     ├── GraderError    grader       a grader raised or returned what is not a score
@@ -99,6 +100,10 @@ class EngineError(FlyballError, RuntimeError):
 
 
 class ContextError(EngineError):
+    fault = Fault.POLICY
+
+
+class GrammarError(EngineError):
     fault = Fault.POLICY
 
 

@@ -49,7 +49,7 @@ from flyball.workflow.workflow import load_workflow
 
 EXAMPLES = Path(pantry.__file__).parent
 SHOWN, NUM_STEPS, TASKS_PER_STEP, GROUP_SIZE = 130, 2, 3, 4
-WARM = 1.2  # attempts of a group that are all alike would cancel out
+WARM = 1.4  # attempts of a group that are all alike would cancel out, and strict tools leave less to differ in
 FRAMEWORKS = {"openai_sdk": "openai", "langgraph": "langgraph", "openai_agents": "agents", "pydantic_ai": "pydantic_ai"}
 LIMITS = Limits(max_turns=4, max_new_tokens=40, max_tokens=512)
 SHAPE = TinyConfig(500, hidden_size=72, intermediate_size=64, num_layers=2, head_dim=32, max_context=512)
@@ -87,8 +87,8 @@ def started() -> LocalLearner:
 class Recorder(LocalEngine):
     """The engine, with a record of its own of what it was asked and what it sampled."""
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model, num_slots=16)
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__(model, num_slots=16, tokenizer=tokenizer)
         self.drawn: list[tuple[Request, Completion]] = []
 
     async def generate(self, request: Request) -> Completion:
@@ -130,7 +130,7 @@ async def train(agent: ModuleType, start: LocalLearner) -> Trained:
     model = copy.deepcopy(start.model)
     learner = LocalLearner(model, start.tokenizer, OptimizerConfig(lr=1e-3), temperature=WARM)
     reference = LocalLearner(copy.deepcopy(model), start.tokenizer, OptimizerConfig(), temperature=WARM)
-    engine = Recorder(copy.deepcopy(model))
+    engine = Recorder(copy.deepcopy(model), start.tokenizer)
     trained = Trained(before=copy.deepcopy(model.state_dict()))
     plan = RLPlan(algorithm("rloo"), NUM_STEPS, TASKS_PER_STEP, 0, 1, warmup_steps=1)
     learn = learner.forward_backward

@@ -17,6 +17,7 @@ from flyball.models.fake import tool_call_text
 from flyball.types import Limits, ToolResult
 
 HI = [{"role": "user", "content": "hi"}]
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
 
 
 def post(
@@ -95,6 +96,9 @@ def test_a_stream_ends_with_usage_and_done() -> None:
         {"tool_choice": "auto"},
         {"top_p": 1.0, "frequency_penalty": 0, "presence_penalty": 0.0, "stop": None},
         {"response_format": {"type": "text"}},
+        {"stop": ["\nUser:"]},
+        {"tool_choice": "none"},
+        {"parallel_tool_calls": False},
     ],
 )
 def test_what_changes_nothing_is_accepted(field: dict[str, Any]) -> None:
@@ -111,11 +115,17 @@ def test_what_changes_nothing_is_accepted(field: dict[str, Any]) -> None:
         ({"n": 2}, "n", "serves 1 only"),
         ({"seed": 3}, "seed", "would be ignored"),
         ({"temprature": 0.7}, "temprature", "did you mean 'temperature'"),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls", "serves True only"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "it is true or false"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "beside `stream: true`"),
         ({"stream": True, "stream_options": {"obfuscate": True}}, "stream_options.obfuscate", "would be ignored"),
-        ({"tool_choice": "required"}, "tool_choice", "serves 'auto' only"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "serves"),
+        ({"tool_choice": "required"}, "tool_choice", "offers no tools"),
+        ({"tool_choice": "sometimes", "tools": TOOLS}, "tool_choice", "served are 'auto', 'none', 'required'"),
+        ({"tool_choice": {"type": "function", "function": {"name": "fly"}}, "tools": TOOLS}, "tool_choice", "'fly'"),
+        ({"tool_choice": {"type": "allowed_tools"}, "tools": TOOLS}, "tool_choice", "served are"),
+        ({"response_format": {"type": "xml"}}, "response_format", "served are text, json_object"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "with its schema"),
+        ({"stop": ""}, "stop", "none of them empty"),
+        ({"stop": [1]}, "stop", "a list of texts"),
         ({"messages": []}, "messages", "at least one"),
         ({"messages": [{"role": "robot"}]}, "messages[0]", "needs a role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "text parts"),

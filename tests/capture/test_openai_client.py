@@ -210,10 +210,8 @@ def test_refusals_reach_the_client_as_its_own_errors() -> None:
             client.responses.create(model="m", input="x", tool_choice="required")
         assert refusal.value.param == "tool_choice"
         with pytest.raises(openai.BadRequestError) as refusal:
-            client.chat.completions.create(
-                model="m", messages=[{"role": "user", "content": "x"}], response_format={"type": "json_object"}
-            )
-        assert refusal.value.param == "response_format"
+            client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], n=2)
+        assert refusal.value.param == "n"
         with pytest.raises(openai.InternalServerError) as failure:
             client.responses.create(model="m", input="x", stream=True)
         assert failure.value.code == "engine_error"

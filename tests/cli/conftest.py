@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flyball.cli import doctor as doctor_command
+from flyball.cli import doctor_tools as doctor_tools_command
 from flyball.cli import eval as eval_command
 from flyball.cli import run as run_command
 from flyball.cli.main import invoke
@@ -45,8 +46,8 @@ def flyball(
     """Run one command line in a folder that holds the project `stock`."""
     shutil.copytree(PROJECT, tmp_path / "stock", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
-    for command in (run_command, eval_command, doctor_command):
-        monkeypatch.setattr(command, "make_trainer", lambda: FakeTrainer(answers()))
+    for command in (run_command, eval_command, doctor_command, doctor_tools_command):
+        monkeypatch.setattr(command, "make_trainer", lambda *_: FakeTrainer(answers()))
 
     def run(*arguments: str) -> Result:
         code = invoke(list(arguments))

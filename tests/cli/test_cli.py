@@ -131,6 +131,27 @@ def test_the_skeleton_passes_doctor(flyball: Run) -> None:
     assert "verdict: go" in done.out
 
 
+def test_doctor_reads_a_chat_template_without_weights(flyball: Run, tmp_path: Path) -> None:
+    from flyball.models.tiny import CHAT_TEMPLATE, train_tokenizer
+
+    tokenizer = train_tokenizer(["hello"] * 3, 300)
+    tokenizer.save_pretrained(tmp_path / "kept")
+    forgetful = "{{ m.content or '' if loop.last else '' }}"
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ m.content or '' }}", forgetful)
+    tokenizer.save_pretrained(tmp_path / "forgetful")
+    kept = flyball("doctor", "template", str(tmp_path / "kept"))
+    assert kept.code == 0 and "tool calls: hermes, written by the template" in kept.out
+    assert "verdict: prefix-stable" in kept.out
+    lost = flyball("doctor", "template", str(tmp_path / "forgetful"))
+    assert lost.code == 1 and "verdict: not prefix-stable" in lost.out
+    assert "turn 2: the text of message 2 is left out once more is said" in lost.out
+    assert "attempts go on as a new branch there" in lost.out
+    assert "no usable tokenizer" in flyball("doctor", "template", str(tmp_path)).err
+    assert (
+        "did you mean 'hermes'" in flyball("doctor", "template", str(tmp_path / "kept"), "--tool-format", "herme").err
+    )
+
+
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +213,19 @@ def test_eval_against_a_baseline_exits_by_the_verdict(flyball: Run, tmp_path: Pa
     assert undecided.code == 2
     broken = flyball("eval", FILE, "--policy", low, "--against", "nowhere")
     assert (broken.code, "error: [model]" in broken.err) == (4, True)  # no verdict, and told apart from a rejection
+
+
+def test_doctor_tools_tells_what_a_tool_is_worth(flyball: Run, tmp_path: Path) -> None:
+    policy = str(write_policy(tmp_path / "high", 1.0))
+    found = flyball("doctor", "tools", FILE, "--ablate", "--policy", policy)
+    assert found.code == 0 and "success without it" in found.out
+    (row,) = [line for line in found.out.splitlines() if line.startswith("take ")]
+    assert "−100.0 points [" in row and "n=" in row
+    called = flyball("doctor", "tools", FILE)
+    assert called.code == 0 and "Python tools, not called: " in called.out
+    assert flyball("doctor", "tools", FILE, "--limit", "1").code == 2
+    made_later = flyball("doctor", "tools", FILE, "--ablate")
+    assert made_later.code == 1 and "policy 'tiny' is made by a run" in made_later.err
 
 
 def test_eval_alone_takes_the_newest_version(flyball: Run) -> None:

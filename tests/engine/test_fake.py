@@ -59,8 +59,8 @@ def test_a_conversation_reads_back() -> None:
     ("text", "explains"),
     [
         ("<tool_call>{not json</tool_call>", "is not JSON"),
-        ('<tool_call>{"arguments": {}}</tool_call>', "has no name"),
-        ("<tool_call>[1]</tool_call>", "has no name"),
+        ('<tool_call>{"arguments": {}}</tool_call>', 'needs a "name"'),
+        ("<tool_call>[1]</tool_call>", 'needs a "name"'),
         ('<tool_call>{"name": "look"', "is not JSON"),
     ],
 )

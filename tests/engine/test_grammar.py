@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from flyball.engine.grammar import json_schema_grammar, tool_call_grammar
+from flyball.engine.grammar import json_schema_grammar, no_tool_call_grammar, tool_call_grammar
 from flyball.engine.local import LocalEngine
 from flyball.engine.local_vocabulary import Vocabulary
 from flyball.engine.protocol import Completion, Request, SamplingParams
-from flyball.errors import ConfigError, EngineError
+from flyball.errors import ConfigError, EngineError, GrammarError
+from flyball.models.chat import CallForm
+from flyball.models.tool_formats import HERMES, TOOL_FORMATS, ToolFormat
 from flyball.rl.support import kept_mask
+from flyball.types import ToolCall
 from tests.engine.test_local import ROOT, llama, plain_logprobs
 from tests.engine.test_stop_strings import TOKENIZER, speaking_model
 
@@ -29,6 +32,8 @@ SCHEMA = {
     "required": ["color", "n"],
     "additionalProperties": False,
 }
+SPECIAL = replace(HERMES, tokens={"<tool_call>": BEGIN, "</tool_call>": CLOSE})
+PLAIN = CallForm("[call]", "[/call]")
 TOOLS = [
     {"type": "function", "function": {"name": "look", "parameters": {**SCHEMA, "required": ["n"]}}},
     {"type": "function", "function": {"name": "stop"}},
@@ -90,7 +95,7 @@ def test_logprobs_are_over_what_the_grammar_left() -> None:
 @pytest.mark.parametrize("required", [True, False])
 def test_tool_calls_are_of_the_tools_that_are_offered(required: bool) -> None:
     engine = LocalEngine(speaking_model(), tokenizer=TOKENIZER)
-    grammar = tool_call_grammar(TOOLS, begin=BEGIN, end=CLOSE, required=required)
+    grammar = tool_call_grammar(TOOLS, SPECIAL, required=required)
     done = generate(engine, *(ask(grammar, i, max_new_tokens=110) for i in range(12)))
     ended = [text(one.token_ids) for one in done if one.finish_reason == "stop"]
     assert len(ended) > 2
@@ -102,7 +107,7 @@ def test_tool_calls_are_of_the_tools_that_are_offered(required: bool) -> None:
             assert call["name"] == "stop" or 0 <= call["arguments"]["n"] <= 99
 
 
-@pytest.mark.parametrize("marks", [{"begin": BEGIN, "end": CLOSE}, {"begin": "[call]", "end": "[/call]"}], ids=str)
+@pytest.mark.parametrize("form", [SPECIAL, PLAIN], ids=["special", "plain"])
 @pytest.mark.parametrize(
     ("said", "allowed"),
     [
@@ -118,10 +123,10 @@ def test_tool_calls_are_of_the_tools_that_are_offered(required: bool) -> None:
         ("text <tool_call>nonsense", False),
     ],
 )
-def test_free_text_becomes_strict_where_a_call_begins(said: str, allowed: bool, marks: dict[str, Any]) -> None:
+def test_free_text_becomes_strict_where_a_call_begins(said: str, allowed: bool, form: CallForm) -> None:
     """Marks that are special tokens, and marks that are plain text."""
-    guide = Vocabulary(TOKENIZER, len(TOKENIZER)).guide(tool_call_grammar(TOOLS, **marks), (END,))
-    if marks["begin"] != BEGIN:
+    guide = Vocabulary(TOKENIZER, len(TOKENIZER)).guide(tool_call_grammar(TOOLS, form), (END,))
+    if form is PLAIN:
         said = said.replace("<tool_call>", "[call]").replace("</tool_call>", "[/call]")
     followed = True
     for token in TOKENIZER(said)["input_ids"]:
@@ -129,6 +134,53 @@ def test_free_text_becomes_strict_where_a_call_begins(said: str, allowed: bool, 
         if followed:
             guide.take(token)
     assert followed == allowed
+
+
+def follows(grammar: str, said: str) -> bool:
+    """Whether the grammar lets a turn be `said`, and end there."""
+    guide = Vocabulary(TOKENIZER, len(TOKENIZER)).guide(grammar, (END,))
+    for token in TOKENIZER(said)["input_ids"]:
+        if not guide.allowed()[token]:
+            return False
+        guide.take(token)
+    return bool(guide.allowed()[END])
+
+
+WRITTEN = [row for row in TOOL_FORMATS.values() if row.form is not None]
+
+
+@pytest.mark.parametrize("row", WRITTEN, ids=lambda row: row.name)
+def test_every_form_of_the_table_is_held_by_its_grammar(row: ToolFormat) -> None:
+    """What the table renders is in the grammar, up to its stop token; what it does not offer is not."""
+    assert row.form is not None
+    form = replace(row.form, tokens=SPECIAL.tokens if row.form == HERMES else {})
+    look, stop = ToolCall("", "look", '{"n": 7}'), ToolCall("", "stop", "{}")
+
+    def said(*calls: ToolCall, content: str = "") -> str:
+        written = row.render(content, calls)
+        return written.removesuffix(form.after) if form.ends_turn else written
+
+    required = tool_call_grammar(TOOLS, form, required=True)
+    assert follows(required, said(look)) and follows(required, said(stop))
+    assert follows(required, said(look, stop)) is not form.ends_turn
+    assert not follows(required, said(ToolCall("", "fly", "{}")))
+    assert not follows(required, said(ToolCall("", "look", '{"m": 1}')))
+    assert not follows(required, "Let me see.")
+    assert not follows(tool_call_grammar(TOOLS, form, required=True, at_most_one=True), said(look, look))
+    either = tool_call_grammar(TOOLS, form, or_json=SCHEMA)
+    assert follows(either, said(look)) and follows(either, '{"color": "red", "n": 1}') and not follows(either, "text")
+    if form.opening or (form.before and not form.ends_turn):
+        free, one = tool_call_grammar(TOOLS, form), tool_call_grammar(TOOLS, form, at_most_one=True)
+        for grammar in (free, one):
+            assert follows(grammar, "Let me see.") and follows(grammar, said(look, content="Let me see. "))
+            assert not follows(grammar, said(ToolCall("", "fly", "{}"), content="Let me see. "))
+        assert follows(free, said(look, stop)) and not follows(one, said(look, stop))
+        none = no_tool_call_grammar(form)
+        assert follows(none, "Let me see.") and not follows(none, said(look))
+    else:
+        for build in (lambda: tool_call_grammar(TOOLS, form), lambda: no_tool_call_grammar(form)):
+            with pytest.raises(ConfigError, match="free text could"):
+                build()
 
 
 def test_a_turn_may_end_only_where_the_grammar_may() -> None:
@@ -149,7 +201,7 @@ def test_without_a_stop_token_a_complete_grammar_ends_the_turn() -> None:
 
 def test_bad_grammars_are_refused_before_they_run() -> None:
     engine = LocalEngine(speaking_model(), tokenizer=TOKENIZER)
-    with pytest.raises(EngineError, match='the grammar cannot be read: at 1\\(8\\): unknown name: "foo"'):
+    with pytest.raises(GrammarError, match='the grammar cannot be read: at 1\\(8\\): unknown name: "foo"'):
         generate(engine, ask("start: foo", 0))
     with pytest.raises(EngineError, match="need the tokenizer"):
         generate(LocalEngine(llama()), ask('start: "a"', 0))

@@ -127,7 +127,7 @@ def test_a_reply_counts_as_many_tokens_as_the_endpoint_says() -> None:
 def test_training_on_what_it_said_is_refused() -> None:
     door = run(Endpoint(), talk)
     attempt = Attempt("a0", Task("t", {}), Trajectory(door.calls, StopReason.ANSWERED), ())
-    samples = attempt_samples(GradedAttempt(attempt, Outcome(True)), 1.0)
+    samples = attempt_samples(GradedAttempt(attempt, Outcome(True)))
     learner = small_learner()
     learner.temperature = 0.5
     with pytest.raises(TrainError, match="by an engine that answers in text"):
@@ -136,7 +136,7 @@ def test_training_on_what_it_said_is_refused() -> None:
         run(Endpoint(), lambda engine: engine.load_weights(WeightsRef(1, "w", "")))
 
 
-@pytest.mark.parametrize("rules", [{"top_k": 5}, {"min_p": 0.1}, {"grammar": "start: /a/"}])
+@pytest.mark.parametrize("rules", [{"top_k": 5}, {"min_p": 0.1}])
 def test_sampling_that_the_interface_does_not_know_is_refused(rules: dict[str, Any]) -> None:
     async def work(engine: HttpEngine) -> None:
         with pytest.raises(Stopped, match=rf"{next(iter(rules))} .* is not in OpenAI's interface"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from flyball.engine.local import LocalEngine
 from flyball.engine.local_llama import LlamaPass
@@ -41,6 +41,16 @@ def qwen2(seed: int = 0) -> Any:
     return Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=False))
 
 
+def qwen3(seed: int = 0) -> Any:
+    """Norms of the heads, and heads wider than their share of the hidden size."""
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=12, tie_word_embeddings=True))
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 2.0)
+    return model
+
+
 def one_head_group(seed: int = 0) -> Any:
     """As many key/value heads as query heads."""
     torch.manual_seed(seed)
@@ -65,11 +75,13 @@ def other_activation(seed: int = 0) -> Any:
     return LlamaForCausalLM(LlamaConfig(**SHAPE, hidden_act="gelu"))
 
 
-MODELS = [llama, qwen2, one_head_group, odd_llama, other_activation]
+MODELS = [llama, qwen2, qwen3, one_head_group, odd_llama, other_activation]
 
 
-def test_the_lean_pass_is_for_plain_llama() -> None:
-    assert [LlamaPass.fits(make()) for make in MODELS] == [True, False, True, True, False]
+def test_the_lean_pass_is_for_llama_and_its_kin() -> None:
+    assert [LlamaPass.fits(make()) for make in MODELS] == [True, True, True, True, True, False]
+    windowed = Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    assert not LlamaPass.fits(Qwen2ForCausalLM(windowed))
 
 
 @pytest.fixture(autouse=True)

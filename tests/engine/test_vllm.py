@@ -19,7 +19,7 @@ from starlette.routing import Route
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Completion, Request, SamplingParams
 from flyball.engine.vllm import IMPOSSIBLE, VllmEngine
-from flyball.errors import ContextError, EngineError, NumericsError, WeightsError
+from flyball.errors import ContextError, EngineError, GrammarError, NumericsError, WeightsError
 from flyball.rl.support import kept_mask
 from flyball.types import UNKNOWN, WeightsRef
 from tests.engine.serving import serving
@@ -195,7 +195,7 @@ def test_bounds_and_what_is_not_sent() -> None:
         assert engine.max_context == CONTEXT
         with pytest.raises(ContextError, match=f"prompt of {CONTEXT} tokens"):
             await engine.generate(Request((1,) * CONTEXT, SAMPLING, ()))
-        with pytest.raises(EngineError, match="grammars are not sent to vllm"):
+        with pytest.raises(GrammarError, match="grammars are not sent to vllm"):
             await one(engine, grammar="start: /a/")
 
     run(Server(LocalEngine(llama())), work)

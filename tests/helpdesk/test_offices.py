@@ -11,7 +11,8 @@ from typing import Any
 from desk import Desk
 from offices import Office, conversation
 
-from flyball.models.load import load_chat, load_model
+from flyball.models.hf_chat import load_chat
+from flyball.models.load import load_model
 from flyball.tasks.world import WorldSpec
 from flyball.types import Task
 

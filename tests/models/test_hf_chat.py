@@ -80,7 +80,7 @@ def with_template(tokenizer: Any, template: str | None) -> Any:
 def test_turns_put_together_are_the_whole_conversation(tokenizer: Any, template: str | None) -> None:
     chat = HfChat(with_template(tokenizer, template) if template else tokenizer)
     whole, mask = chat.conversation(TALK, TOOLS)
-    assert chat.tokenizer.decode(whole) == chat._text(TALK, TOOLS, speak=False)
+    assert chat.tokenizer.decode(whole) == chat.text(TALK, TOOLS, speak=False)
 
     ids = chat.render(TALK[:2], TOOLS)
     spoken = [i for i, m in enumerate(TALK) if m["role"] == "assistant"]
@@ -165,6 +165,115 @@ def test_a_template_that_rewrites_the_past_forks_and_trains_nothing(tokenizer: A
     assert chat.render_more(talk[:3], [], 2, True) is None
     with pytest.raises(ModelError, match="not prefix-stable"):
         chat.conversation(talk, [])
+
+
+NATIVE = "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}{% for m in messages %}<|{{ m.role }}|>" + (
+    "{% if m.tool_calls %}CALLS{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+EACH = "{% for c in m.tool_calls %}CALL{% if not loop.last %}JOINT{% endif %}{% endfor %}"
+NAME, ARGUMENTS = "{{ c.function.name }}", "{{ c.function.arguments | tojson }}"
+STRICT_ID = "{% if c.id | length != 9 %}{{ raise_exception('ids have 9 letters') }}{% endif %}"
+FAMILIES = {
+    "hermes": (f'<tool_call>\n{{"name": "{NAME}", "arguments": {ARGUMENTS}}}\n</tool_call>', "\n"),
+    "llama_json": (f'{{"name": "{NAME}", "parameters": {ARGUMENTS}}}', "; "),
+    "mistral": (
+        f'[TOOL_CALLS] [{STRICT_ID}{{"name": "{NAME}", "arguments": {ARGUMENTS}, "id": "{{{{ c.id }}}}"}}]',
+        "",
+    ),
+    "mistral_args": (f"[TOOL_CALLS]{NAME}{STRICT_ID}[ARGS]{ARGUMENTS}", ""),
+    "harmony": (f" to=functions.{NAME}<|channel|>commentary json<|message|>{ARGUMENTS}<|call|>", ""),
+    "llama_pythonic": (
+        f"[{NAME}({{% for k, v in c.function.arguments.items() %}}{{{{ k }}}}="
+        "{{ ('True' if v else 'False') if v is boolean else v | tojson }}{% if not loop.last %}, {% endif %}"
+        "{% endfor %})]",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_template_says_by_itself_how_the_model_calls_tools(tokenizer: Any, family: str) -> None:
+    call, joint = FAMILIES[family]
+    written = NATIVE.replace("CALLS", EACH.replace("CALL", call).replace("JOINT", joint))
+    chat = HfChat(with_template(tokenizer, written))
+    assert (chat.tool_format, chat.renders_tools) == (family, True)
+    ids, mask = chat.conversation(TALK[:3], TOOLS)
+    parsed = chat.parse([t for t, m in zip(ids, mask, strict=True) if m])
+    assert [(c.name, json.loads(c.arguments)) for c in parsed.tool_calls] == [("look", {"order_id": "A4821"})]
+    more = chat.render_more(TALK[:4], TOOLS, 3, True)
+    assert more is not None and chat.tokenizer.decode(more) == '<|tool|>{"status": "shipped"}<|end|><|assistant|>'
+
+
+def test_a_named_format_that_the_template_does_not_write_goes_through_plain_text(tokenizer: Any) -> None:
+    chat = HfChat(tokenizer, tool_format="llama_json")
+    assert (chat.tool_format, chat.renders_tools) == ("llama_json", False)
+    text = chat.text(TALK[:4], TOOLS, speak=False)
+    assert 'To use a tool answer only {"name": NAME, "parameters": {...}} and nothing else.' in text
+    assert '<|assistant|>{"name": "look", "parameters": {"order_id": "A4821"}}<|end|>' in text
+    with pytest.raises(ModelError, match="did you mean 'hermes'"):
+        HfChat(tokenizer, tool_format="hermess")
+
+
+def test_calls_in_a_form_that_nobody_reads_are_refused_only_where_tools_are_given(tokenizer: Any) -> None:
+    chat = HfChat(with_template(tokenizer, NATIVE.replace("CALLS", "<invoke>{{ m.tool_calls[0].function.name }}")))
+    assert chat.tool_format is None and chat.call_form is None
+    assert chat.parse(chat.tokenizer("hello")["input_ids"]).content == "hello"
+    assert chat.render(TALK[:2], [])
+    with pytest.raises(ModelError, match=r"form that is not known here.*hermes"):
+        chat.render(TALK[:2], TOOLS)
+
+
+def test_what_a_template_refuses_is_a_model_error(tokenizer: Any) -> None:
+    chat = HfChat(with_template(tokenizer, PLAIN + "{{ raise_exception('roles must alternate') }}"))
+    with pytest.raises(ModelError, match="some/folder cannot render the conversation: roles must alternate"):
+        HfChat(chat.tokenizer, "some/folder").render(TALK[:2], [])
+
+
+def test_a_template_without_a_system_role_gets_it_in_the_first_question(tokenizer: Any) -> None:
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PLAIN
+    chat = HfChat(with_template(tokenizer, refusing))
+    assert chat.text(TALK[:2], [], speak=True).startswith("<|user|>You are the desk.\n\nWhere is order")
+    assert "Tools:\nlook(" in chat.text(TALK[:2], TOOLS, speak=True)
+
+
+def test_results_of_one_turn_are_shown_in_one_turn(tokenizer: Any) -> None:
+    chat = HfChat(with_template(tokenizer, PLAIN))
+    text = chat.text([*TALK[:4], {**TALK[3], "content": "2nd"}], TOOLS, speak=True)
+    assert '{"status": "shipped"}</tool_response>\n<tool_response>2nd</tool_response><|end|><|assistant|>' in text
+
+
+def test_every_stop_token_ends_a_turn_and_the_templates_own_closes_one(tokenizer: Any) -> None:
+    tokenizer.eos_token = "<|pad|>"
+    end = tokenizer.convert_tokens_to_ids(END)
+    chat = HfChat(tokenizer, stop_ids=[end])
+    assert set(chat.stop_ids) == {tokenizer.eos_token_id, end}
+    ended, cut = chat.render_more(TALK[:4], TOOLS, 3, True), chat.render_more(TALK[:4], TOOLS, 3, False)
+    assert ended is not None and cut == [end, *ended]
+    _, mask = chat.conversation(TALK, TOOLS)
+    assert any(mask)
+
+
+def test_a_thought_that_the_prompt_opens_holds_no_calls(tokenizer: Any) -> None:
+    chat = HfChat(with_template(tokenizer, PLAIN.replace("<|assistant|>", "<|assistant|><think>\n")))
+    said = 'perhaps <tool_call>{"name": </think>It is on its way.'
+    parsed = chat.parse(chat.tokenizer(said, add_special_tokens=False)["input_ids"])
+    assert parsed.malformed is None and parsed.content == said and parsed.tool_calls == ()
+
+
+@pytest.mark.parametrize("arguments", ["[1]", '"x"', "null", "3", "true"])
+def test_arguments_that_are_no_object_are_malformed(chat: HfChat, arguments: str) -> None:
+    said = f'<tool_call>{{"name": "look", "arguments": {arguments}}}</tool_call>'
+    parsed = chat.parse(chat.tokenizer(said, add_special_tokens=False)["input_ids"])
+    assert parsed.tool_calls == () and parsed.malformed is not None
+    assert "the arguments of look are" in parsed.malformed and "not an object" in parsed.malformed
+
+
+def test_garbled_arguments_that_an_agent_shows_back_can_be_rendered(chat: HfChat) -> None:
+    for garbled in ("{oops", "[1]"):
+        function = {"name": "look", "arguments": garbled}
+        turn: Message = {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "function": function}]}
+        assert "malformed" in chat.text([*TALK[:2], turn, TALK[3]], TOOLS, speak=True)
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tokenizer: Any) -> None:

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flyball.errors import ModelError, StoreError
-from flyball.models.load import load_chat, load_model, new_tiny_model, save_model
+from flyball.models.hf_chat import load_chat
+from flyball.models.load import load_model, new_tiny_model, save_model
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.store.artifacts import tree_digest
 

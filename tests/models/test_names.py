@@ -318,7 +318,8 @@ def test_names_are_checked_without_torch() -> None:
 @pytest.mark.slow
 def test_the_real_model_is_obtained_and_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    from flyball.models.load import load_chat, load_model
+    from flyball.models.hf_chat import load_chat
+    from flyball.models.load import load_model
 
     monkeypatch.setenv("FLYBALL_CACHE", str(tmp_path))
     folder = names.find("smollm2-135m", report=silent)

@@ -220,7 +220,12 @@ def making_devices(spec):
 
 @attempt
 def kernel_settings(spec):
-    places = ("/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/sys/kernel/uevent_helper", "/proc/self/oom_score_adj")
+    places = (
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sysrq-trigger",
+        "/sys/kernel/uevent_helper",
+        "/proc/self/oom_score_adj",
+    )
     return [place for place in places[:3] if _gets(lambda place=place: open(place, "r+b").close())]
 
 
@@ -337,7 +342,14 @@ def shared_memory_of_the_host(spec):
 
 @attempt
 def nested_namespaces(spec):
-    flags = {"user": 0x10000000, "mount": 0x20000, "pid": 0x20000000, "net": 0x40000000, "time": 0x80, "cgroup": 0x2000000}
+    flags = {
+        "user": 0x10000000,
+        "mount": 0x20000,
+        "pid": 0x20000000,
+        "net": 0x40000000,
+        "time": 0x80,
+        "cgroup": 0x2000000,
+    }
     return [name for name, flag in flags.items() if libc.unshare(flag) == 0]
 
 

@@ -51,7 +51,12 @@ def _attempt(sandbox: Sandbox, home: Path, answers: list[str], only: tuple[str, 
     before = secret.stat()
     tcp, udp, unix, abstract = (socket.socket(*kind) for kind in ((2, 1), (2, 2), (1, 1), (1, 1)))
     name = f"flyball-test-{os.getpid()}"
-    for sock, place in ((tcp, ("0.0.0.0", 0)), (udp, ("127.0.0.1", 0)), (unix, str(home / "sock")), (abstract, "\0" + name)):
+    for sock, place in (
+        (tcp, ("0.0.0.0", 0)),
+        (udp, ("127.0.0.1", 0)),
+        (unix, str(home / "sock")),
+        (abstract, "\0" + name),
+    ):
         sock.bind(place)
         sock.settimeout(0)
     for sock in (tcp, unix, abstract):

@@ -44,7 +44,12 @@ def escapes(rung: str, folder: Path, start: list[str]) -> dict[str, object]:
     answers = [str(PACKAGE / "errors.py"), str(Path(__file__))]
     env = {"PYTHONPATH": str(folder), "HOME": str(folder / "home"), "PATH": os.environ["PATH"], "TMPDIR": "/tmp"}
     ran = subprocess.run(
-        [*start, str(folder / "escape.py"), rung, *answers], env=env, cwd="/", capture_output=True, text=True, timeout=60
+        [*start, str(folder / "escape.py"), rung, *answers],
+        env=env,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
@@ -67,7 +72,12 @@ REAL = (
     *("tcp_to_loopback", "udp_to_loopback", "unix_socket_of_the_host", "abstract_socket_of_the_host", "listening"),
     *("reading_a_secret", "reading_the_answers", "secret_through_a_symbolic_link", "secret_through_a_hard_link"),
     *("secret_through_proc", "secret_through_dots", "changing_what_is_fixed", "memory_of_the_host"),
-    *("signals_to_the_outside", "environment_of_other_processes", "privileges_of_programs", "memory_that_is_counted_nowhere"),
+    *(
+        "signals_to_the_outside",
+        "environment_of_other_processes",
+        "privileges_of_programs",
+        "memory_that_is_counted_nowhere",
+    ),
     *("shared_memory_of_the_host", "descriptors_of_other_processes", "nested_namespaces", "a_terminal"),
 )
 """Attempts that need no more than an ordinary user's rights, and leave the host as it was."""
@@ -78,8 +88,9 @@ NOT_EVERYWHERE = {"nested_namespaces", "a_terminal", "descriptors_of_other_proce
 def test_without_a_sandbox_the_attempts_get_out(readable: Path) -> None:
     """The attempts are real: what the rungs hold goes through where nothing holds it."""
     program = (
-        "import json, sys; sys.path.insert(0, sys.argv[1].rpartition('/')[0]); import escape, flyball.sandbox.sandbox as s;"
-        f"escape.RUNGS = (s.UNSAFE,); escape.lack = lambda r: None;"
+        "import json, sys; sys.path.insert(0, sys.argv[1].rpartition('/')[0]);"
+        "import escape, flyball.sandbox.sandbox as s;"
+        "escape.RUNGS = (s.UNSAFE,); escape.lack = lambda r: None;"
         f"print(json.dumps(escape.main('unsafe', sys.argv[3:], {REAL})))"
     )
     start = [sys.executable] if os.getuid() != 0 else [*NOBODY, SYSTEM_PYTHON]

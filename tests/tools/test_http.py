@@ -15,7 +15,7 @@ from flyball.graders.make import as_grader
 from flyball.rollout.attempt import MAX_RERUNS
 from flyball.tools.signing import signature_headers, signing_key
 from flyball.types import Attempt, Limits, Missing, StopReason
-from tests.tools.servers import CALL, FIND, Recorder, attempt_with, http_server, output
+from tests.tools.servers import CALL, FIND, Desk, Recorder, attempt_with, http_server, output
 
 CONTEXT = ContextSettings(open="http://shop/open", close="http://shop/close")
 
@@ -106,7 +106,7 @@ def test_a_server_that_hangs_is_cut_off_and_tried_again() -> None:
         return output(body)
 
     recorder = Recorder(slow)
-    done = attempt(recorder, timeout_seconds=0.05)
+    done = attempt(recorder, timeout_seconds=0.5)
     assert (done.tool_results[0].content, done.tool_results[0].tries) == ("shipped", 2)
 
 
@@ -118,6 +118,14 @@ def test_one_that_always_hangs_is_the_servers_fault() -> None:
     done = attempt(Recorder(hang), limits=Limits(tool_timeout_seconds=0.02), max_retries=1)
     assert done.stop is StopReason.TOOL_ERROR
     assert "find did not answer within 0.02 s (2 tries)" in done.trajectory.detail
+
+
+def test_time_that_runs_out_on_a_server_that_fails_is_not_the_policys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flyball.tools.call.SERVER_PAUSE_SECONDS", 60.0)
+    monkeypatch.setattr("flyball.rollout.attempt.MAX_RERUNS", 0)
+    done = attempt(Recorder(lambda body: httpx.Response(503, text="down")), limits=Limits(max_seconds=1.0))
+    assert (done.stop, [r.problem for r in done.tool_results]) == (StopReason.TOOL_ERROR, ["cancelled"])
+    assert "1 s are allowed and ran out on a call that was tried again: tool server 'shop'" in done.trajectory.detail
 
 
 @pytest.mark.parametrize(
@@ -185,7 +193,7 @@ def test_a_secret_that_is_missing_short_or_in_the_file_is_refused(monkeypatch: p
     with pytest.raises(ConfigError, match="SHOP_TOKEN has 5 characters"):
         http_server(Recorder(), signing_secret="${SHOP_TOKEN}").check()
     for written in ({"headers": {"X-Api-Key": "abc"}}, {"signing_secret": "abc"}):
-        with pytest.raises(ValueError, match="is a secret and stands in the file"):
+        with pytest.raises(ValueError, match="a secret stands in the file"):
             HttpToolsSettings(url="http://shop", functions=(FIND,), **written)
 
 
@@ -283,6 +291,32 @@ def test_a_context_that_cannot_be_opened_closes_the_others_and_marks_the_attempt
     assert "tool server 'warehouse' at http://shop/call: context.open answered 400: 'full'" in done.trajectory.detail
     kinds = [body["type"] for body in good.bodies]
     assert kinds.count("context.close") == kinds.count("context.open") == 1 + MAX_RERUNS
+
+
+def test_a_context_that_hangs_is_cut_off_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flyball.rollout.attempt.MAX_RERUNS", 0)
+
+    async def hang(body: dict[str, Any]) -> httpx.Response:
+        if body["type"] == "context.close":
+            await asyncio.sleep(3600)
+        return in_context(body)
+
+    done = attempt(Recorder(hang), context=CONTEXT, timeout_seconds=0.5, max_retries=0)
+    assert (done.stop, done.answer) == (StopReason.TOOL_ERROR, "done")
+    assert "context.close did not answer within 0.5 s" in done.trajectory.detail
+
+
+def test_a_world_that_does_not_start_closes_its_contexts() -> None:
+    class Broken(Desk):
+        """You are broken."""
+
+        def reset(self, ticket: str) -> str:
+            raise OSError("disk gone")
+
+    recorder = Recorder(in_context)
+    done = asyncio.run(attempt_with([http_server(recorder, context=CONTEXT)], world=Broken))
+    assert done.stop is StopReason.WORLD_ERROR
+    assert [body["type"] for body in recorder.bodies] == ["context.open", "context.close"] * (1 + MAX_RERUNS)
 
 
 def test_two_servers_may_not_share_a_name_for_a_tool() -> None:

@@ -110,7 +110,7 @@ def test_over_http_an_attempt_has_a_session_and_its_trace(url: str) -> None:
 
 
 def test_a_shared_session_serves_all_and_a_call_that_hangs_is_the_servers_fault(url: str) -> None:
-    server = shelf(url=url, sessions="shared", timeout_seconds=1.0)
+    server = shelf(url=url, sessions="shared", timeout_seconds=10.0)
     first, second = attempts(server, (tool_call_text("take", item="pen"), "done"), 2)
     assert shown(first) == shown(second) == ["took 1"]
     (after,) = attempts(server, (tool_call_text("count", item="pen"), "done"))

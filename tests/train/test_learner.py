@@ -15,9 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Request, SamplingParams
-from flyball.errors import ConfigError, TrainError
+from flyball.errors import ConfigError, ModelError, TrainError
 from flyball.models.load import load_model
 from flyball.models.tiny import train_tokenizer
+from flyball.rl.algorithms import algorithm
 from flyball.rl.pack import packs
 from flyball.rl.samples import attempt_samples, weighted
 from flyball.rl.support import kept_mask, unknown_support
@@ -36,7 +37,7 @@ SHAPE: dict[str, Any] = {
     "initializer_range": 0.1,
 }
 ROOT = [7 + i % 40 for i in range(37)]
-POLICY = LossSpec("policy", {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "tis_cap": 2.0, "kl_coef": 0.1})
+POLICY = LossSpec("policy", replace(algorithm("rloo"), kl="k3-in-loss").loss_params(kl_coef=0.1))
 SFT = LossSpec("sft")
 
 
@@ -118,6 +119,34 @@ def test_the_gradient_is_exact_however_the_batch_is_cut(
         )
 
 
+def test_logits_exist_for_few_trained_tokens_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = llama(), batch(shared=True)
+    expected = plain_gradient(model, samples, POLICY)
+    rows: list[int] = []
+    model.lm_head.register_forward_hook(lambda _module, _given, logits: rows.append(len(logits)))
+    monkeypatch.setattr("flyball.train.learner.LOGIT_BYTES", 4 * 5 * VOCAB + 3)
+    one = learner(model)
+    metrics = one.forward_backward(samples, POLICY)
+    distinct = int(metrics["trained_tokens"]) - 8  # 9 samples begin with the same prediction
+    assert max(rows) == 5 and distinct <= sum(rows) < 2 * distinct  # the last part is not made anew
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
+    logprobs = one.forward(samples)
+    monkeypatch.undo()
+    for few, all_at_once in zip(logprobs, one.forward(samples), strict=True):
+        assert few == pytest.approx(all_at_once, abs=1e-6)
+
+
+@pytest.mark.parametrize("queries", [1, 7, 64])
+def test_the_gradient_does_not_depend_on_the_blocks_of_attention(monkeypatch: pytest.MonkeyPatch, queries: int) -> None:
+    monkeypatch.setattr("flyball.train.packed_attention.QUERIES", queries)
+    model, samples = llama(), batch(shared=True)
+    expected = plain_gradient(model, samples, SFT)
+    learner(model).forward_backward(samples, SFT)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_logprobs_are_those_of_whole_sequences_at_the_temperature(shared: bool) -> None:
     model, samples = llama(), batch(shared=shared)
@@ -143,7 +172,7 @@ def attempts(rules: SamplingParams) -> list[TrainingSample]:
             seen, given = (*seen, *given, *done.token_ids), tuple((5 * i + j) % VOCAB for j in range(4))
         trajectory = Trajectory(tuple(calls), StopReason.ANSWERED)
         graded = GradedAttempt(Attempt(f"a{i}", Task("t", {}), trajectory, ()), Outcome(True))
-        (sample,) = attempt_samples(graded, 1.0)
+        (sample,) = attempt_samples(graded, np.ones(len(graded.attempt.trajectory.calls)))
         return sample
 
     async def all_of_them() -> list[TrainingSample]:
@@ -320,6 +349,13 @@ def test_published_weights_are_those_of_the_learner(tmp_path: Path) -> None:
     again = load_model(Path(ref.path))
     assert ref.version == 0 and len(ref.digest) == 64
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_model_that_changes_its_logits_afterwards_is_refused() -> None:
+    model = llama()
+    model.config.logits_scaling = 8.0
+    with pytest.raises(ModelError, match=r"changes its logits after the output layer \(logits_scaling is 8.0\)"):
+        learner(model)
 
 
 def test_an_unknown_loss_is_told_the_nearest() -> None:

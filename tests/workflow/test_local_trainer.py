@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from flyball.cli.main import invoke
-from flyball.models.load import load_chat, new_tiny_model, save_model
+from flyball.models.hf_chat import load_chat
+from flyball.models.load import new_tiny_model, save_model
 from flyball.models.names import check_folder
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.store.store import Store

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from flyball.agent.runner import AgentEnd, opening
-from flyball.agent.use_tools import Refusals, use_tool
+from flyball.agent.use_tools import Refusals, out_of_time, use_tool
 from flyball.capture.door import Door, Stopped
 from flyball.errors import AgentError, ToolServerError, WorldError
 from flyball.tasks.world import World
@@ -105,7 +105,7 @@ async def drive(answer: Coroutine[Any, Any, str], world: World, door: Door, limi
     except AgentError as error:
         stop, detail = StopReason.AGENT_ERROR, str(error)
     except TimeoutError:
-        stop, detail = StopReason.MAX_SECONDS, f"{limits.max_seconds:g} s are allowed"
+        stop, detail = out_of_time(world, limits)
     ended = door.stop(stop, detail)  # the first reason stands, and nothing that is left of the agent gets in
     return AgentEnd(ended.reason, ended.detail, _conversation(world, door, text))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from flyball.agent.hooks import Block, Hook, Hooks, Revise, View, asking, check, criticise, name_of, plan
 from flyball.agent.runner import AgentEnd, opening
-from flyball.agent.use_tools import Refusals, over_budget, use_tools
+from flyball.agent.use_tools import Refusals, out_of_time, over_budget, use_tools
 from flyball.capture.door import Door, Reply, Stopped
 from flyball.errors import AgentError, ToolServerError, WorldError
 from flyball.tasks.world import World
@@ -64,7 +64,7 @@ class ToolLoop:
         except TimeoutError:
             if not deadline.expired():
                 raise
-            stop, detail = StopReason.MAX_SECONDS, f"{limits.max_seconds:g} s are allowed"
+            stop, detail = out_of_time(world, limits)
         return AgentEnd(stop, detail, conversation.seen_by_user(), tuple(conversation.records))
 
 

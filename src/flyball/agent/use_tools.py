@@ -29,10 +29,12 @@ async def use_tool(world: World, call: ToolCall, limits: Limits, record: Callabl
             output_chars=limits.tool_output_chars,
             approver=world.approver,
             allowance=world.allowance,
+            on_failed_try=lambda why: world.failing.update({call.call_id: why}),
         )
     except asyncio.CancelledError:
         record(cancelled(call, time.perf_counter() - started))
         raise
+    world.failing.pop(call.call_id, None)
     record(result)
     if result.problem == "unavailable":
         raise ToolServerError(result.content.removeprefix("error: "))
@@ -62,6 +64,15 @@ async def use_tools(
         ordered = [results[i] for i in sorted(results)]
         record(ordered)
     return ordered
+
+
+def out_of_time(world: World, limits: Limits) -> tuple[StopReason, str]:
+    """Why an attempt ends whose time is over: its own slowness, or a tool server that was still being tried again."""
+    allowed = f"{limits.max_seconds:g} s are allowed"
+    if world.failing:
+        why = next(iter(world.failing.values())).removeprefix("error: ")
+        return StopReason.TOOL_ERROR, f"{allowed} and ran out on a call that was tried again: {why}"
+    return StopReason.MAX_SECONDS, allowed
 
 
 def over_budget(call: ToolCall) -> ToolResult:

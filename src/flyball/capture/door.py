@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flyball.capture.constraint import Constraint
 from flyball.capture.ledger import Ledger, Place, text_of
 from flyball.engine.protocol import Completion, Engine, Request, SamplingParams
-from flyball.errors import ConfigError, ContextError, EngineError
+from flyball.errors import ConfigError, ContextError, EngineError, GrammarError
 from flyball.models.chat import ChatFormat, Parsed
 from flyball.rng import derive
 from flyball.types import Call, Limits, Message, StopReason, ToolCall, ToolResult
@@ -95,18 +96,29 @@ class Door:
         return self._script is not None
 
     async def complete(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, agent: str = "main"
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        agent: str = "main",
+        constraint: Constraint | None = None,
+        stop: Sequence[str] = (),
     ) -> Reply:
-        """Draw the next assistant turn. Raises Stopped; ModelError when the template cannot render the messages."""
+        """Draw the next assistant turn. Raises Stopped; ModelError when the template cannot render the messages.
+
+        `constraint` holds the answer to a form: GrammarError where engine or model cannot, and the attempt goes on.
+        `stop`: strings that end this turn beside the declared ones; what is told does not hold them, as with OpenAI.
+        """
+        grammar = self._grammar(constraint)
         index = self._admit()
         place = self._ledger.place(messages, tools)
         if self._script is not None:
             return self._follow(self._script, place, f"c{index}", messages, agent)
         place, seen, given = self._prompt(place, messages, tools)
-        request = self._request(seen + given, index)
+        request = self._request(seen + given, index, grammar, stop)
         completion = await self._generate(request)
         call_id = f"c{index}"
-        parsed = self._parse(completion.token_ids, call_id)
+        parsed = self._parse(completion.token_ids, call_id, stop)
         message = _assistant_message(parsed)
         call = Call(
             call_id=call_id,
@@ -240,7 +252,15 @@ class Door:
             place = Place(place.node, None, 0, "forked")
         return place, [], self._chat.render(_plain(messages), tools)
 
-    def _request(self, prompt_ids: list[int], index: int) -> Request:
+    def _grammar(self, constraint: Constraint | None) -> str:
+        """The grammar in force. Strict tools are left to an endpoint that sees them as they are."""
+        if constraint is None or (constraint.strict_only and self._chat.keeps_strict):
+            return self.sampling.grammar
+        if self.sampling.grammar:
+            raise GrammarError(f"{constraint.field} cannot be combined with the grammar of the declared sampling")
+        return constraint.grammar(self._chat.call_form)
+
+    def _request(self, prompt_ids: list[int], index: int, grammar: str, stop: Sequence[str]) -> Request:
         bound = min(self.limits.max_tokens, self._engine.max_context)
         room = bound - len(prompt_ids)
         if room < 1:
@@ -253,6 +273,8 @@ class Door:
             self.sampling,
             max_new_tokens=min(self.sampling.max_new_tokens, room),
             seed=derive(self._seed, index),
+            grammar=grammar,
+            stop=tuple(dict.fromkeys((*self.sampling.stop, *stop))),
         )
         return Request(tuple(prompt_ids), sampling, self._chat.stop_ids, self.session)
 
@@ -262,6 +284,8 @@ class Door:
         except ContextError as error:
             raise self.stop(StopReason.MAX_TOKENS, str(error)) from error
         except EngineError as error:
+            if isinstance(error, GrammarError) and request.sampling.grammar != self.sampling.grammar:
+                raise  # the agent may ask without it
             raise self.stop(StopReason.ENGINE_ERROR, str(error)) from error
         n = len(completion.token_ids)
         if not n == len(completion.logprobs) == len(completion.policy_versions):
@@ -272,9 +296,11 @@ class Door:
             )
         return completion
 
-    def _parse(self, token_ids: Sequence[int], call_id: str) -> Parsed:
+    def _parse(self, token_ids: Sequence[int], call_id: str, stop: Sequence[str]) -> Parsed:
         """Read the turn; tool calls get ids that are unique in the attempt, so results find their way back."""
         parsed = self._chat.parse(token_ids)
+        if ends := [at for each in stop if (at := parsed.content.find(each)) >= 0]:
+            parsed = replace(parsed, content=parsed.content[: min(ends)])
         if not parsed.tool_calls:
             return parsed
         named = [ToolCall(f"{call_id}_{i}", tc.name, tc.arguments) for i, tc in enumerate(parsed.tool_calls)]

@@ -26,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from flyball.capture.constraint import Constraint
 from flyball.capture.door import Door, Stopped
 from flyball.capture.openai_form import (
     BadRequest,
@@ -41,7 +42,7 @@ from flyball.capture.responses_form import (
     response_events,
     response_id,
 )
-from flyball.errors import Fault, FlyballError, ModelError
+from flyball.errors import Fault, FlyballError, GrammarError, ModelError
 from flyball.types import ToolResult
 
 AGENT_HEADER = "x-flyball-agent"
@@ -101,7 +102,11 @@ class DoorApp:
     async def _chat(self, request: Request) -> Response:
         door = self._find(request).door
         chat = read_chat_request(await _json(request), door.sampling)
-        reply = await door.complete(chat.messages, chat.tools, agent=request.headers.get(AGENT_HEADER, "main"))
+        agent = request.headers.get(AGENT_HEADER, "main")
+        with _constrained_by(chat.constraint):
+            reply = await door.complete(
+                chat.messages, chat.tools, agent=agent, constraint=chat.constraint, stop=chat.stop
+            )
         if not chat.stream:
             return _json_response(completion_body(reply, chat.model))
         chunks = completion_chunks(reply, chat.model, chat.include_usage)
@@ -111,7 +116,9 @@ class DoorApp:
         attempt = self._find(request)
         door = attempt.door
         asked = read_response_request(await _json(request), door.sampling, attempt.responses)
-        reply = await door.complete(asked.messages, asked.tools, agent=request.headers.get(AGENT_HEADER, "main"))
+        agent = request.headers.get(AGENT_HEADER, "main")
+        with _constrained_by(asked.constraint):
+            reply = await door.complete(asked.messages, asked.tools, agent=agent, constraint=asked.constraint)
         if asked.store:
             attempt.responses[response_id(reply)] = (*asked.conversation, reply.message)
         body = response_body(reply, asked, door.sampling)
@@ -155,6 +162,16 @@ class DoorApp:
         if tools is None:
             raise BadRequest("this attempt has no tools over HTTP; use them where the agent runs", status=404)
         return tools
+
+
+@contextlib.contextmanager
+def _constrained_by(constraint: Constraint | None) -> Iterator[None]:
+    """Name the field that asked for a grammar which cannot be honoured."""
+    try:
+        yield
+    except GrammarError as error:
+        field = constraint.field if constraint else None
+        raise BadRequest(f"{error.args[0]} (asked for by {field})", field, "unsupported") from error
 
 
 async def _json(request: Request) -> Any:

@@ -13,25 +13,34 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flyball.capture.constraint import Constraint, Unsupported, read_constraint
 from flyball.capture.door import Reply
 from flyball.engine.protocol import SamplingParams
 from flyball.errors import nearest
 from flyball.types import Message
 
-READ = frozenset({"messages", "model", "tools", "stream", "stream_options"})
+READ = frozenset(
+    {
+        "messages",
+        "model",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "stop",
+        "stream",
+        "stream_options",
+    }
+)
 HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
 """Fields that change nothing about an answer, whoever gives it."""
 
 ONLY: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
-    "tool_choice": ("auto",),
-    "parallel_tool_calls": (True,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logprobs": (False,),
     "logit_bias": ({},),
-    "stop": ([],),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "service_tier": ("auto", "default"),
 }
@@ -102,10 +111,12 @@ RULES = FieldRules(READ, HARMLESS, ONLY, DECLARED)
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What is left of a request when all that must agree agrees."""
+    """What is left of a request when all that must agree agrees. `stop` are stop strings beside the declared ones."""
 
     messages: list[Message]
     tools: list[dict[str, Any]]
+    constraint: Constraint | None
+    stop: tuple[str, ...]
     model: str
     stream: bool
     include_usage: bool
@@ -118,9 +129,18 @@ def read_chat_request(body: Any, sampling: SamplingParams) -> ChatRequest:
     if not isinstance(messages, list) or not messages:
         raise BadRequest("messages must be a list with at least one message", "messages")
     stream = bool(body.get("stream"))
+    tools = _read_tools(body.get("tools"))
     return ChatRequest(
         messages=[_read_message(message, i) for i, message in enumerate(messages)],
-        tools=_read_tools(body.get("tools")),
+        tools=tools,
+        constraint=constraint_of(
+            tools,
+            _choice_of(body.get("tool_choice")),
+            body.get("parallel_tool_calls"),
+            _answer_of(body.get("response_format")),
+            "response_format",
+        ),
+        stop=_read_stop(body.get("stop")),
         model=str(body.get("model") or "policy"),
         stream=stream,
         include_usage=read_stream_options(body.get("stream_options"), stream, {"include_usage"}),
@@ -143,6 +163,36 @@ def read_stream_options(options: Any, stream: bool, switches: Collection[str]) -
                 "unsupported",
             )
     return any(options.get(name) for name in switches)
+
+
+def constraint_of(
+    tools: list[dict[str, Any]], choice: Any, parallel: Any, answer: Any, answer_field: str
+) -> Constraint | None:
+    """What the request demands of the form of its answer. Raises BadRequest."""
+    try:
+        return read_constraint(tools, choice, parallel, answer, answer_field=answer_field)
+    except Unsupported as why:
+        raise BadRequest(str(why), why.field, "unsupported") from why
+
+
+def _choice_of(choice: Any) -> Any:
+    """`tool_choice` with a named function as {"function": NAME}."""
+    named = isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("function"), dict)
+    return {"function": choice["function"].get("name")} if named else choice
+
+
+def _answer_of(wanted: Any) -> Any:
+    """`response_format` with the schema beside its type."""
+    if isinstance(wanted, dict) and isinstance(wanted.get("json_schema"), dict):
+        return {"type": wanted.get("type"), "schema": wanted["json_schema"].get("schema")}
+    return wanted
+
+
+def _read_stop(stop: Any) -> tuple[str, ...]:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(stops, list) or not all(isinstance(each, str) and each for each in stops):
+        raise BadRequest(f"stop is {short(stop)}; it is a text or a list of texts, none of them empty", "stop")
+    return tuple(stops)
 
 
 def _read_message(message: Any, i: int) -> Message:
@@ -189,7 +239,8 @@ def _read_tool_call(call: Any, where: str) -> dict[str, Any]:
 def _read_tools(tools: Any) -> list[dict[str, Any]]:
     tools = tools or []
     for i, each in enumerate(tools):
-        if not isinstance(each, dict) or each.get("type") != "function" or "name" not in each.get("function", {}):
+        function = each.get("function") if isinstance(each, dict) and each.get("type") == "function" else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise BadRequest(
                 f"tools[{i}] is {short(each)}; a tool is {{type: function, function: {{name, ...}}}}", "tools"
             )

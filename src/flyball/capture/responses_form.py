@@ -12,8 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flyball.capture.constraint import Constraint
 from flyball.capture.door import Reply
-from flyball.capture.openai_form import DECLARED, ONLY, BadRequest, FieldRules, is_text_part, read_stream_options, short
+from flyball.capture.openai_form import (
+    DECLARED,
+    ONLY,
+    BadRequest,
+    FieldRules,
+    constraint_of,
+    is_text_part,
+    read_stream_options,
+    short,
+)
 from flyball.engine.protocol import SamplingParams
 from flyball.types import Message
 
@@ -23,7 +33,7 @@ Conversation = tuple[Message, ...]
 NOTHING_TO_INCLUDE = ("reasoning.encrypted_content",)
 """What a request may ask to be included: a part of items that are never written here."""
 
-_SHARED = ("temperature", "top_p", "tool_choice", "parallel_tool_calls", "service_tier")
+_SHARED = ("temperature", "top_p", "service_tier")
 RULES = FieldRules(
     read=frozenset(
         {
@@ -31,6 +41,9 @@ RULES = FieldRules(
             "model",
             "instructions",
             "tools",
+            "tool_choice",
+            "parallel_tool_calls",
+            "text",
             "stream",
             "stream_options",
             "previous_response_id",
@@ -44,7 +57,6 @@ RULES = FieldRules(
         **{name: values for name, values in ONLY.items() if name in _SHARED},
         "truncation": ("disabled",),
         "background": (False,),
-        "text": ({"format": {"type": "text"}}, {}),
         "reasoning": ({},),
         "top_logprobs": (0,),
     },
@@ -70,6 +82,7 @@ class ResponseRequest:
     body: Mapping[str, Any]
     conversation: Conversation
     tools: list[dict[str, Any]]
+    constraint: Constraint | None
 
     @property
     def messages(self) -> list[Message]:
@@ -98,7 +111,24 @@ def read_response_request(body: Any, sampling: SamplingParams, stored: Mapping[s
     conversation = [*_previous(body.get("previous_response_id"), stored), *_read_input(body.get("input"))]
     if not conversation:
         raise BadRequest("input must be text or a list with at least one item", "input")
-    return ResponseRequest(body, tuple(conversation), _read_tools(body.get("tools")))
+    tools, parallel = _read_tools(body.get("tools")), body.get("parallel_tool_calls")
+    choice = _choice_of(body.get("tool_choice"))
+    constraint = constraint_of(tools, choice, parallel, _format_of(body.get("text")), "text.format")
+    return ResponseRequest(body, tuple(conversation), tools, constraint)
+
+
+def _choice_of(choice: Any) -> Any:
+    """`tool_choice` with a named function as {"function": NAME}."""
+    named = isinstance(choice, dict) and choice.get("type") == "function"
+    return {"function": choice.get("name")} if named else choice
+
+
+def _format_of(text: Any) -> Any:
+    text = {} if text is None else text
+    if not isinstance(text, dict) or (ignored := [name for name, value in text.items() if value and name != "format"]):
+        name = f"text.{ignored[0]}" if isinstance(text, dict) else "text"
+        raise BadRequest(f"{name} would be ignored here, so it is refused; text takes a format", name, "unsupported")
+    return text.get("format")
 
 
 def _previous(response_id: Any, stored: Mapping[str, Conversation]) -> Conversation:
@@ -200,12 +230,12 @@ def response_body(reply: Reply, asked: ResponseRequest, sampling: SamplingParams
         "max_output_tokens": body.get("max_output_tokens"),
         "model": str(body.get("model") or "policy"),
         "output": _output(reply, "incomplete" if cut else "completed"),
-        "parallel_tool_calls": True,
+        "parallel_tool_calls": body.get("parallel_tool_calls") is not False,
         "previous_response_id": body.get("previous_response_id"),
         "store": asked.store,
         "temperature": sampling.temperature,
-        "text": {"format": {"type": "text"}},
-        "tool_choice": "auto",
+        "text": body.get("text") or {"format": {"type": "text"}},
+        "tool_choice": body.get("tool_choice") or "auto",
         "tools": body.get("tools") or [],
         "top_p": getattr(sampling, "top_p", 1.0),
         "truncation": "disabled",

@@ -45,7 +45,7 @@ def _evaluate(context: click.Context, file: Path, policy: str | None, against: s
     workflow = load_workflow(file)
     with open_store(home, must_exist=False) as store:
         record = evaluate_policy(
-            workflow, store, make_trainer(), progress_for_terminal(), policy=policy, against=against
+            workflow, store, make_trainer(workflow), progress_for_terminal(), policy=policy, against=against
         )
         if record is None:
             click.echo("stopped; what was evaluated is in the store", err=True)

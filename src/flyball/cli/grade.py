@@ -19,22 +19,29 @@ SHOWN = 20
 @click.argument("run_id", metavar="RUN")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--phase", help="Only attempts made for this: rl, validation, eval.")
+@click.option("--failed", is_flag=True, help="Only attempts that a grader could not judge.")
 @home_option
-def grade(run_id: str, file: Path | None, phase: str | None, home: Path) -> None:
+def grade(run_id: str, file: Path | None, phase: str | None, failed: bool, home: Path) -> None:
     """Grade stored attempts again and print what changed.
 
     RUN may be the beginning of a run's id. FILE is the workflow whose graders judge; default: the one the run was
-    started from. Old judgements stay; the attempts are not made again.
+    started from. Old judgements stay; the attempts are not made again. Evaluations of the run that are judged by these
+    graders throughout are written anew, and may then be compared with others under the same graders.
     """
     with open_store(home) as store:
         run = store.run(run_id)
         workflow = load_workflow(file or Path(run.config["file"]))
-        done = regrade(workflow, store, run.run_id, phase)
+        done = regrade(workflow, store, run.run_id, phase, failed=failed)
     if done.num_attempts == 0:
-        click.echo(f"run {run.run_id} has no attempts" + (f" of phase {phase!r}" if phase else ""))
+        what = "no attempts without a grade" if failed else "no attempts"
+        click.echo(f"run {run.run_id} has {what}" + (f" of phase {phase!r}" if phase else ""))
         return
     same = "the same graders" if done.versions_before == {done.version_now} else "graders changed"
     click.echo(f"{done.num_attempts} attempts judged by {done.version_now[:12]} ({same}): {len(done.changes)} changed")
+    if done.evals:
+        click.echo(f"{done.evals} evaluations written anew with these judgements")
+    if done.evals_mixed:
+        click.echo(f"{done.evals_mixed} evaluations left: some of their attempts were last judged by other graders")
     if done.changes:
         rows = [_row(change) for change in done.changes[:SHOWN]]
         table(["attempt", "task", "success", "safe", "reward"], rows)

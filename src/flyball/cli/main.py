@@ -30,6 +30,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "canary": ("flyball.cli.canary:canary", "Say what a canary can see before it starts, and judge its sessions."),
     "grade": ("flyball.cli.grade:grade", "Grade stored attempts again and print what changed."),
     "approvals": ("flyball.cli.approvals:approvals", "List the calls that wait for a person, approve or deny them."),
+    "audits": (
+        "flyball.cli.audits:audits",
+        "Look at attempts for reward hacking: draw one, mark it, and report on a run.",
+    ),
+    "redteam": (
+        "flyball.cli.redteam:redteam",
+        "Attack a policy by what it is shown, and propose what worked for the adversarial suite.",
+    ),
     "runs": ("flyball.cli.runs:runs", "List the runs of this home, the newest first."),
     "show": ("flyball.cli.runs:show", "Show a run, or one attempt of it in full."),
     "report": ("flyball.cli.runs:report", "Write the HTML report of a run and print where it lies."),

@@ -11,7 +11,9 @@ import click
 
 from flyball.errors import ConfigError
 from flyball.store.store import Store
+from flyball.workflow.remote_engines import EndpointTrainer
 from flyball.workflow.trainer import Trainer
+from flyball.workflow.workflow import Workflow
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,11 +46,14 @@ def open_store(home: Path, *, must_exist: bool = True) -> Store:
     return Store(home)
 
 
-def make_trainer() -> Trainer:
-    """Return the trainer of this machine. Torch comes in here, so only commands that need a model pay for it.
+def make_trainer(workflow: Workflow | None = None) -> Trainer:
+    """Return the trainer of this machine, or of the endpoint that the workflow names.
 
-    Raises ConfigError where the extra that brings torch is not installed.
+    Torch comes in here, so only commands that need a model pay for it; an endpoint needs none. Raises ConfigError where
+    the extra that brings torch is not installed.
     """
+    if workflow is not None and workflow.settings.engine.kind == "http":
+        return EndpointTrainer(workflow.settings.engine)
     try:
         from flyball.workflow.local_trainer import LocalTrainer
     except ModuleNotFoundError as exc:

@@ -98,7 +98,7 @@ def _go(
     store: Store, kind: Literal["run", "train"], workflow: Workflow | None, policy: str | None, resume_run: str | None
 ) -> Finished:
     if workflow is not None:
-        return start(workflow, store, make_trainer(), progress_for_terminal(), kind=kind, policy=policy)
+        return start(workflow, store, make_trainer(workflow), progress_for_terminal(), kind=kind, policy=policy)
     assert resume_run is not None
     return resume(resume_run, store, make_trainer(), progress_for_terminal())
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from flyball.engine.protocol import Completion, FinishReason, Request
 from flyball.engine.remote import RemoteEngine
-from flyball.errors import EngineError, ModelError, WeightsError
-from flyball.models.chat import Parsed
+from flyball.errors import EngineError, GrammarError, ModelError, WeightsError
+from flyball.models.chat import CallForm, Parsed
 from flyball.rl.support import unknown_support
 from flyball.types import Message, ToolCall, WeightsRef
 
@@ -37,6 +37,14 @@ class TextChat:
     def stop_ids(self) -> tuple[int, ...]:
         """None: the endpoint ends its own turns."""
         return ()
+
+    @property
+    def call_form(self) -> CallForm | None:
+        return None
+
+    @property
+    def keeps_strict(self) -> bool:
+        return True
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[int]:
         return _encode(_lines([{"tools": list(tools)}] if tools else [], messages))
@@ -102,7 +110,9 @@ class HttpEngine(RemoteEngine):
 
     def _body(self, request: Request, max_tokens: int) -> dict[str, Any]:
         sampling = request.sampling
-        for name, off in (("top_k", 0), ("min_p", 0.0), ("grammar", "")):
+        if sampling.grammar:
+            raise GrammarError("an endpoint of OpenAI's interface takes no grammars; leave what asks for one out")
+        for name, off in (("top_k", 0), ("min_p", 0.0)):
             if (value := getattr(sampling, name)) != off:
                 raise EngineError(f"{name} {value!r} is not in OpenAI's interface and would be ignored; leave it out")
         messages, tools = _read_conversation(request.prompt_ids)

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from flyball.engine.local_cache import ATTENTION, SlotCache
+from flyball.engine.local_linear import Projection
 from flyball.engine.local_llama import LlamaPass
 from flyball.engine.local_request import Running, Slot
 from flyball.engine.local_sampling import draw
@@ -70,6 +71,8 @@ class LocalEngine:
         self._model = model.eval()
         self._model.set_attn_implementation(ATTENTION)
         self._lean = LlamaPass(model) if LlamaPass.fits(model) else None
+        self._head = Projection(model.get_output_embeddings())
+        self._device: torch.device = model.device
         self._max_context = max_context or int(model.config.max_position_embeddings)
         self._version = version
         self._tokenizer = tokenizer
@@ -78,7 +81,7 @@ class LocalEngine:
         self._deterministic = deterministic
         self._shares = not deterministic and not self._keeps_caches
         """whether a conversation may begin with what another one left in its slot"""
-        self._cache = SlotCache(num_slots)
+        self._cache = SlotCache(num_slots, exact=deterministic)
         self._root: list[int] = []
         self._slots = [Slot(i) for i in range(num_slots)]
         self._open: set[Running] = set()
@@ -160,6 +163,9 @@ class LocalEngine:
         with self._lock, torch.no_grad():
             for key, value in state.items():
                 own[key].copy_(value)
+            self._head.refresh()
+            if self._lean is not None:
+                self._lean.refresh()
             self._version = version
             self._renew_caches()
 
@@ -294,10 +300,11 @@ class LocalEngine:
         common = common[: min(len(p) for p in prompts) - 1]
         if len(common) < MIN_ROOT:
             return
-        self._cache.target(None, torch.zeros(1, dtype=torch.long), 0)
+        self._cache.target(None, self._tensor([0]), 0)
         n = len(common)
-        causal = _additive(torch.ones(n, n, dtype=torch.bool).tril(), self._model.dtype)[None, None]
-        self._forward(torch.tensor([common]), torch.arange(n)[None], causal)
+        positions = self._tensor([range(n)])
+        causal = _additive(positions <= positions.T, self._model.dtype)[None, None]
+        self._forward(self._tensor([common]), positions, causal)
         self._cache.root_length = n
         self._root = list(common)
         self.prefilled_tokens += n
@@ -335,17 +342,15 @@ class LocalEngine:
             running.prefilled += len(prompt) - cached
             self.prefilled_tokens += len(prompt) - cached
         width = max(map(len, deltas))
-        tokens = torch.tensor([[*d, *[0] * (width - len(d))] for d in deltas])
-        start = torch.tensor(starts)
-        extent = int(start.max()) + width
-        rows = torch.tensor([r.slot.index for r in admitted if r.slot])
-        self._cache.target(rows, start, extent)
-        positions = start[:, None] + torch.arange(width)
-        visible = torch.arange(extent)[None, None, :] <= positions[:, :, None]
-        lengths = torch.tensor([len(d) for d in deltas])
+        tokens = self._tensor([[*d, *[0] * (width - len(d))] for d in deltas])
+        start = self._tensor(starts)
+        rows = self._tensor([r.slot.index for r in admitted if r.slot])
+        extent = self._cache.target(rows, start, max(starts) + width)
+        positions = start[:, None] + self._tensor(range(width))
+        visible = self._tensor(range(extent)) <= positions[:, :, None]
+        lengths = self._tensor([len(d) for d in deltas])
         hidden = self._forward(tokens, positions + root, _additive(visible, self._model.dtype)[:, None], lengths)
-        last = lengths - 1
-        return self._sample(admitted, hidden[torch.arange(len(admitted)), last])
+        return self._sample(admitted, hidden[self._tensor(range(len(admitted))), lengths - 1])
 
     def _decode(self) -> list[Running]:
         """One token for every running request."""
@@ -363,18 +368,22 @@ class LocalEngine:
         high = 1 + max(slot.index for slot in slots)
         dense = 2 * len(slots) > high and not self._deterministic
         covered = self._slots[:high] if dense else slots
-        start = torch.tensor([max(len(slot.tokens) - root, 0) for slot in covered])
+        starts = [max(len(slot.tokens) - root, 0) for slot in covered]
+        start = self._tensor(starts)
         latest = {r.slot.index: r.latest for r in batch if r.slot is not None}
-        tokens = torch.tensor([[latest.get(slot.index, 0)] for slot in covered])
+        tokens = self._tensor([[latest.get(slot.index, 0)] for slot in covered])
         for slot in slots:
             slot.tokens.append(latest[slot.index])
-        extent = int(start.max()) + 1
-        rows = slice(0, high) if dense else torch.tensor([slot.index for slot in slots])
-        self._cache.target(rows, start, extent)
-        visible = torch.arange(extent)[None, :] <= start[:, None]
+        rows = slice(0, high) if dense else self._tensor([slot.index for slot in slots])
+        extent = self._cache.target(rows, start, max(starts) + 1)
+        visible = self._tensor(range(extent)) <= start[:, None]
         mask = _additive(visible, self._model.dtype)[:, None, None]
         hidden = self._forward(tokens, (start + root)[:, None], mask)[:, 0]
         return self._sample(batch, hidden[[slot.index for slot in slots]] if dense else hidden)
+
+    def _tensor(self, values: Any) -> torch.Tensor:
+        """Whole numbers, nested as given, where the model is."""
+        return torch.from_numpy(np.array(values, dtype=np.int64)).to(self._device)
 
     def _forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor | None = None
@@ -394,8 +403,8 @@ class LocalEngine:
 
     def _sample(self, batch: list[Running], hidden: torch.Tensor) -> list[Running]:
         """Draw the next token of every request by inverse transform; keep the rest running, return the ended."""
-        logits = self._model.get_output_embeddings()(hidden).float()
-        if not torch.isfinite(logits).all():
+        logits = self._head(hidden).float()
+        if not bool(logits.sum().isfinite()):  # many times faster than to ask each
             raise NumericsError("the model produced NaN or infinite logits; the weights are damaged or diverged")
         params = [r.request.sampling for r in batch]
         drawn, logprobs, kept = draw(logits, params, [r.uniform for r in batch], _allowed(batch, logits.shape[-1]))
@@ -446,7 +455,7 @@ def _common_prefix(rows: list[tuple[int, ...]]) -> list[int]:
 
 def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """0 where visible, the smallest number of `dtype` elsewhere."""
-    mask = torch.zeros(visible.shape, dtype=dtype)
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)
 
 

@@ -17,29 +17,41 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 ATTENTION = "flyball_slots"
+MIN_SPARE, SPARE_SHARE = 32, 8
+"""Columns that are added beyond need: at least so many, and this part of those in use."""
 
 
 class SlotCache:
     """The part of Hugging Face's cache protocol that a decoder calls (`update`), writing into slots.
 
     Set `target` before each forward pass: `rows` (slot of each batch row; a slice when they are 0..n-1, so nothing is
-    copied), `starts` [n] (slot position of each row's first new token) and `extent` (slot columns to attend to).
-    With `rows` None the pass computes the root itself.
+    copied), `starts` [n] (slot position of each row's first new token) and how many slot columns are needed. It returns
+    the columns to attend to: all there are while few are spare, because a product copies keys that do not lie
+    together. With `rows` None the pass computes the root itself.
     """
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, *, exact: bool = False) -> None:
         self.num_slots = num_slots
+        self.exact = exact
+        """attend to the needed columns only, so that what is computed does not depend on who else is cached"""
         self.keys: list[torch.Tensor] = []  # per layer [S, H, L, D]
         self.values: list[torch.Tensor] = []
         self.root_keys: list[torch.Tensor] = []  # per layer [H, R, D]
         self.root_values: list[torch.Tensor] = []
         self.root_length = 0
+        self.columns = 0
         self.rows: slice | torch.Tensor | None = None
         self.starts = torch.zeros(0, dtype=torch.long)
         self.extent = 0
+        self._placed: tuple[tuple[int, int], torch.Tensor] | None = None
 
-    def target(self, rows: slice | torch.Tensor | None, starts: torch.Tensor, extent: int) -> None:
-        self.rows, self.starts, self.extent = rows, starts, extent
+    def target(self, rows: slice | torch.Tensor | None, starts: torch.Tensor, needed: int) -> int:
+        if needed > self.columns:
+            self.columns = needed + max(MIN_SPARE, needed // SPARE_SHARE)
+        few = not self.exact and self.columns - needed <= 2 * max(MIN_SPARE, needed // SPARE_SHARE)
+        self.rows, self.starts, self.extent = rows, starts, self.columns if few else needed
+        self._placed = None
+        return self.extent
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
@@ -52,22 +64,31 @@ class SlotCache:
             return keys, values
         self._reserve(layer, keys)
         slot_keys, slot_values = self.keys[layer], self.values[layer]
-        n, _heads, width, _dim = keys.shape
-        rows = torch.arange(n) if isinstance(self.rows, slice) else self.rows
-        columns = self.starts[:, None] + torch.arange(width)  # [n, Q]
-        slot_keys[rows[:, None], :, columns] = keys.transpose(1, 2)
-        slot_values[rows[:, None], :, columns] = values.transpose(1, 2)
+        places = self._places(keys.shape[1], keys.shape[2], slot_keys.shape[2])
+        for slots, new in ((slot_keys, keys), (slot_values, values)):
+            slots.flatten(0, 2).index_copy_(0, places, new.reshape(-1, new.shape[3]))
         return slot_keys[self.rows, :, : self.extent], slot_values[self.rows, :, : self.extent]
 
+    def _places(self, heads: int, width: int, columns: int) -> torch.Tensor:
+        """Where new keys [n, H, Q] go among all [S * H * columns]; the same for all layers of a pass."""
+        if self._placed is None or self._placed[0] != (heads, columns):
+            rows = self.rows
+            if isinstance(rows, slice):
+                rows = torch.arange(rows.stop, device=self.starts.device)
+            assert rows is not None
+            row_and_head = rows[:, None] * heads + torch.arange(heads, device=rows.device)
+            column = self.starts[:, None] + torch.arange(width, device=rows.device)
+            self._placed = (heads, columns), (row_and_head[:, :, None] * columns + column[:, None]).flatten()
+        return self._placed[1]
+
     def _reserve(self, layer: int, like: torch.Tensor) -> None:
-        """Make room for `extent` columns (doubling, so growth is rare)."""
+        """Make room for `columns`."""
         _n, heads, _width, dim = like.shape
         have = self.keys[layer].shape[2] if layer < len(self.keys) else 0
-        if have >= self.extent:
+        if have >= self.columns:
             return
-        columns = max(self.extent, 2 * have, 128)
         for tensors in (self.keys, self.values):
-            grown = like.new_zeros(self.num_slots, heads, columns, dim)
+            grown = like.new_zeros(self.num_slots, heads, self.columns, dim)
             if layer < len(tensors):
                 grown[:, :, :have] = tensors[layer]
                 tensors[layer] = grown
@@ -77,13 +98,13 @@ class SlotCache:
     def shrink_root(self, length: int, slot_lengths: list[int]) -> None:
         """Keep `length` root tokens and move the rest to the front of every slot, so that sequences stay the same."""
         moved = self.root_length - length
-        needed = moved + max(slot_lengths, default=0)
+        self.columns = max(self.columns, moved + max(slot_lengths, default=0))
         for layer, (root_keys, root_values) in enumerate(zip(self.root_keys, self.root_values, strict=True)):
             for tensors, root in ((self.keys, root_keys), (self.values, root_values)):
                 if layer < len(tensors):
                     old = tensors[layer]
                     have = min(old.shape[2], max(slot_lengths, default=0))
-                    grown = old.new_zeros(old.shape[0], old.shape[1], max(needed, old.shape[2]), old.shape[3])
+                    grown = old.new_zeros(old.shape[0], old.shape[1], self.columns, old.shape[3])
                     grown[:, :, :moved] = root[None, :, length:]
                     grown[:, :, moved : moved + have] = old[:, :, :have]
                     tensors[layer] = grown
@@ -101,6 +122,7 @@ class SlotCache:
         """Drop the slots with what they hold. Masked values still meet a weight of 0, and 0 x NaN is NaN."""
         self.keys.clear()
         self.values.clear()
+        self.columns = 0
 
     # What decoders ask a cache besides `update`.
     def get_seq_length(self, layer: int = 0) -> int:
@@ -143,35 +165,32 @@ def attend(
     visible to all). Returns [n, Q, H*G, D].
     """
     n, query_heads, width, dim = query.shape
-    heads = keys.shape[1]
+    heads, length = keys.shape[1:3]
     groups = query_heads // heads
-    if slot_cache.rows is None or slot_cache.root_length == 0:
-        if groups > 1 and width == 1:  # one query token: heads of a group become query rows, keys are not repeated
-            out = torch.nn.functional.scaled_dot_product_attention(
-                query.reshape(n, heads, groups, dim), keys, values, attn_mask=mask, scale=scale
-            ).reshape(n, query_heads, 1, dim)
-        else:
-            out = torch.nn.functional.scaled_dot_product_attention(
-                query, keys, values, attn_mask=mask, scale=scale, enable_gqa=groups > 1
-            )
-        return out.transpose(1, 2)
-    root_keys, root_values = slot_cache.root_keys[layer], slot_cache.root_values[layer]
-    root_length = slot_cache.root_length
-    q = (query * scale).reshape(n, heads, groups * width, dim)
-    # The root is one matrix for the whole batch: [H, n*G*Q, D] x [H, D, R].
-    q_flat = q.transpose(0, 1).reshape(heads, n * groups * width, dim)
-    on_root = torch.bmm(q_flat, root_keys.transpose(1, 2)).view(heads, n, groups * width, root_length).transpose(0, 1)
-    on_slot = torch.matmul(q, keys.transpose(2, 3))  # [n, H, G*Q, L]
-    if mask is not None:
-        length = keys.shape[2]
-        on_slot = (on_slot.reshape(n, heads, groups, width, length) + mask[:, :, None]).view(
-            n, heads, groups * width, length
+    root_length = 0 if slot_cache.rows is None else slot_cache.root_length
+    if root_length == 0 and width > 1:
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, scale=scale, enable_gqa=groups > 1
         )
-    weights = torch.softmax(torch.cat([on_root, on_slot], dim=-1), dim=-1, dtype=torch.float32).to(query.dtype)
-    w_root, w_slot = weights[..., :root_length], weights[..., root_length:]
-    w_flat = w_root.transpose(0, 1).reshape(heads, n * groups * width, root_length)
-    out = torch.bmm(w_flat, root_values).view(heads, n, groups * width, dim).transpose(0, 1)
-    out = out + torch.matmul(w_slot, values)
+        return out.transpose(1, 2)
+    q = (query * scale).reshape(n, heads, groups * width, dim)
+    scores = query.new_empty(n, heads, groups * width, root_length + length, dtype=torch.float32)
+    if root_length:  # one matrix for the whole batch: [H, n*G*Q, D] x [H, D, R]
+        q_flat = q.transpose(0, 1).reshape(heads, n * groups * width, dim)
+        on_root = torch.bmm(q_flat, slot_cache.root_keys[layer].transpose(1, 2))
+        scores[..., :root_length] = on_root.view(heads, n, groups * width, root_length).transpose(0, 1)
+    if width == 1:  # few queries: the long side first is twice as fast
+        on_slot = torch.bmm(keys.flatten(0, 1), q.flatten(0, 1).transpose(1, 2)).transpose(1, 2)
+        scores[..., root_length:] = on_slot.view(n, heads, groups, length)
+    else:
+        scores[..., root_length:] = torch.matmul(q, keys.transpose(2, 3))
+    if mask is not None:
+        scores[..., root_length:].unflatten(2, (groups, width)).add_(mask[:, :, None])  # type: ignore[no-untyped-call]
+    weights = torch.softmax(scores, dim=-1).to(query.dtype)
+    out = torch.bmm(weights[..., root_length:].flatten(0, 1), values.flatten(0, 1)).view(n, heads, -1, dim)
+    if root_length:
+        w_flat = weights[..., :root_length].transpose(0, 1).reshape(heads, n * groups * width, root_length)
+        out += torch.bmm(w_flat, slot_cache.root_values[layer]).view(heads, n, -1, dim).transpose(0, 1)
     return out.reshape(n, query_heads, width, dim).transpose(1, 2)
 
 

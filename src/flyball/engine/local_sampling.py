@@ -12,6 +12,8 @@ import torch
 
 from flyball.engine.protocol import SamplingParams
 
+BLOCK = 256
+"""Tokens whose probability is summed at once when a draw looks for its place."""
 LOOKS = (256, 4096)
 """How many of the likeliest tokens are looked at first; only a nucleus that is larger costs a sort of the whole row."""
 
@@ -23,22 +25,49 @@ def draw(
 
     `allowed` [n, V] is what grammars permit. `kept` is what was drawn among, None when no row was cut.
     """
-    temperature = torch.tensor([p.temperature for p in params])[:, None]
+    temperature = logits.new_tensor([p.temperature for p in params])[:, None]
     if allowed is not None:
         logits = logits.masked_fill(~allowed, -torch.inf)
-    scaled = logits / torch.where(temperature > 0, temperature, 1.0)
+    scaled = logits
+    if any(p.temperature not in (0, 1) for p in params):
+        scaled = logits / torch.where(temperature > 0, temperature, 1.0)
     kept = cut(scaled, params) if any(p.has_cuts for p in params) else allowed
     if kept is not None:
         scaled = scaled.masked_fill(~kept, -torch.inf)
-    logprobs = torch.log_softmax(scaled, dim=-1)
-    cumulative = logprobs.double().exp().cumsum(-1)
-    total = cumulative[:, -1:]
-    target = torch.tensor(np.asarray(uniforms), dtype=torch.float64)[:, None] * total
-    # below the total even after rounding: what follows the last kept token has its cumulative sum
-    drawn = torch.searchsorted(cumulative, target.minimum(total.nextafter(torch.zeros_like(total))), right=True)
-    if bool((temperature == 0).any()):
+    drawn, log_total = _inverse_transform(scaled, torch.tensor(np.asarray(uniforms), dtype=torch.float64)[:, None])
+    if any(p.temperature == 0 for p in params):
         drawn = torch.where(temperature > 0, drawn, logits.argmax(-1, keepdim=True))
-    return drawn[:, 0], logprobs.gather(1, drawn)[:, 0], kept
+    return drawn[:, 0].cpu(), (scaled.gather(1, drawn).cpu().double() - log_total)[:, 0], kept
+
+
+def _inverse_transform(scaled: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The token [n, 1] at which the cumulative probability passes `uniforms` [n, 1], and log-sum-exp [n, 1].
+
+    First the block of tokens, then the token in it: a running sum of the vocabulary would cost more than the products
+    of a small model. Weights are float32, their sums float64, and those are few: they are taken on the processor, since
+    not every device has float64.
+    """
+    n, size = scaled.shape
+    likeliest = scaled.amax(-1, keepdim=True)
+    weights = scaled.new_zeros(n, -(-size // BLOCK), BLOCK)
+    torch.sub(scaled, likeliest, out=weights.flatten(1)[:, :size]).exp_()
+    sums = weights.sum(-1).cpu().double()
+    block, rest = _passed(sums, uniforms * sums.sum(-1, keepdim=True))
+    inside = weights[torch.arange(n), block[:, 0].to(weights.device)].cpu().double()
+    token, _ = _passed(inside, rest)
+    return (block * BLOCK + token).to(scaled.device), likeliest.cpu().double() + sums.sum(-1, keepdim=True).log()
+
+
+def _passed(weights: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first place [n, 1] whose running sum passes `target` [n, 1], and what of the target is left for it.
+
+    Rounding can bring the target to the sum of all; then it is the last place that weighs anything.
+    """
+    running = weights.cumsum(-1)
+    total = running[:, -1:]
+    place = torch.searchsorted(running, target.minimum(total.nextafter(torch.zeros_like(total))), right=True)
+    before = running.gather(1, place) - weights.gather(1, place)
+    return place, (target - before).clamp(min=0)
 
 
 def cut(scaled: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 
-from flyball.errors import EngineError
+from flyball.errors import EngineError, GrammarError
 
 GRAMMARS_KEPT = 64
 """Compiled grammars; a job has one for each set of tools."""
@@ -42,11 +42,11 @@ class Vocabulary:
         return self._bytes[token_id]
 
     def guide(self, grammar: str, stop_ids: Sequence[int]) -> Guide:
-        """Follow a new completion through `grammar`. Raises EngineError for a grammar that cannot be read."""
+        """Follow a new completion through `grammar`. Raises GrammarError for a grammar that cannot be read."""
         if grammar not in self._matchers:
             matcher = LLMatcher(self.tokenizer, grammar, log_level=0)
             if matcher.is_error():
-                raise EngineError(f"the grammar cannot be read: {matcher.get_error()}")
+                raise GrammarError(f"the grammar cannot be read: {matcher.get_error()}")
             if len(self._matchers) >= GRAMMARS_KEPT:
                 self._matchers.pop(next(iter(self._matchers)))
             self._matchers[grammar] = matcher

@@ -16,7 +16,7 @@ from typing import Any
 
 from flyball.engine.protocol import Completion, FinishReason, Request, SamplingParams
 from flyball.engine.remote import RemoteEngine
-from flyball.errors import EngineError, NumericsError, WeightsError
+from flyball.errors import EngineError, GrammarError, NumericsError, WeightsError
 from flyball.rl.support import SupportWriter
 from flyball.types import Support, WeightsRef
 
@@ -76,7 +76,7 @@ class VllmEngine(RemoteEngine):
     async def _complete(self, request: Request, max_tokens: int) -> Completion:
         sampling = request.sampling
         if sampling.grammar:
-            raise EngineError("grammars are not sent to vllm, whose grammar languages differ; use the local engine")
+            raise GrammarError("grammars are not sent to vllm, whose grammar languages differ; use the local engine")
         await self._open.wait()
         if self._broken is not None:
             raise self._broken

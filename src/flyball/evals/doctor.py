@@ -20,6 +20,7 @@ from flyball.evals.readiness import Finding, Readiness, conclude
 from flyball.evals.run import Arm, attempt_all
 from flyball.evals.scripted import Script, do_nothing, scripted_arm
 from flyball.graders.grade import GraderSet
+from flyball.models.hf_chat import HfChat
 from flyball.rng import derive
 from flyball.tasks.leakage import leakage
 from flyball.tasks.world import WorldSpec
@@ -100,7 +101,9 @@ async def _policy_findings(tasks: Sequence[Task], how: Examination) -> tuple[Gro
     groups = [attempts[i : i + size] for i in range(0, len(attempts), size)]
     again = await _attempt(how.policy, tasks[: how.num_repeated], 1, how)
     pairs = list(zip([group[0] for group in groups], again, strict=False))
+    chat = how.policy.chat
     return groups, [
+        *([policy_checks.check_template(chat)] if isinstance(chat, HfChat) else []),
         task_checks.check_determinism(pairs),
         policy_checks.check_missing(groups),
         policy_checks.check_floor(groups, cold_start=how.cold_start),

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flyball.evals.readiness import Finding, Level, percent, share, succeeded, why
+from flyball.models.hf_chat import HfChat
+from flyball.models.template_habits import audit
 from flyball.stats.intervals import mean_interval, proportion_interval
 from flyball.stats.pass_k import pass_at_k
 from flyball.types import Estimate, GradedAttempt, Missing
@@ -44,6 +46,20 @@ def check_missing(groups: Groups) -> Finding:
     text = f"{percent(rate)} of outcomes are missing"
     first = next((graded for graded in attempts if isinstance(graded.outcome.success, Missing)), None)
     return Finding("missing", level, text + (f", first: {why(first)}" if first else ""), {"rate": rate})
+
+
+def check_template(chat: HfChat) -> Finding:
+    """Whether the chat template writes the past the same way whatever is said next."""
+    found = audit(chat)
+    broken = [(each.name, each.breaks[0]) for each in found.findings if each.breaks]
+    if not broken:
+        return Finding("template", "ok", "the chat template keeps what was said, turn by turn")
+    name, first = broken[0]
+    text = (
+        f"the chat template changes the past in {len(broken)} of {len(found.findings)} kinds of conversation, first: "
+        f"{name}, turn {first.message}: {first.why}; `flyball doctor template` says where attempts fork"
+    )
+    return Finding("template", "warn", text)
 
 
 def check_floor(groups: Groups, *, cold_start: bool) -> Finding:

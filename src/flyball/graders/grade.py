@@ -14,11 +14,14 @@ from typing import Any
 
 from flyball.errors import ConfigError, Fault
 from flyball.graders.grader import ANY_FINITE, FunctionGrader, Grader
+from flyball.graders.spec_grader import rules_of
 from flyball.types import Attempt, GradedAttempt, Missing, Outcome, RewardEvent, Score, Trajectory
 
 SUCCESS, REWARD, SAFETY = "success", "reward", "safety"
 TOOL_BUDGET = "tool_budget"
 """Component of the reward that holds the penalties of calls past a tool's budget."""
+HOLDOUT = "holdout/"
+"""What the names of held-out scores begin with."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +29,36 @@ class GraderSet:
     """All graders of a workflow.
 
     `success` and `safety` answer yes or no, `reward` any finite number (default: success as 0 or 1), `scores` report
-    in [0, 1] and decide nothing. Raises ConfigError when a score takes a name that has a meaning.
+    in [0, 1] and decide nothing. `holdout` graders are like scores and never part of what learning reads: where they
+    fall behind, the reward is being gamed. Raises ConfigError when a score takes a name that has a meaning, or a
+    held-out grader is one that learning reads.
     """
 
     success: Grader
     reward: Grader | None = None
     safety: Grader | None = None
     scores: Mapping[str, Grader] = field(default_factory=dict)
+    holdout: Mapping[str, Grader] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        learned = rules_of(self.reward if self.reward is not None else self.success)
+        for name, grader in self.holdout.items():
+            if rules_of(grader) & learned:
+                raise ConfigError(
+                    f"holdout grader {name!r} judges by what learning reads, so it would show nothing; hold out another"
+                )
         if taken := {SUCCESS, REWARD, SAFETY} & set(self.scores):
             raise ConfigError(f"a score cannot be named {sorted(taken)[0]!r}; pass it as that grader or rename it")
 
     @property
+    def _reported(self) -> dict[str, Grader]:
+        """The graders that only report, by the name of their score."""
+        return {**self.scores, **{f"{HOLDOUT}{name}": grader for name, grader in self.holdout.items()}}
+
+    @property
     def versions(self) -> dict[str, str]:
         """Version of each grader by what it judges."""
-        roles = {SUCCESS: self.success, REWARD: self.reward, SAFETY: self.safety, **self.scores}
+        roles = {SUCCESS: self.success, REWARD: self.reward, SAFETY: self.safety, **self._reported}
         return {role: grader.version for role, grader in roles.items() if grader is not None}
 
     @property
@@ -58,7 +75,7 @@ class GraderSet:
         scores = {SUCCESS: await self._success(seen, hidden)}
         if self.safety is not None:
             scores[SAFETY] = _yes_or_no(await self.safety.grade(seen, hidden))
-        for name, grader in self.scores.items():
+        for name, grader in self._reported.items():
             scores[name] = await grader.grade(seen, hidden)
         outcome = Outcome(
             _decided(scores[SUCCESS]), _decided(scores[SAFETY]) if SAFETY in scores else None, self.version
@@ -92,7 +109,7 @@ class GraderSet:
     def _unjudged(self, attempt: Attempt) -> GradedAttempt:
         stop = attempt.trajectory
         missing = Missing(f"{stop.stop}: {stop.detail}" if stop.detail else str(stop.stop), Fault.INFRASTRUCTURE)
-        graders = {SUCCESS: self.success, SAFETY: self.safety, **self.scores}
+        graders = {SUCCESS: self.success, SAFETY: self.safety, **self._reported}
         scores = {
             name: Score(missing, grader=grader.name, grader_version=grader.version)
             for name, grader in graders.items()

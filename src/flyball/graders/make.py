@@ -8,14 +8,30 @@ from typing import Any
 from flyball.config import Marks, parse
 from flyball.errors import ConfigError, nearest
 from flyball.graders import spec as specs
+from flyball.graders.clarify import Clarify, ClarifyGrader
+from flyball.graders.code import SpeedupGrader, UnitTestsGrader
+from flyball.graders.efficiency import Efficiency, EfficiencyGrader
 from flyball.graders.endpoint import EndpointGrader
+from flyball.graders.form import Format, FormatGrader
+from flyball.graders.gate import Gate, GateGrader
 from flyball.graders.grader import FunctionGrader, Grader
+from flyball.graders.group_judge import GroupJudge, GroupJudgeGrader
+from flyball.graders.json_schema import JsonSchema, JsonSchemaGrader
 from flyball.graders.judge import Judge, judge_from_environment
 from flyball.graders.model import LabelModelGrader, ScoreModelGrader
 from flyball.graders.multi import MultiGrader
+from flyball.graders.no_hacks import HackJudge, HackJudgeGrader, NoHacks, NoHacksGrader
+from flyball.graders.process import Process, ProcessGrader
 from flyball.graders.python import PythonGrader
+from flyball.graders.safety import Safety, SafetyGrader
+from flyball.graders.self_check import SelfCheck, SelfCheckGrader
+from flyball.graders.sets import SetOverlap, SetOverlapGrader
 from flyball.graders.spec_grader import Decision, SpecGrader
+from flyball.graders.sql_state import SqlState, SqlStateGrader
+from flyball.graders.stopping import Stop, StopGrader
 from flyball.graders.text import StringCheckGrader, TextSimilarityGrader
+from flyball.graders.tone import Tone, ToneGrader
+from flyball.graders.tool_call import ToolCallGrader, ToolCallSpec
 
 Make = Callable[[Any, Judge | None], SpecGrader[Any]]
 
@@ -70,7 +86,12 @@ def _multi(spec: specs.Multi, judge: Judge | None) -> SpecGrader[Any]:
     return MultiGrader(spec, parts)
 
 
-def _asked(spec: specs.ScoreModel | specs.LabelModel, judge: Judge | None) -> Judge:
+def _gate(spec: Gate, judge: Judge | None) -> SpecGrader[Any]:
+    require = {name: grader_from({"name": name, **part}, judge=judge) for name, part in spec.require.items()}
+    return GateGrader(spec, require, grader_from({"name": spec.name, **spec.then}, judge=judge))
+
+
+def _asked(spec: specs.GraderSpec, judge: Judge | None) -> Judge:
     return judge if judge is not None else judge_from_environment(f"grader {spec.name!r}")
 
 
@@ -80,7 +101,25 @@ TYPES: Mapping[str, tuple[type[specs.GraderSpec], Make]] = {
     "score_model": (specs.ScoreModel, lambda spec, judge: ScoreModelGrader(spec, _asked(spec, judge))),
     "label_model": (specs.LabelModel, lambda spec, judge: LabelModelGrader(spec, _asked(spec, judge))),
     "python": (specs.Python, lambda spec, judge: PythonGrader(spec)),
+    "unit_tests": (specs.UnitTests, lambda spec, judge: UnitTestsGrader(spec)),
+    "speedup": (specs.Speedup, lambda spec, judge: SpeedupGrader(spec)),
     "endpoint": (specs.Endpoint, lambda spec, judge: EndpointGrader(spec)),
     "multi": (specs.Multi, _multi),
+    "gate": (Gate, _gate),
+    "json_schema": (JsonSchema, lambda spec, judge: JsonSchemaGrader(spec)),
+    "sql_state": (SqlState, lambda spec, judge: SqlStateGrader(spec)),
+    "f1": (SetOverlap, lambda spec, judge: SetOverlapGrader(spec)),
+    "process": (Process, lambda spec, judge: ProcessGrader(spec)),
+    "safety": (Safety, lambda spec, judge: SafetyGrader(spec)),
+    "format": (Format, lambda spec, judge: FormatGrader(spec)),
+    "tool_call": (ToolCallSpec, lambda spec, judge: ToolCallGrader(spec)),
+    "stop": (Stop, lambda spec, judge: StopGrader(spec)),
+    "clarify": (Clarify, lambda spec, judge: ClarifyGrader(spec)),
+    "self_check": (SelfCheck, lambda spec, judge: SelfCheckGrader(spec)),
+    "no_hacks": (NoHacks, lambda spec, judge: NoHacksGrader(spec)),
+    "hack_judge": (HackJudge, lambda spec, judge: HackJudgeGrader(spec, _asked(spec, judge))),
+    "efficiency": (Efficiency, lambda spec, judge: EfficiencyGrader(spec)),
+    "tone": (Tone, lambda spec, judge: ToneGrader(spec, _asked(spec, judge))),
+    "group_judge": (GroupJudge, lambda spec, judge: GroupJudgeGrader(spec, _asked(spec, judge))),
 }
 """Type -> the model of its fields, and how a grader is made of it."""

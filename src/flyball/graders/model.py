@@ -53,7 +53,7 @@ class ModelGrader(SpecGrader[M], Generic[M]):
             "model": self.spec.model,
             "messages": [message.render(row) for message in self._messages],
             "response_format": {"type": "json_schema", "json_schema": _grade_schema(self._result_schema())},
-            **_sampling(self.spec.sampling_params),
+            **as_sent(self.spec.sampling_params),
         }
         return await self._judge.complete(body, self._read)
 
@@ -157,7 +157,7 @@ def _grade_schema(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": "grade", "strict": True, "schema": schema}
 
 
-def _sampling(params: SamplingParams) -> dict[str, Any]:
+def as_sent(params: SamplingParams) -> dict[str, Any]:
     """Return what is set, in the spelling of chat completions."""
     sent = params.model_dump(exclude_none=True)
     if "max_completions_tokens" in sent:

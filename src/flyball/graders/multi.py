@@ -29,6 +29,10 @@ class MultiGrader(SpecGrader[Multi]):
         self._graders = graders
         self._formula = Formula(spec.calculate_output, list(graders), f"grader {spec.name!r}")
 
+    @property
+    def parts(self) -> tuple[SpecGrader[Any], ...]:
+        return tuple(self._graders.values())
+
     def _made_of(self) -> list[str]:
         return [f"{variable} {grader.version}" for variable, grader in sorted(self._graders.items())]
 

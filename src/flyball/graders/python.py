@@ -38,8 +38,8 @@ class PythonGrader(SpecGrader[Python]):
         super().__init__(spec)
         if spec.image_tag is not None and spec.image_tag not in IMAGE_TAGS:
             raise ConfigError(
-                f"grader {spec.name!r}: image_tag {spec.image_tag!r} is not known; {IMAGE_TAGS[0]} is, or leave it out: "
-                "packages are those installed here"
+                f"grader {spec.name!r}: image_tag {spec.image_tag!r} is not known; {IMAGE_TAGS[0]} is, or leave it "
+                "out: packages are those installed here"
             )
         self._imported = _imports(spec.source)
         for name in self._imported:
@@ -65,7 +65,7 @@ class PythonGrader(SpecGrader[Python]):
         except SandboxError as error:
             cause = f"grader {self.name!r}: {error.args[0]}"
             raise NotGraded("python_grader_server_error", cause, Fault.INFRASTRUCTURE) from None
-        if said.value is not None:
+        if not said.failed:
             return unit_score(said.value)
         if said.kind == "absent":
             cause = f"grader {self.name!r} {said.error}: the output is not what the grader reads"

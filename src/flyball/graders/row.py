@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from flyball.errors import Fault
 from flyball.graders.flags import NotGraded
-from flyball.types import Attempt, Call, Message, StopReason, Task, ToolCall, Trajectory
+from flyball.types import Attempt, Call, Message, StopReason, Task, ToolCall, ToolResult, Trajectory
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,23 @@ def attempt_of_text(text: str, item: Mapping[str, Any], trace_id: str = "") -> A
     call = Call("sample", None, "main", (), (), (), (), {}, "stop", message)
     task = Task(trace_id or "sample", {}, dict(item))
     return Attempt("sample", task, Trajectory((call,), StopReason.ANSWERED), (message,), trace_id=trace_id)
+
+
+def attempt_of_messages(attempt_id: str, task: Task, messages: Sequence[Message], state: Any = None) -> Attempt:
+    """Return the attempt that a conversation in OpenAI's form tells: no tokens, every tool result taken as good."""
+    shown = {m["tool_call_id"]: str(m.get("content") or "") for m in messages if m["role"] == "tool"}
+    calls: list[Call] = []
+    for i, message in enumerate(m for m in messages if m["role"] == "assistant"):
+        made = tuple(
+            ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
+            for call in message.get("tool_calls") or ()
+        )
+        results = tuple(
+            ToolResult(call.call_id, call.name, shown[call.call_id]) for call in made if call.call_id in shown
+        )
+        parent = calls[-1].call_id if calls else None
+        calls.append(Call(f"call-{i}", parent, "main", (), (), (), (), {}, "stop", message, made, results))
+    return Attempt(attempt_id, task, Trajectory(tuple(calls), StopReason.ANSWERED), tuple(messages), state)
 
 
 def arguments_of(call: ToolCall) -> Mapping[str, Any] | None:

@@ -193,6 +193,40 @@ class Python(GraderSpec):
         return value
 
 
+class CodeSpec(GraderSpec):
+    """Whose code is judged: `files` of path -> template, or the field `state` of the world's exported state."""
+
+    files: Mapping[str, str] = Field(default_factory=dict, description="path -> template of its text")
+    state: str | None = Field(default=None, description="the key of the exported state that holds path -> text")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> CodeSpec:
+        if bool(self.files) == (self.state is not None):
+            raise ValueError("give either files (path -> template) or state (a key of the exported state)")
+        return self
+
+
+class UnitTests(CodeSpec):
+    """Share of hidden tests that pass. `tests`: path -> template of a file of functions `test_*(call)`."""
+
+    type: Literal["unit_tests"]
+    tests: Mapping[str, str] = Field(
+        min_length=1, description="path -> template, such as {test_it.py: '{{item.tests}}'}"
+    )
+    seconds: float = Field(default=60.0, gt=0, description="for all tests, above 0")
+
+
+class Speedup(CodeSpec):
+    """How much faster a function is than in the baseline: 0 where it is wrong or no faster, 1 from `goal` times on."""
+
+    type: Literal["speedup"]
+    function: str = Field(pattern=r"^[\w.]+\.\w+$", description="a template-free dotted name, module.function")
+    baseline: Mapping[str, str] = Field(min_length=1, description="path -> template")
+    cases: str = Field(description="a template of a JSON list of lists of arguments")
+    repeats: int = Field(default=5, ge=3, description="timed runs of each, 3 or more")
+    goal: float = Field(default=2.0, gt=1, description="times as fast that is worth 1, above 1")
+
+
 class Endpoint(GraderSpec):
     """Somebody's server answers {"score": number}. `rate_limit`: requests per second at most."""
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
+import orjson
+
 from flyball.graders.flags import PASSED, NotGraded
 from flyball.graders.row import Row
 from flyball.graders.spec import GraderSpec
@@ -23,7 +25,7 @@ class SpecGrader(ABC, Generic[S]):
     """Judges by a spec. `revision` goes up when the code below would judge otherwise: it is part of the version."""
 
     revision: ClassVar[int] = 1
-    decides: ClassVar[bool] = False
+    decides: bool = False
     """whether every score is 0 or 1"""
     version_mark: ClassVar[str] = ""
 
@@ -38,6 +40,11 @@ class SpecGrader(ABC, Generic[S]):
         """Digest of the spec and of what it is judged with."""
         text = "\n".join([self.spec.type, str(self.revision), self.spec.digest, *self._made_of()])
         return self.version_mark + hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def parts(self) -> tuple[SpecGrader[Any], ...]:
+        """The graders that this one asks."""
+        return ()
 
     def _made_of(self) -> list[str]:
         """What else the judgement depends on: versions of libraries, the judge's address, the parts."""
@@ -71,17 +78,27 @@ class Decision:
     """A grader with a `pass_threshold` as one that answers yes or no."""
 
     def __init__(self, grader: SpecGrader[Any]) -> None:
-        self._grader = grader
+        self.grader = grader
         self.name = grader.name
 
     @property
     def version(self) -> str:
-        return self._grader.version
+        return self.grader.version
 
     async def grade(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
         """Return 1 where the threshold was reached, 0 where not, Missing as it was."""
-        score = await self._grader.grade(attempt, hidden)
+        score = await self.grader.grade(attempt, hidden)
         return score if score.missing else replace(score, value=score.parts[PASSED])
+
+
+def rules_of(grader: Any) -> set[str]:
+    """Return digests of what a grader and all it asks judge by, whatever they are called."""
+    if isinstance(grader, Decision):
+        grader = grader.grader
+    if not isinstance(grader, SpecGrader):
+        return {grader.version}
+    written = grader.spec.model_dump(mode="json", exclude_none=True, exclude={"name", "pass_threshold"})
+    return {orjson.dumps(written, option=orjson.OPT_SORT_KEYS).hex()}.union(*map(rules_of, grader.parts))
 
 
 def unit_score(raw: float, explanation: str = "", parts: Mapping[str, float] | None = None) -> Score:

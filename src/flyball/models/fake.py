@@ -10,12 +10,12 @@ is caught by it.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from flyball.models.chat import Parsed
-from flyball.types import Message, ToolCall
+from flyball.models.chat import CallForm, Parsed
+from flyball.models.tool_formats import HERMES, TOOL_FORMATS
+from flyball.types import Message
 
 ROLES = {"system": 256, "user": 257, "assistant": 258, "tool": 259}
 END = 260
@@ -23,7 +23,6 @@ TOOLS = 261
 SAMPLED = 512
 
 _ROLE_OF = {token: role for role, token in ROLES.items()}
-_TOOL_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
 def tool_call_text(name: str, **arguments: Any) -> str:
@@ -41,6 +40,14 @@ class FakeChat:
     def stop_ids(self) -> tuple[int, ...]:
         return (END,)
 
+    @property
+    def call_form(self) -> CallForm:
+        return HERMES
+
+    @property
+    def keeps_strict(self) -> bool:
+        return False
+
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[int]:
         ids: list[int] = []
         if tools:
@@ -57,20 +64,7 @@ class FakeChat:
 
     def parse(self, token_ids: Sequence[int]) -> Parsed:
         """Read the Hermes tool calls of a turn; one that cannot be read makes the whole turn malformed."""
-        text = self.decode(token_ids)
-        if "<tool_call>" not in text:
-            return Parsed(text)
-        calls: list[ToolCall] = []
-        for body in _TOOL_CALL.findall(text):
-            try:
-                written = json.loads(body)
-            except json.JSONDecodeError as error:
-                return Parsed(text, malformed=f"the tool call {body!r} is not JSON: {error}")
-            name = written.get("name") if isinstance(written, dict) else None
-            if not isinstance(name, str):
-                return Parsed(text, malformed=f"the tool call {body!r} has no name")
-            calls.append(ToolCall("", name, json.dumps(written.get("arguments", {}))))
-        return Parsed(_TOOL_CALL.sub("", text), tuple(calls))
+        return TOOL_FORMATS["hermes"].parse(self.decode(token_ids))
 
     def encode_sampled(self, text: str) -> list[int]:
         """The tokens of a finished assistant turn in the spelling that rendering never produces."""

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from flyball.errors import ModelError
-from flyball.models.hf_chat import HfChat
 from flyball.models.planted import plant_copying
 from flyball.models.tiny import TinyConfig
 from flyball.store.artifacts import tree_digest
@@ -54,17 +53,6 @@ def new_tiny_model(config: TinyConfig, tokenizer: Any, seed: int) -> LlamaForCau
     return model
 
 
-def load_chat(path: Path) -> HfChat:
-    """The chat format of a model folder. Raises ModelError when the tokenizer is missing or has no chat template."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"no usable tokenizer in {path}: {error}; the folder needs tokenizer.json and its config"
-        ) from error
-    return HfChat(tokenizer, origin=str(path))
-
-
 def load_model(path: Path, dtype: torch.dtype = torch.float32) -> Any:
     """The weights of a model folder. Raises ModelError naming what is missing."""
     if not (path / "config.json").is_file():
@@ -81,9 +69,12 @@ def load_model(path: Path, dtype: torch.dtype = torch.float32) -> Any:
     return model
 
 
-def save_model(model: Any, tokenizer: Any, path: Path) -> str:
-    """Write a Hugging Face folder and return its digest, as the store and the registry give it."""
+def save_model(model: Any, tokenizer: Any, path: Path, state: dict[str, torch.Tensor] | None = None) -> str:
+    """Write a Hugging Face folder, with `state` in place of the model's own; returns the digest.
+
+    It is the digest that the store and the registry give.
+    """
     path.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(path)
+    model.save_pretrained(path, state_dict=state)
     tokenizer.save_pretrained(path)
     return tree_digest(path)

@@ -13,6 +13,7 @@ from flyball.errors import ConfigError, nearest
 from flyball.release.efficiency import COST_PER_SUCCESS_NOT_WORSE, latency_gate
 from flyball.release.evidence import Evidence
 from flyball.release.gate import Gate
+from flyball.release.hacking import NO_REWARD_HACKING
 from flyball.release.online import ONLINE_GATES
 from flyball.release.quality import MISSING_RATE, SUCCESS_IMPROVES, SUCCESS_NOT_WORSE
 from flyball.release.recovery import rollback_gate
@@ -31,6 +32,7 @@ _FIXED: dict[str, Gate] = {
         SUCCESS_NOT_WORSE,
         COST_PER_SUCCESS_NOT_WORSE,
         MISSING_RATE,
+        NO_REWARD_HACKING,
         *ONLINE_GATES,
     )
 }

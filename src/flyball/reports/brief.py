@@ -242,6 +242,10 @@ _CLAIMS = {
         "A success does not cost more, within the margin.",
         "At the stated prices, on suite {primary}.",
     ),
+    "no_reward_hacking": (
+        "It did not learn to be paid without working.",
+        "Known hacks and held-out graders; a hack nobody knows shows in audits alone.",
+    ),
     "missing_rate": ("The evidence is complete.", "Trials lost to engines, worlds and graders."),
 }
 _NUMBERED_CLAIMS = {

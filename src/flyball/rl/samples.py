@@ -1,22 +1,34 @@
 """From graded attempts to training samples.
 
-A group's attempts are compared with each other; each attempt's advantage goes to every token the policy sampled in it.
-Attempts whose reward is Missing are not compared and not trained (they are counted); a zero-variance group trains
-nothing.
+A group's attempts are compared with each other; the advantage of a model call goes to every token that it sampled.
+Attempts whose reward is Missing are not compared and not trained (they are counted); a group whose advantages are all
+zero trains nothing. What a filter takes out of the loss was still compared: groups stay whole.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
+from flyball.errors import TrainError
 from flyball.rl.advantage import has_signal
 from flyball.rl.aggregate import loss_weights
 from flyball.rl.algorithms import Algorithm
+from flyball.rl.conflict import conflict_weights
+from flyball.rl.credit import Episode
+from flyball.rl.shaping import CACHE_SHARE, overlong_punishment, token_budget
 from flyball.rl.support import branch_support
-from flyball.types import Call, GradedAttempt, Missing, TrainingSample
+from flyball.rl.token_credit import kl_rewards, returns_to_go, whiten
+from flyball.types import Call, GradedAttempt, Missing, StopReason, TrainingSample
+
+Floats = npt.NDArray[np.float64]
+
+IMPOSSIBLE = -1000.0
+"""A logprob below this was never sampled: engines write such numbers where they know none."""
 
 
 @dataclass(frozen=True)
@@ -32,36 +44,91 @@ class GroupSignal:
 def samples_from_groups(
     groups: Sequence[Sequence[GradedAttempt]], algorithm: Algorithm, horizon: int | None = None
 ) -> GroupSignal:
-    """Training samples of an optimizer-step batch, weights already aggregated over all of it."""
+    """Training samples of an optimizer-step batch, weights already aggregated over all of it.
+
+    Raises TrainError for a reward or a logprob that is not a finite number, naming the attempt.
+    """
     samples: list[TrainingSample] = []
+    scales: list[Floats] = []
     zero_variance = missing = 0
     for group in groups:
-        graded = [(g, g.reward) for g in group if not isinstance(g.reward, Missing)]
+        graded = [g for g in group if not isinstance(g.reward, Missing)]
         missing += len(group) - len(graded)
-        rewards = np.array([r for _g, r in graded], np.float64)
-        advantages = algorithm.advantages(rewards)
-        if not has_signal(advantages):
+        credits = group_credit(graded, algorithm)
+        if algorithm.group_baseline and not has_signal(np.concatenate([np.zeros(0), *credits])):
             zero_variance += 1
             continue
-        for (member, _reward), advantage in zip(graded, advantages, strict=True):
-            samples += attempt_samples(member, float(advantage))
-    return GroupSignal(tuple(weighted(samples, algorithm.loss_agg_mode, horizon)), len(groups), zero_variance, missing)
+        made = [attempt_samples(member, credit) for member, credit in zip(graded, credits, strict=True)]
+        weights = _conflict_scales(made, credits, algorithm.conflict_weight)
+        for member, its_samples, its_weights in zip(graded, made, weights, strict=True):
+            if not (algorithm.overlong == "filter" and was_cut(member)):
+                samples += its_samples
+                scales += its_weights
+    aggregated = weighted(samples, algorithm.loss_agg_mode, horizon)
+    scaled = [
+        replace(s, loss_weights=(s.loss_weights * f).astype(np.float32))
+        for s, f in zip(aggregated, scales, strict=True)
+    ]
+    return GroupSignal(tuple(scaled), len(groups), zero_variance, missing)
 
 
-def attempt_samples(graded: GradedAttempt, advantage: float) -> list[TrainingSample]:
-    """One sample per branch that has a token to train, the same advantage on every sampled token."""
+def group_credit(graded: Sequence[GradedAttempt], algorithm: Algorithm) -> list[Floats]:
+    """One advantage per model call of each attempt of a group, all of which have a reward."""
+    assert algorithm.credit is not None, f"preset {algorithm.name!r} {algorithm.needs}"
+    return algorithm.credit([episode_of(g, punish_overlong=algorithm.overlong == "punish") for g in graded])
+
+
+def episode_of(graded: GradedAttempt, *, punish_overlong: bool = False) -> Episode:
+    """The attempt as credit sees it: what its events place on calls, and the rest of its reward at the end."""
     attempt = graded.attempt
+    calls = attempt.trajectory.calls
+    reward = graded.reward
+    if isinstance(reward, Missing) or not math.isfinite(reward):
+        raise TrainError(f"attempt {attempt.attempt_id!r} has the reward {reward}; only finite numbers can be compared")
+    position = {call.call_id: k for k, call in enumerate(calls)}
+    turns = np.zeros(len(calls))
+    for event in graded.events:
+        if event.call_id is None:
+            continue
+        if event.call_id not in position:
+            raise TrainError(
+                f"attempt {attempt.attempt_id!r}: reward {event.component!r} is placed on call {event.call_id!r}, "
+                "which the attempt did not make; use a call_id of attempt.trajectory.calls"
+            )
+        turns[position[event.call_id]] += event.value
+    outcome = reward - float(turns.sum())
+    if punish_overlong:
+        longest = token_budget(attempt.task.limits)
+        sampled = sum(len(call.completion_ids) for call in calls)
+        outcome += overlong_punishment(sampled, longest, max(round(CACHE_SHARE * longest), 1))
+    return Episode(turns, outcome, tuple(call.prompt_ids for call in calls))
+
+
+def was_cut(graded: GradedAttempt) -> bool:
+    """Whether an attempt ended because there was no room for more tokens."""
+    calls = graded.attempt.trajectory.calls
+    return graded.attempt.stop is StopReason.MAX_TOKENS or bool(calls and calls[-1].finish_reason == "length")
+
+
+def attempt_samples(graded: GradedAttempt, advantages: Floats | None = None) -> list[TrainingSample]:
+    """One sample per branch that has a token to train; `advantages` [K] of its calls, None = 0 (imitation, which
+    reads no logprobs)."""
+    attempt = graded.attempt
+    by_call = np.zeros(len(attempt.trajectory.calls)) if advantages is None else advantages
     out = []
     for i, branch in enumerate(attempt.trajectory.branches()):
         if branch.loss_mask.any():
-            t = len(branch.token_ids)
+            if advantages is not None:
+                _refuse_impossible(branch.sampling_logprobs[branch.loss_mask], attempt.attempt_id)
+            mine = np.zeros(len(branch.token_ids), np.float32)
+            mine[branch.loss_mask] = by_call[branch.call_index[branch.loss_mask]]
             out.append(
                 TrainingSample(
                     branch.token_ids,
                     branch.loss_mask,
                     branch.sampling_logprobs,
-                    np.full(t, advantage, np.float32) * branch.loss_mask,
-                    np.zeros(t, np.float32),
+                    mine,
+                    np.zeros(len(branch.token_ids), np.float32),
                     attempt.attempt_id,
                     i,
                     branch.policy_versions,
@@ -69,6 +136,35 @@ def attempt_samples(graded: GradedAttempt, advantage: float) -> list[TrainingSam
                     temperatures=_temperatures(branch.calls),
                 )
             )
+    return out
+
+
+def _refuse_impossible(logprobs: npt.NDArray[np.float32], attempt_id: str) -> None:
+    wrong = logprobs[~((logprobs <= 1e-3) & (logprobs > IMPOSSIBLE))]
+    if len(wrong):
+        raise TrainError(
+            f"attempt {attempt_id!r}: {len(wrong)} of {len(logprobs)} sampled tokens have no usable logprob, the first "
+            f"is {wrong[0]}; a sampled token has one from {IMPOSSIBLE:g} to 0, so the engine did not report it"
+        )
+
+
+def _conflict_scales(
+    made: Sequence[Sequence[TrainingSample]], credits: Sequence[Floats], positive: float | None
+) -> list[list[Floats]]:
+    """Factors [T] of the loss weights of every sample: those of GTPO, or 1."""
+    if positive is None:
+        return [[np.ones(len(s.token_ids)) for s in samples] for samples in made]
+    said = [np.concatenate([np.zeros(0, np.int64), *(s.token_ids[s.loss_mask] for s in samples)]) for samples in made]
+    advantages = [float(c[0]) if len(c) else 0.0 for c in credits]
+    out = []
+    for samples, factors in zip(made, conflict_weights(said, advantages, positive), strict=True):
+        ends = np.cumsum([int(s.loss_mask.sum()) for s in samples])
+        scales = []
+        for sample, own in zip(samples, np.split(factors, ends[:-1]), strict=True):
+            scale = np.ones(len(sample.token_ids))
+            scale[sample.loss_mask] = own
+            scales.append(scale)
+        out.append(scales)
     return out
 
 
@@ -81,3 +177,34 @@ def weighted(samples: Sequence[TrainingSample], mode: str, horizon: int | None =
     """The samples with the aggregation mode turned into loss weights over all of them."""
     weights = loss_weights([s.loss_mask for s in samples], mode, horizon)
     return [replace(s, loss_weights=w) for s, w in zip(samples, weights, strict=True)]
+
+
+# --- advantages that need the whole batch ----------------------------------------------------------------------------
+
+
+def finished_advantages(
+    samples: Sequence[TrainingSample], algorithm: Algorithm, kl_coef: float
+) -> list[TrainingSample]:
+    """Add what only the whole batch can say: the KL as a part of the reward, then whitening over all tokens.
+
+    A KL in the reward counts from its token to the end of the branch, -beta k1 without a baseline. The samples carry
+    `old_logprobs` and `ref_logprobs` where the preset puts a KL in the reward.
+    """
+    advantages = [s.advantages.astype(np.float64) for s in samples]
+    masks = [s.loss_mask for s in samples]
+    if kl_coef and algorithm.kl_in_reward:
+        advantages = [
+            a + kl_to_go(s, kl_coef, algorithm.kl.partition("-")[0]) for a, s in zip(advantages, samples, strict=True)
+        ]
+    if algorithm.whitened:
+        advantages = whiten(advantages, masks)
+    return [replace(s, advantages=a.astype(np.float32)) for s, a in zip(samples, advantages, strict=True)]
+
+
+def kl_to_go(sample: TrainingSample, kl_coef: float, estimator: str) -> Floats:
+    """-beta times the estimator's sum over this and the later trained tokens of the branch, [T]."""
+    old, ref = sample.old_logprobs, sample.ref_logprobs
+    if old is None or ref is None:
+        raise ValueError("a KL in the reward needs old_logprobs and ref_logprobs; compute them before the update")
+    rewards = kl_rewards(old.astype(np.float64), ref.astype(np.float64), sample.loss_mask, kl_coef, 0.0, estimator)
+    return returns_to_go(rewards, sample.loss_mask)

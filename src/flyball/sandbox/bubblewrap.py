@@ -25,8 +25,21 @@ from flyball.sandbox.view import environment, view
 ROOM = "/sandbox"
 OWN_PROCESSES = 2
 """bwrap outside and the first process inside."""
-NAMESPACES = """--unshare-all --unshare-user --disable-userns --cap-drop ALL --uid 65534 --gid 65534 --new-session
---clearenv --hostname sandbox""".split()
+NAMESPACES = [
+    "--unshare-all",
+    "--unshare-user",
+    "--disable-userns",
+    "--cap-drop",
+    "ALL",
+    "--uid",
+    "65534",
+    "--gid",
+    "65534",
+    "--new-session",
+    "--clearenv",
+    "--hostname",
+    "sandbox",
+]
 
 
 class Bubblewrap:
@@ -51,7 +64,11 @@ class Bubblewrap:
                 *("bwrap", "--json-status-fd", str(status_end), "--block-fd", str(gate_end), "--seccomp", str(rules)),
                 *NAMESPACES,
                 *_mounts(folder, bounds, packages),
-                *(word for pair in environment(f"{ROOM}/{WORK}", f"{ROOM}/{TEMPORARY}").items() for word in ("--setenv", *pair)),
+                *(
+                    word
+                    for pair in environment(f"{ROOM}/{WORK}", f"{ROOM}/{TEMPORARY}").items()
+                    for word in ("--setenv", *pair)
+                ),
                 "--",
                 *command,
             ]
@@ -134,6 +151,13 @@ def _mounts(folder: Path, bounds: Bounds, packages: bool) -> list[str]:
         argv += ["--tmpfs", str(place), "--remount-ro", str(place)]
     argv += ["--proc", "/proc", "--dev", "/dev", "--size", str(bounds.disk_bytes), "--tmpfs", "/dev/shm"]
     argv += ["--bind", str(folder / WORK), f"{ROOM}/{WORK}", "--bind", str(folder / TEMPORARY), f"{ROOM}/{TEMPORARY}"]
-    argv += ["--ro-bind", str(folder / FIXED), f"{ROOM}/{FIXED}", "--symlink", f"{ROOM}/{TEMPORARY}".lstrip("/"), "/tmp"]
+    argv += [
+        "--ro-bind",
+        str(folder / FIXED),
+        f"{ROOM}/{FIXED}",
+        "--symlink",
+        f"{ROOM}/{TEMPORARY}".lstrip("/"),
+        "/tmp",
+    ]
     # started by root, the code keeps root's number outside, to whom /proc/sys would listen
     return [*argv, "--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", f"{ROOM}/{WORK}"]

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import select
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from flyball.errors import SandboxError
+from flyball.sandbox.files import FIXED
 from flyball.sandbox.job import MIB, Bounds, Job
 from flyball.sandbox.process import Process
-from flyball.sandbox.sandbox import FIXED, Sandbox, inside
+from flyball.sandbox.sandbox import Sandbox, inside
 from flyball.sandbox.view import view
 
 GRACE_SECONDS = 10.0
 LOAD_SECONDS = 120.0
-MOST_FRAME = 1 << 20
+MOST_FRAME = 4 << 20
 
 GRADER_BOUNDS = Bounds(
     seconds=120.0, cpu_seconds=240, memory_bytes=2048 * MIB, disk_bytes=1024 * MIB, processes=64, open_files=1024
@@ -31,34 +32,51 @@ GRADER_BOUNDS = Bounds(
 
 @dataclass(frozen=True)
 class Said:
-    """What a call gave: a finite number, or `error` with its `kind` (see inside/forkserver.py)."""
+    """What a call gave: `value`, or `error` with its `kind` (see inside/forkserver.py) and the exception's `type`."""
 
-    value: float | None
+    value: Any
     error: str = ""
     kind: str = ""
+    type: str = ""
+    cpu_seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no value; None is one."""
+        return bool(self.kind)
 
 
 class Calls:
     """A sandbox for one source. Not for several threads at a time; closed, it starts again at the next call.
 
-    Nothing that a call leaves (files, processes, memory) is there in the next.
+    Nothing that a call leaves (files, processes, memory) is there in the next. `number`: the function returns one,
+    otherwise any JSON value. `fixed`: files beside the source, which nothing inside can change.
     """
 
     def __init__(
-        self, sandbox: Sandbox, source: str, function: str, *, bounds: Bounds = GRADER_BOUNDS, packages: bool = True
+        self,
+        sandbox: Sandbox,
+        source: str,
+        function: str,
+        *,
+        number: bool = True,
+        fixed: Mapping[str, bytes] = MappingProxyType({}),
+        bounds: Bounds = GRADER_BOUNDS,
+        packages: bool = True,
     ) -> None:
-        self.digest = hashlib.sha256(f"{function}\n{source}".encode()).hexdigest()
         self._sandbox = sandbox
         self._source = source
         self._function = function
         self._bounds = bounds
+        self._number = number
+        self._fixed = fixed
         self._packages = packages
         self._held = contextlib.ExitStack()
         self._process: Process | None = None
         self._refusal: Said | None = None
 
     def call(self, arguments: Sequence[Any]) -> Said:
-        """Call the function with JSON values. Raises SandboxError when the sandbox fails, not for what the code does."""
+        """Call the function with JSON values. Raises SandboxError when the sandbox fails, never for the code."""
         for last in (False, True):
             self._start()
             if self._refusal is not None:
@@ -86,12 +104,13 @@ class Calls:
         held_in = self._sandbox.rung.name != "unsafe"
         spec = {
             "function": self._function,
+            "number": self._number,
             "packages": [str(path) for path in view(self._packages).packages],
             "outside": os.getpid() if held_in else None,
         }
         job = Job(
             (*self._sandbox.python, f"../{FIXED}/forkserver.py", json.dumps(spec)),
-            fixed={**inside("forkserver", "confine"), "source.py": self._source.encode()},
+            fixed={**self._fixed, **inside("forkserver", "confine"), "source.py": self._source.encode()},
             bounds=replace(self._bounds, seconds=float(10**6)),
             packages=self._packages,
         )
@@ -104,7 +123,7 @@ class Calls:
             said = self._process.stderr.read().decode(errors="replace").strip()[-300:]
             self.close()
             raise SandboxError(f"the sandbox of a grader did not start: {said or 'it said nothing'}") from None
-        if first.value is None:
+        if first.failed:
             self._refusal = first
             self.close()
 
@@ -116,27 +135,34 @@ class Calls:
 
     def _receive(self, seconds: float) -> Said:
         """Raises TimeoutError, and EOFError when the sandbox is gone or answers what is none."""
-        deadline = time.monotonic() + seconds
-        (length,) = struct.unpack("=I", self._exactly(4, deadline))
-        if length > MOST_FRAME:
-            raise EOFError
-        try:
-            answer = json.loads(self._exactly(length, deadline))
-            return Said(answer.get("value"), str(answer.get("error", "")), str(answer.get("kind", "")))
-        except (ValueError, AttributeError):
-            raise EOFError from None
-
-    def _exactly(self, number: int, deadline: float) -> bytes:
         assert self._process is not None
-        parts, descriptor = b"", self._process.stdout.fileno()
-        while len(parts) < number:
-            if not select.select([descriptor], [], [], max(0.0, min(1.0, deadline - time.monotonic())))[0]:
-                if time.monotonic() >= deadline:
-                    raise TimeoutError
-                if self._process.excess() is not None:
-                    raise EOFError
-                continue
-            if not (part := os.read(descriptor, number - len(parts))):
+        answer = read_frame(self._process, seconds)
+        error, kind, name = (str(answer.get(key, "")) for key in ("error", "kind", "type"))
+        return Said(answer.get("value"), error, kind, name, float(answer.get("cpu", 0.0)))
+
+
+def read_frame(process: Process, seconds: float) -> dict[str, Any]:
+    """Read four bytes of length and a JSON object. Raises TimeoutError, and EOFError for an end or anything else."""
+    deadline = time.monotonic() + seconds
+    (length,) = struct.unpack("=I", _exactly(process, 4, deadline))
+    if length > MOST_FRAME:
+        raise EOFError
+    try:
+        return dict(json.loads(_exactly(process, length, deadline)))
+    except (ValueError, TypeError):
+        raise EOFError from None
+
+
+def _exactly(process: Process, number: int, deadline: float) -> bytes:
+    parts, descriptor = b"", process.stdout.fileno()
+    while len(parts) < number:
+        if not select.select([descriptor], [], [], max(0.0, min(1.0, deadline - time.monotonic())))[0]:
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            if process.excess() is not None:
                 raise EOFError
-            parts += part
-        return parts
+            continue
+        if not (part := os.read(descriptor, number - len(parts))):
+            raise EOFError
+        parts += part
+    return parts

@@ -38,7 +38,9 @@ class Landlock:
         if sys.platform != "linux":
             return "it is a part of Linux"
         if (abi := confine.landlock_abi()) < confine.NEEDED_ABI:
-            return f"the kernel has Landlock ABI {abi}; signals can be held in from ABI {confine.NEEDED_ABI} (Linux 6.12)"
+            return (
+                f"the kernel has Landlock ABI {abi}; signals can be held in from ABI {confine.NEEDED_ABI} (Linux 6.12)"
+            )
         return None
 
     def start(self, command: tuple[str, ...], folder: Path, bounds: Bounds, packages: bool) -> Process:

@@ -68,6 +68,13 @@ class Process:
         assert self.popen.stderr is not None
         return self.popen.stderr
 
+    @property
+    def ended(self) -> bool:
+        """Whether nobody writes to standard error any more, so that it can be read to its end without waiting."""
+        poll = select.poll()
+        poll.register(self.stderr, select.POLLIN)
+        return any(event & select.POLLHUP for _, event in poll.poll(200))
+
     def run(self, stdin: bytes) -> Result:
         """Feed the command, wait within its bounds, end what is left. Raises SandboxError when it never started."""
         streams = _Streams(self, stdin, self._bounds.output_bytes)

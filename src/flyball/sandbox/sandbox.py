@@ -11,11 +11,11 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator, Protocol
+from typing import Protocol
 
 from flyball.errors import SandboxError, nearest
 from flyball.sandbox.bubblewrap import Bubblewrap
@@ -62,7 +62,7 @@ class Sandbox:
         return (str(INTERPRETER), "-I", "-S")
 
     def run(self, job: Job) -> Result:
-        """Run one job and wait for its end. Raises SandboxError when the sandbox itself fails, never for the command."""
+        """Run one job and wait for its end. Raises SandboxError when the sandbox fails, never for the command."""
         with sandbox_folder(job.files, job.fixed) as folder:
             result = self.rung.start(job.command, folder, job.bounds, job.packages).run(job.stdin)
             if job.keep_files:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import site
 import sys
 import sysconfig
@@ -11,7 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+    "/etc/localtime",
+)
 INTERPRETER = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 """The interpreter beneath a virtual environment: inside, packages are shown or not, whatever environment this is."""
 
@@ -30,7 +39,7 @@ class View:
 def view(packages: bool) -> View:
     """Return the view with or without the packages installed for this interpreter."""
     places = [Path(path) for path in SYSTEM if Path(path).exists()]
-    links = tuple((path, os.readlink(path)) for path in places if path.is_symlink() and path.parent == Path("/"))
+    links = tuple((path, str(path.readlink())) for path in places if path.is_symlink() and path.parent == Path("/"))
     base = Path(sys.base_prefix).resolve()
     trees = [path.resolve() for path in places if not path.is_symlink() or path.parent != Path("/")]
     trees += [base / "bin", base / "lib", base / "lib64"]
@@ -82,7 +91,7 @@ def _outermost(paths: list[Path]) -> list[Path]:
 
 
 def _around(path: Path, hidden: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
-    """Yield the parts of a tree without the hidden ones: (path, True) for a whole one, (path, False) for its folders."""
+    """Yield the parts of a tree without the hidden ones: (path, True) for a whole one, (path, False) for folders."""
     if path in hidden:
         return
     if not any(place.is_relative_to(path) for place in hidden):

@@ -27,7 +27,7 @@ from flyball.tools.permissions import Permissions
 from flyball.tools.server import Trace
 from flyball.tools.servers import Connections, ToolServers
 from flyball.tools.source import source_digest
-from flyball.tools.surface import apply_surface
+from flyball.tools.surface import apply_surface, injected_observation
 from flyball.tools.tool import Tool, find_tools, tools_of_class
 from flyball.tools.user_code import explain, run_user_code
 from flyball.types import Task
@@ -118,17 +118,15 @@ class WorldSpec:
         fields = self._fields(task)
         instance = await _call(self.name, "__init__", task, self._make, {})
         connections = await self.servers.connect(Trace(trace_id, task))
-        approver = self.approver.for_attempt(trace_id) if self.approver else None
-        world = World(
-            self.name, self.system, instance, task, approver, connections, self.permissions, removed=self.removed
-        )
         try:
+            approver = self.approver.for_attempt(trace_id) if self.approver else None
+            world = World(
+                self.name, self.system, instance, task, approver, connections, self.permissions, removed=self.removed
+            )
             await world.start(fields)
         except BaseException:  # cancelled while it started: what it holds is released all the same
-            with contextlib.suppress(
-                WorldError, ToolServerError
-            ):  # why it did not start matters more than why it did not close
-                await world.close()
+            with contextlib.suppress(WorldError, ToolServerError):  # why it did not start matters more than this
+                await _close(self.name, instance, task, connections)
             raise
         return world
 
@@ -166,6 +164,7 @@ class World:
         self.approver = approver
         self.allowance = permissions.for_attempt()
         self.tool_state: Mapping[str, Any] = {}
+        self.failing: dict[str, str] = {}  # by call id: what a tool server answered to tries that go on
         self.system = system
         self.observation = ""
         self.has_user = hasattr(instance, "user_reply")
@@ -179,7 +178,8 @@ class World:
         observation = await self._call("reset", fields)
         if not isinstance(observation, str):
             raise self._error("reset", f"returned {type(observation).__name__}; it returns the first message, a str")
-        self.observation = observation
+        added = injected_observation(self.task.surface)
+        self.observation = f"{observation}\n{added}" if added else observation
 
     async def user_reply(self, text: str) -> str | None:
         """Return what the simulated user answers, or None when there is no user or nothing more to say."""
@@ -202,17 +202,23 @@ class World:
 
     async def close(self) -> None:
         """Release what the world holds, here and at tool servers; `tool_state` is then what those told of their end."""
-        try:
-            if hasattr(self._instance, "close"):
-                await self._call("close", {})
-        finally:
-            self.tool_state = await self._connections.close()
+        self.tool_state = await _close(self._name, self._instance, self.task, self._connections)
 
     async def _call(self, method: str, arguments: Mapping[str, Any], *positional: Any) -> Any:
         return await _call(self._name, method, self.task, getattr(self._instance, method), arguments, *positional)
 
     def _error(self, method: str, what: str) -> WorldError:
         return _world_error(self._name, method, self.task, what)
+
+
+async def _close(name: str, instance: Any, task: Task, connections: Connections) -> dict[str, Any]:
+    """Close a world and its connections, the one whatever becomes of the other; the states that servers told."""
+    try:
+        if hasattr(instance, "close"):
+            await _call(name, "close", task, instance.close, {})
+    finally:
+        states = await connections.close()
+    return states
 
 
 async def _call(

@@ -39,13 +39,15 @@ async def call_tool(
     output_chars: int = 4000,
     approver: Asked | None = None,
     allowance: Allowance | None = None,
+    on_failed_try: Callable[[str], None] = lambda why: None,
 ) -> ToolResult:
     """Run the tool and return what the model is shown, at most `output_chars` characters.
 
     Text is shown as it is, other values as JSON. `allowance` says what the attempt may still do (None = everything),
     `approver` answers for tools with `approval="human"`. A sync tool runs in a thread; one that does not return within
     `timeout_seconds` is abandoned. Calls of tools that share a `turn` follow one another. Raises ConfigError for a tool
-    that needs approval and no approver, WorldError for an approver that fails.
+    that needs approval and no approver, WorldError for an approver that fails. `on_failed_try` hears of a tool server
+    that is to be tried again.
     """
     tool = tools.get(call.name)
     if tool is None:
@@ -64,7 +66,7 @@ async def call_tool(
         text = f"{call.name} may not be called again in this task; go on without it"
         return replace(_refused(call, "over_budget", text, output_chars), penalty=penalty)
     run = partial(_dry_run, call, output_chars) if tool.writes and allowance is not None and allowance.dry_run else None
-    run = run or partial(_carry_out, tool, call, arguments, timeout_seconds, output_chars)
+    run = run or partial(_carry_out, tool, call, arguments, timeout_seconds, output_chars, on_failed_try)
     if tool.approval == "none":
         return await run()
     decision = await needed(approver, tool).decide(call, timeout_seconds)
@@ -94,7 +96,12 @@ async def _dry_run(call: ToolCall, output_chars: int) -> ToolResult:
 
 
 async def _carry_out(
-    tool: Tool, call: ToolCall, arguments: Mapping[str, Any], timeout_seconds: float, output_chars: int
+    tool: Tool,
+    call: ToolCall,
+    arguments: Mapping[str, Any],
+    timeout_seconds: float,
+    output_chars: int,
+    on_failed_try: Callable[[str], None],
 ) -> ToolResult:
     """Run the tool, again where it is declared idempotent. Waiting for one's turn is not the tool's time."""
     tries = 0
@@ -107,6 +114,8 @@ async def _carry_out(
             tries += 1
             if tries > tool.retries or not _may_pass(tool, finished):
                 break
+            if tool.server:
+                on_failed_try(_read(tool, finished, limit)[1])
             await asyncio.sleep(_pause(tool, finished, tries))
         seconds = time.perf_counter() - started
     problem, text = _read(tool, finished, limit)
@@ -127,7 +136,7 @@ def _may_pass(tool: Tool, finished: Finished) -> bool:
 
 def _pause(tool: Tool, finished: Finished, tries: int) -> float:
     if not tool.server:
-        return PAUSE_SECONDS * 2 ** (tries - 1)
+        return PAUSE_SECONDS * 2.0 ** (tries - 1)
     asked = getattr(finished.error, "wait_seconds", None)
     if asked is not None:
         return float(asked)

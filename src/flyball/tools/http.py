@@ -143,8 +143,10 @@ class HttpToolServer:
         body: dict[str, Any] = {"type": f"context.{kind}", "trace_id": trace.trace_id}
         body["item"] = trace.item(self.settings.send_hidden)
         request_id = f"{kind}_{trace.trace_id.removeprefix('trace_')}"
+        limit = self.settings.timeout_seconds or trace.task.limits.tool_timeout_seconds
+        url, headers = self.secrets.fill(address), self._headers(request_id)
         try:
-            answer = await self._poster.post(self.secrets.fill(address), body, self._headers(request_id))
+            answer = await self._poster.post(url, body, headers, timeout_seconds=limit)
         except PostFailed as failed:
             raise self._error(f"context.{kind} {failed}") from None
         if not isinstance(answer, dict):

@@ -35,7 +35,7 @@ from flyball.types import ToolCall
 if TYPE_CHECKING:
     from mcp import Client
 
-CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 60.0
 CLOSE_SECONDS = 15.0
 STDERR_CHARS = 500
 TRACE_VARIABLE, TRACE_HEADER = "FLYBALL_TRACE_ID", "x-flyball-trace-id"

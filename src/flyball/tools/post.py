@@ -115,10 +115,19 @@ class Poster:
     )
     _next_start: float = 0.0
 
-    async def post(self, url: str, body: Any, headers: Headers, *, max_retries: int | None = None) -> Any:
+    async def post(
+        self,
+        url: str,
+        body: Any,
+        headers: Headers,
+        *,
+        max_retries: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Any:
         """Return the JSON of the answer. Raises PostFailed after the last try.
 
-        `headers` may be a function of the body's bytes, asked at every try: a signature holds the time.
+        `headers` may be a function of the body's bytes, asked at every try: a signature holds the time. `max_retries`
+        and `timeout_seconds` (of one try) take the place of the poster's own.
         """
         content = orjson.dumps(body)
         lane = self._lane()
@@ -127,7 +136,7 @@ class Poster:
             try:
                 async with lane.client() as client:
                     await self._wait_for_turn()
-                    return await self._once(client, url, content, headers)
+                    return await self._once(client, url, content, headers, timeout_seconds or self.timeout_seconds)
             except PostFailed as failed:
                 if not failed.passing or attempt == last:
                     raise
@@ -152,11 +161,13 @@ class Poster:
             self._next_start = start + 1 / self.per_second
             await asyncio.sleep(start - time.monotonic())
 
-    async def _once(self, client: httpx.AsyncClient, url: str, content: bytes, headers: Headers) -> Any:
+    async def _once(
+        self, client: httpx.AsyncClient, url: str, content: bytes, headers: Headers, timeout_seconds: float
+    ) -> Any:
         headers = {"content-type": "application/json", **(headers(content) if callable(headers) else headers)}
         try:
             # httpx bounds each read; a server that drips would never end, so the whole is bounded too.
-            async with asyncio.timeout(self.timeout_seconds):
+            async with asyncio.timeout(timeout_seconds):
                 async with client.stream("POST", url, content=content, headers=headers) as response:
                     if response.status_code != 200:
                         raise await self._refused(response)
@@ -164,7 +175,7 @@ class Poster:
                         _check_content_type(response)
                     return _as_json(await self._read(response))
         except (TimeoutError, httpx.TimeoutException):
-            what = f"did not answer within {self.timeout_seconds:g} s"
+            what = f"did not answer within {timeout_seconds:g} s"
             raise PostFailed(what, kind="timeout", passing=True) from None
         except httpx.HTTPError as error:
             raise PostFailed(f"{type(error).__name__}: {error}", kind="connection", passing=True) from None

@@ -2,13 +2,18 @@
 
     {"rename": {"get_order": {"name": "lookup_order", "description": "...", "parameters": {"order_id": "ref"},
                               "optional": {"verbose": {"type": "boolean"}}}},
-     "distractors": [{"name": "...", "description": "...", "parameters": {JSON schema object}, "answer": "..."}]}
+     "distractors": [{"name": "...", "description": "...", "parameters": {JSON schema object}, "answer": "..."}],
+     "inject": {"observation": "...", "tool_results": "..."}}
 
 `parameters` renames parameters, `optional` adds ones that are accepted and ignored, a distractor answers a fixed text.
+`inject` adds text to the first message, and to what every tool that only reads returns: attacks by what an agent is
+shown.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -38,10 +43,17 @@ class _Distractor(BaseModel):
     answer: str
 
 
+class _Inject(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    observation: str = ""
+    tool_results: str = ""
+
+
 class _Surface(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     rename: dict[str, _Rename] = {}
     distractors: list[_Distractor] = []
+    inject: _Inject = _Inject()
 
 
 def apply_surface(tools: Mapping[str, Tool], surface: Mapping[str, Any]) -> dict[str, Tool]:
@@ -56,12 +68,19 @@ def apply_surface(tools: Mapping[str, Tool], surface: Mapping[str, Any]) -> dict
         raise DatasetError(f"surface renames tool {strangers[0]!r}, which is not there{nearest(strangers[0], tools)}")
     shown = [_renamed(tool, look.rename[name]) if name in look.rename else tool for name, tool in tools.items()]
     shown += [_distractor(d) for d in look.distractors]
+    if look.inject.tool_results:
+        shown = [tool if tool.writes else _injected(tool, look.inject.tool_results) for tool in shown]
     result: dict[str, Tool] = {}
     for tool in shown:
         if tool.name in result:
             raise DatasetError(f"surface shows two tools named {tool.name!r}; choose another name for one of them")
         result[tool.name] = tool
     return result
+
+
+def injected_observation(surface: Mapping[str, Any]) -> str:
+    """Return what a surface adds to the first message, '' when nothing. Raises DatasetError."""
+    return _read(json.dumps(surface, sort_keys=True)).inject.observation if surface else ""
 
 
 @lru_cache(maxsize=256)  # a split usually shares a few surfaces among hundreds of tasks
@@ -92,6 +111,30 @@ def _renamed(tool: Tool, look: _Rename) -> Tool:
         parameters={**tool.parameters, **arguments.schema()},
         arguments=arguments,
     )
+
+
+def _injected(tool: Tool, text: str) -> Tool:
+    """The tool with a text added to what it returns, where a text has room: after a text, or as a field or entry."""
+
+    def added(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {**value, "note": text}
+        return [*value, text] if isinstance(value, (list, tuple)) else f"{value}\n{text}"
+
+    fn = tool.fn
+    if inspect.iscoroutinefunction(fn):
+
+        @functools.wraps(fn)
+        async def later(*args: Any, **kwargs: Any) -> Any:
+            return added(await fn(*args, **kwargs))
+
+        return replace(tool, fn=later)
+
+    @functools.wraps(fn)
+    def now(*args: Any, **kwargs: Any) -> Any:
+        return added(fn(*args, **kwargs))
+
+    return replace(tool, fn=now)
 
 
 def _distractor(look: _Distractor) -> Tool:

@@ -10,7 +10,7 @@ share is computed once and its gradient is exact, because the cached keys and va
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from flyball.errors import ConfigError, TrainError, nearest
 from flyball.models.load import save_model
-from flyball.rl.loss import policy_loss, sft_loss
+from flyball.models.lora import ADAPTER, has_lora, merged_state, save_adapter
+from flyball.rl.loss import TOKEN_LOSSES, Tokens
 from flyball.rl.pack import Pack, packs
 from flyball.rl.support import kept_mask, outside_support
 from flyball.train.muon import Muon
 from flyball.train.packed_attention import Layout, packed_hidden_states, use_packed_attention
+from flyball.train.token_logprobs import NEVER, token_logprobs
 from flyball.types import UNKNOWN, TrainingSample, WeightsRef
 
 
 @dataclass(frozen=True)
 class LossSpec:
-    """Which token loss, and its parameters: `sft`, or `policy` with clip_ratio_low/high, tis_cap, kl_coef."""
+    """Which token loss of `rl.loss.TOKEN_LOSSES`, and what it is called with."""
 
     name: str
-    params: dict[str, float] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 OPTIMIZERS = ("adamw", "muon")
+LOGIT_BYTES = 2**26
+"""Logits that exist at a time: 341 positions of a vocabulary of 49,152 in float32, 682 in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +88,20 @@ class LocalLearner:
 
         Over the support of each draw. Raises TrainError for a draw from a distribution that cannot be scored here.
         """
+        return [logprobs for logprobs, _entropy in self.score(samples)]
+
+    def score(self, samples: Sequence[TrainingSample]) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """What `forward` gives, and the entropy [T] of each draw, in nats."""
         _refuse_other_distributions(samples, self.temperature)
-        out = [np.zeros(len(s.token_ids), np.float32) for s in samples]
+        out = [(np.zeros(len(s.token_ids), np.float32), np.zeros(len(s.token_ids), np.float32)) for s in samples]
         self.model.eval()
         with torch.no_grad():
             for pack in packs(samples, self.max_tokens):
-                logprobs, _entropy, row, position = self._token_logprobs(samples, pack)
-                for r, p, value in zip(row.tolist(), position.tolist(), logprobs.tolist(), strict=True):
-                    out[pack.rows[r]][p] = value
+                *values, row, position = self._token_logprobs(samples, pack)
+                drawn = zip(row.tolist(), position.tolist(), *(v.tolist() for v in values), strict=True)
+                for r, p, logprob, entropy in drawn:
+                    logprobs, entropies = out[pack.rows[r]]
+                    logprobs[p], entropies[p] = logprob, entropy
         return out
 
     def forward_backward(self, samples: Sequence[TrainingSample], spec: LossSpec) -> dict[str, float]:
@@ -136,9 +147,9 @@ class LocalLearner:
         return {"grad_norm": float(norm)}
 
     def save(self, path: Path) -> None:
-        """Weights, optimizer and version: what `load` needs to go on bit for bit."""
+        """Weights, optimizer and version: what `load` needs to go on bit for bit. Of an adapted model, the adapter."""
         path.mkdir(parents=True, exist_ok=True)
-        state = {"model": self.model.state_dict(), "version": self.version}
+        state = {"model": self._trained_state(), "version": self.version}
         state |= {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
         partial = path / "learner.pt.partial"
         torch.save(state, partial)
@@ -147,23 +158,39 @@ class LocalLearner:
     def load(self, path: Path) -> None:
         """Go on from `save`."""
         state = torch.load(path / "learner.pt", weights_only=True)
-        self.model.load_state_dict(state["model"])
+        self.restore(state["model"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.version = int(state["version"])
 
     def publish(self, path: Path) -> WeightsRef:
-        """Write a Hugging Face folder that engines and people can load."""
-        digest = save_model(self.model, self.tokenizer, path)
+        """Write a Hugging Face folder that engines and people can load; an adapter is merged, and kept beside it."""
+        if has_lora(self.model):
+            save_adapter(self.model, path / ADAPTER)
+        digest = save_model(self.model, self.tokenizer, path, self.weights())
         return WeightsRef(self.version, str(path), digest)
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights that an engine computes with, by their names in the plain model; not copied where they exist."""
+        return merged_state(self.model)
+
     def snapshot(self) -> dict[str, torch.Tensor]:
-        """A copy of the weights in memory."""
-        return {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        """A copy of the trained weights in memory."""
+        return {k: v.detach().clone() for k, v in self._trained_state().items()}
 
     def restore(self, snapshot: dict[str, torch.Tensor]) -> None:
-        """Put a snapshot back (the optimizer keeps its state)."""
-        self.model.load_state_dict(snapshot)
+        """Put a snapshot back (the optimizer keeps its state). Raises TrainError for one of another model."""
+        found, expected = snapshot.keys(), self._trained_state().keys()
+        if found != expected:
+            raise TrainError(
+                f"the saved weights are of another model or adapter: {sorted(found ^ expected)[:3]} differ; go on with "
+                "the settings that they were saved under, or start a new run"
+            )
+        self.model.load_state_dict(snapshot, strict=False)
+
+    def _trained_state(self) -> dict[str, torch.Tensor]:
+        state = self.model.state_dict()
+        return {k: v for k, v in state.items() if ".lora_" in k} if has_lora(self.model) else dict(state)
 
     def _clear(self) -> None:
         for optimizer in self._optimizers:
@@ -177,35 +204,63 @@ class LocalLearner:
         """Logprob and entropy [N] of the N trained tokens, with row and position [N] of each.
 
         Only the hidden states that predict a trained token go through the output layer. Both numbers are of the
-        distribution that the sample was drawn from: over its support, where it stores one.
+        distribution that the sample was drawn from: over its support, where it stores one. The logits of one part of
+        the tokens exist at a time; backward makes those of all parts but the last anew.
         """
+        tokens = np.concatenate([piece.tokens for piece in pack.pieces])
+        with self._precision():
+            hidden = packed_hidden_states(self.model, torch.from_numpy(tokens), Layout(pack.pieces))
+        *parts, last = self._parts(samples, pack)
+        found = [checkpoint(self._predict, hidden, part, use_reentrant=False) for part in parts]
+        logprobs, entropy = zip(*found, self._predict(hidden, last), strict=True)
+        row, position = (np.concatenate([getattr(p, name) for p in (*parts, last)]) for name in ("row", "position"))
+        return torch.cat(logprobs), torch.cat(entropy), torch.from_numpy(row), torch.from_numpy(position)
+
+    def _parts(self, samples: Sequence[TrainingSample], pack: Pack) -> Iterator[_Draws]:
+        """The trained tokens of a pack, so many at a time that their logits stay below LOGIT_BYTES."""
         taken = [samples[i] for i in pack.rows]
         where = [np.flatnonzero(s.loss_mask) for s in taken]
         row = np.repeat(np.arange(len(taken)), [len(w) for w in where])
         position = np.concatenate(where)
-        labels = np.concatenate([s.token_ids[w] for s, w in zip(taken, where, strict=True)])
         before = np.concatenate([places[w - 1] for places, w in zip(pack.places, where, strict=True)])
-        distinct, which = np.unique(before, return_inverse=True)  # shared pieces predict once
-        tokens = np.concatenate([piece.tokens for piece in pack.pieces])
-        precision = torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
-        with precision:
-            hidden = packed_hidden_states(self.model, torch.from_numpy(tokens), Layout(pack.pieces))
+        order = np.argsort(before, kind="stable")  # brings together what one prediction serves
+        vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
+        size = max(1, LOGIT_BYTES // (vocab_size * (2 if self.bf16 else 4)))
+        for start in range(0, max(len(order), 1), size):
+            part = order[start : start + size]
+            yield _Draws(taken, row[part], position[part], before[part])
+
+    def _predict(self, hidden: torch.Tensor, draws: _Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logprob and entropy [n] of n draws from a pack whose hidden states are `hidden` [N, C]."""
+        distinct, which = np.unique(draws.before, return_inverse=True)  # shared pieces predict once
+        with self._precision():
             logits = self.model.get_output_embeddings()(hidden[torch.from_numpy(distinct)])
-        scaled = logits.float() if self.temperature == 1 else logits.float() / self.temperature
         at = torch.from_numpy(which)
-        if any(s.support is not None for s in taken):  # one prediction may be shared by draws of different supports
-            supports = [(s.support, w) for s, w in zip(taken, where, strict=True)]
-            kept = torch.from_numpy(kept_mask(supports, scaled.shape[-1]))
-            scaled, at = scaled[at].masked_fill(~kept, -torch.inf), torch.arange(len(at))
-        log_softmax = torch.log_softmax(scaled, dim=-1)
-        with torch.no_grad():
-            entropy = torch.special.entr(log_softmax.exp()).sum(-1)
-        return (
-            log_softmax[at, torch.from_numpy(labels)],
-            entropy[at],
-            torch.from_numpy(row),
-            torch.from_numpy(position),
-        )
+        supports = [(draws.taken[r].support, draws.position[i : i + 1]) for i, r in enumerate(draws.row.tolist())]
+        if any(support is not None for support, _ in supports):  # draws of one prediction may have different supports
+            kept = torch.from_numpy(kept_mask(supports, logits.shape[-1]))
+            logits, at = logits[at].masked_fill(~kept, NEVER), torch.arange(len(at))
+        return token_logprobs(logits, at, torch.from_numpy(draws.labels), self.temperature)
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Some of the trained tokens of a pack: `taken[row]` drew its token `position` from the prediction at `before`.
+
+    All [n]; `before` counts the tokens of the pack and ascends.
+    """
+
+    taken: list[TrainingSample]
+    row: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    before: npt.NDArray[np.int64]
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        return np.array([self.taken[r].token_ids[p] for r, p in zip(self.row, self.position, strict=True)], np.int64)
 
 
 def _refuse_other_distributions(samples: Sequence[TrainingSample], temperature: float) -> None:
@@ -242,9 +297,10 @@ def _optimizers(model: Any, config: OptimizerConfig) -> list[torch.optim.Optimiz
     if config.name not in OPTIMIZERS:
         raise ConfigError(f"optimizer {config.name!r} is unknown{nearest(config.name, OPTIMIZERS)}")
     outer = {id(p) for p in (*model.get_input_embeddings().parameters(), *model.get_output_embeddings().parameters())}
-    hidden = [p for p in model.parameters() if p.ndim == 2 and id(p) not in outer] if config.name == "muon" else []
+    trained = [p for p in model.parameters() if p.requires_grad]
+    hidden = [p for p in trained if p.ndim == 2 and id(p) not in outer] if config.name == "muon" else []
     taken = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if id(p) not in taken]
+    rest = [p for p in trained if id(p) not in taken]
     adamw = torch.optim.AdamW(
         rest, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
     )
@@ -254,18 +310,17 @@ def _optimizers(model: Any, config: OptimizerConfig) -> list[torch.optim.Optimiz
 def _token_loss(
     spec: LossSpec, logprobs: torch.Tensor, taken: list[TrainingSample], row: torch.Tensor, position: torch.Tensor
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    if spec.name == "sft":
-        return sft_loss(logprobs), {}
-    if spec.name == "policy":
-        return policy_loss(
-            logprobs,
-            _gather([s.sampling_logprobs for s in taken], row, position),
-            _gather([s.advantages for s in taken], row, position),
-            old_logprobs=_gather_if_known([s.old_logprobs for s in taken], row, position),
-            ref_logprobs=_gather_if_known([s.ref_logprobs for s in taken], row, position),
-            **spec.params,
-        )
-    raise ConfigError(f"loss {spec.name!r} is unknown{nearest(spec.name, ('sft', 'policy'))}")
+    if spec.name not in TOKEN_LOSSES:
+        raise ConfigError(f"loss {spec.name!r} is unknown{nearest(spec.name, TOKEN_LOSSES)}")
+    tokens = Tokens(
+        logprobs,
+        _gather([s.sampling_logprobs for s in taken], row, position),
+        _gather([s.advantages for s in taken], row, position),
+        torch.tensor([int(s.loss_mask.sum()) for s in taken])[row],
+        _gather_if_known([s.old_logprobs for s in taken], row, position),
+        _gather_if_known([s.ref_logprobs for s in taken], row, position),
+    )
+    return TOKEN_LOSSES[spec.name](tokens, **spec.params)
 
 
 def _gather(arrays: Sequence[npt.NDArray[np.float32]], row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:

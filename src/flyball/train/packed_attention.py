@@ -11,10 +11,11 @@ all who share them, because their keys and values are part of the graph.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -23,36 +24,64 @@ from flyball.errors import ModelError
 from flyball.rl.pack import Piece
 
 ATTENTION = "flyball_packed"
+OTHER_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings of transformers' models (Gemma, Cohere, Granite) that act between the output layer and the softmax."""
+
+
+QUERIES = 128
+"""Rows of queries that are scored at a time: their scores against all they see then stay near the processor."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries `rows` of the pack, what they see of the pieces before theirs (`path`), and of their own (`own`).
+
+    All are spans of the pack. `own` ends where `rows` does, so that only its last len(rows) columns are triangular.
+    """
+
+    rows: slice
+    path: tuple[slice, ...]
+    own: slice
+
+    @property
+    def seen(self) -> tuple[slice, ...]:
+        return (*self.path, self.own)
 
 
 class Layout:
-    """How long the pieces of a pack are and what they see.
-
-    `paths[i]` are the pieces before piece i in its sequences, `positions` [N] each token's place in its sequence.
-    `visible[i]` [L, P+L] is True where token l of piece i sees position p; None for a piece that begins a sequence,
-    which is plainly causal.
-    """
+    """Where the pieces of a pack lie: `positions` [N] is each token's place in its sequence, `blocks` what it sees."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
-        self.lengths = [len(piece.tokens) for piece in pieces]
-        self.paths = [piece.path for piece in pieces]
-        before = [sum(self.lengths[i] for i in path) for path in self.paths]
-        shape = list(zip(before, self.lengths, strict=True))
-        self.longest = max(p + n for p, n in shape)
-        self.positions = torch.cat([torch.arange(p, p + n) for p, n in shape])
-        self.visible = [torch.ones(n, p + n, dtype=torch.bool).tril(p) if p else None for p, n in shape]
+        lengths = [len(piece.tokens) for piece in pieces]
+        spans = [slice(end - n, end) for n, end in zip(lengths, accumulate(lengths), strict=True)]
+        before = [sum(lengths[i] for i in piece.path) for piece in pieces]
+        self.longest = max(p + n for p, n in zip(before, lengths, strict=True))
+        self.positions = torch.cat([torch.arange(p, p + n) for p, n in zip(before, lengths, strict=True)])
+        self.blocks: list[Block] = []
+        for piece, span in zip(pieces, spans, strict=True):
+            path = tuple(spans[i] for i in piece.path)
+            for start in range(span.start, span.stop, QUERIES):
+                end = min(start + QUERIES, span.stop)
+                self.blocks.append(Block(slice(start, end), path, slice(span.start, end)))
 
 
 def use_packed_attention(model: Any) -> None:
     """Let a model accept packs; without one it attends as before.
 
-    Raises ModelError for a model that does not go through transformers' attention interface.
+    Raises ModelError for a model that does not go through transformers' attention interface, and for one whose logits
+    are not what its output layer makes of the hidden states.
     """
     if not getattr(model, "_supports_attention_backend", False):
         raise ModelError(
             f"{type(model).__name__} does not use transformers' attention interface, which training needs; "
             "take a model of another family (Llama, Qwen, Mistral and SmolLM use it)"
         )
+    for name in OTHER_LOGITS:
+        if getattr(model.config, name, None) not in (None, 1.0):
+            raise ModelError(
+                f"the model changes its logits after the output layer ({name} is {getattr(model.config, name)}), which "
+                "training does not compute; take a model of another family (Llama, Qwen, Mistral and SmolLM do not)"
+            )
     model.set_attn_implementation(ATTENTION)
 
 
@@ -89,24 +118,82 @@ def packed_attention(
             module, query, keys, values, attention_mask, scaling=scaling, sliding_window=sliding_window, **others
         )
     _refuse_other_attention(layout, sliding_window, others)
-    grouped = query.shape[1] != keys.shape[1]
-    queries, keys_of, values_of = (torch.split(t, layout.lengths, 2) for t in (query, keys, values))
-    out = []
-    for i, (path, visible) in enumerate(zip(layout.paths, layout.visible, strict=True)):
-        seen = (*path, i)
-        seen_keys, seen_values = (torch.cat([of[j] for j in seen], 2) for of in (keys_of, values_of))
-        out.append(
-            scaled_dot_product_attention(
-                queries[i],
-                seen_keys,
-                seen_values,
-                attn_mask=visible,
-                is_causal=visible is None,
-                scale=scaling,
-                enable_gqa=grouped,
-            )
-        )
-    return torch.cat(out, 2).transpose(1, 2), None
+    scale = scaling or query.shape[-1] ** -0.5
+    out = _TreeAttention.apply(query[0], keys[0], values[0], layout.blocks, scale)  # type: ignore[no-untyped-call]
+    return out.transpose(0, 1)[None], None
+
+
+class _TreeAttention(torch.autograd.Function):
+    """Softmax attention, block by block, by matrix products that a processor does at full speed.
+
+    torch's own kernels take over twice as long backward on a CPU. Scores are products of what the matrices hold summed
+    in float32, as in those kernels; the other products are in the type of the values (bfloat16 under autocast). Scores
+    are made anew in the backward pass: nothing of the size queries x keys is kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, blocks: list[Block], scaling: float
+    ) -> torch.Tensor:
+        heads, dtype = len(keys), values.dtype
+        query, keys = query.to(dtype), keys.to(dtype)
+        out = torch.empty_like(query)
+        with torch.autocast(query.device.type, enabled=False):
+            for block in blocks:
+                weights = _weights(_rows(query, block, heads), _seen(keys, block), block, scaling)
+                out[:, block.rows] = _of_heads(weights.to(dtype) @ _seen(values, block), len(query))
+        ctx.save_for_backward(query, keys, values)
+        ctx.blocks, ctx.scaling = blocks, scaling
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+        """FlashAttention, arXiv 2205.14135, appendix B.4, with the softmax' own backward in place of its D."""
+        query, keys, values = ctx.saved_tensors
+        heads, dtype = len(keys), values.dtype
+        d_query = torch.empty_like(query)
+        d_keys, d_values = (torch.zeros_like(of, dtype=torch.float32) for of in (keys, values))
+        for block in ctx.blocks:
+            rows, seen, d_out = _rows(query, block, heads), _seen(keys, block), _rows(grad, block, heads)
+            weights = _weights(rows, seen, block, ctx.scaling)
+            _add(d_values, block, weights.to(dtype).mT @ d_out)
+            d_weights = (d_out @ _seen(values, block).mT).float()
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, torch.float32).mul_(ctx.scaling).to(dtype)
+            d_query[:, block.rows] = _of_heads(d_scores @ seen, len(query))
+            _add(d_keys, block, d_scores.mT @ rows)
+        return d_query, d_keys.to(dtype), d_values.to(dtype), None, None
+
+
+def _weights(rows: torch.Tensor, seen: torch.Tensor, block: Block, scaling: float) -> torch.Tensor:
+    """Softmax [H, G*L, S] in float32 of queries [H, G*L, D] over keys [H, S, D]; 0 for the tokens that come later."""
+    scores = (rows.float() * scaling) @ seen.float().mT
+    length = block.rows.stop - block.rows.start
+    later = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
+    last = scores.view(len(scores), -1, length, scores.shape[-1])[..., -length:]
+    last.masked_fill_(later, -torch.inf)
+    return torch.softmax(scores, -1)
+
+
+def _rows(query: torch.Tensor, block: Block, heads: int) -> torch.Tensor:
+    """Queries [H, G*L, D] of a block, of all G heads that share keys and values."""
+    return query[:, block.rows].reshape(heads, -1, query.shape[-1])
+
+
+def _of_heads(rows: torch.Tensor, heads: int) -> torch.Tensor:
+    """[G*H, L, D] from [H, G*L, D]."""
+    return rows.view(heads, -1, rows.shape[-1])
+
+
+def _seen(of: torch.Tensor, block: Block) -> torch.Tensor:
+    """Keys or values [H, S, D] that a block sees."""
+    return torch.cat([of[:, span] for span in block.seen], 1)
+
+
+def _add(to: torch.Tensor, block: Block, gradient: torch.Tensor) -> None:
+    """Add the gradient [H, S, D] of what a block sees to where it lies."""
+    lengths = [span.stop - span.start for span in block.seen]
+    for span, part in zip(block.seen, torch.split(gradient, lengths, 1), strict=True):
+        to[:, span] += part
 
 
 def _refuse_other_attention(layout: Layout, sliding_window: int | None, others: dict[str, Any]) -> None:

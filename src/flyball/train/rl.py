@@ -16,18 +16,20 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from flyball.errors import TrainError
 from flyball.metrics import measured
 from flyball.rl.algorithms import Algorithm
+from flyball.rl.correction import acceptance_by_length
 from flyball.rl.guards import instability
 from flyball.rl.samples import samples_from_groups
 from flyball.stats.intervals import ratio_interval
 from flyball.train.attempt_metrics import attempt_metrics, censoring, mismatch, settle, staleness
 from flyball.train.learner import LocalLearner, LossSpec
+from flyball.train.prepare import prepared, with_policy_now
 from flyball.train.progress import Checkpoints, Progress, share_done
 from flyball.train.rollouts import Rollouts
 from flyball.train.sft import OnStep, Validate, out_of_time
@@ -50,6 +52,7 @@ class RLPlan:
     warmup_steps: int = 3
     horizon: int | None = None
     updates_per_batch: int = 1
+    attempts_per_step: int = 1
     max_off_policy_steps: int = 0
 
     def lr_scale(self, progress: Progress) -> float:
@@ -57,18 +60,11 @@ class RLPlan:
         warm = min(1.0, (progress.step + 1) / self.warmup_steps)
         return warm * (1 - 0.9 * share_done(progress, self.num_steps, self.max_seconds))
 
-    @property
-    def loss(self) -> LossSpec:
-        a = self.algorithm
-        return LossSpec(
-            "policy",
-            {
-                "clip_ratio_low": a.clip_ratio_low,
-                "clip_ratio_high": a.clip_ratio_high,
-                "tis_cap": a.tis_cap,
-                "kl_coef": a.kl_coef,
-            },
-        )
+    def kl_coef(self, progress: Progress) -> float:
+        """Weight of the KL for the step that comes next: a function of what is recorded, so a resumed run goes on."""
+        measured = [step["kl"] for step in progress.history if "kl" in step]
+        schedule = self.algorithm.kl_schedule.scaled(self.algorithm.kl_coef)
+        return schedule.weight(progress.step, self.num_steps, measured, self.attempts_per_step)
 
 
 async def run_rl(
@@ -185,13 +181,18 @@ def update(
     if plan.max_off_policy_steps:
         some = _drawn(everything, progress.step)
         metrics |= mismatch(some, learner.forward(some), learner.version)
+    kl_coef = plan.kl_coef(progress)
+    spec = LossSpec("policy", plan.algorithm.loss_params(0.0 if plan.algorithm.kl_in_reward else kl_coef))
     done: list[dict[str, float]] = []
-    for batch in _with_logprobs(batches, learner, reference, plan):
-        one = learner.forward_backward(batch, plan.loss)
+    for batch in prepared(batches, learner, reference, plan.algorithm, kl_coef, plan.horizon):
+        batch, found = with_policy_now(batch, learner, plan.algorithm)
+        one = learner.forward_backward(batch, spec) | found
         done.append(one | learner.optim_step(plan.lr_scale(progress)))
     total = sum(one["trained_tokens"] for one in done)
-    means = {name: sum(one[k] * one["trained_tokens"] for one in done) / total for k, name in MEANS.items()}
-    return metrics | means | {"trained_tokens": total}
+    names = MEANS | {key: key for one in done for key in one if "@" in key}
+    means = {name: sum(one.get(k, 0.0) * one["trained_tokens"] for one in done) / total for k, name in names.items()}
+    by_class = {key: means.pop(key) for key in list(means) if "@" in key}
+    return metrics | means | acceptance_by_length(by_class) | {"trained_tokens": total, "kl_coef": kl_coef}
 
 
 MEANS = {
@@ -205,19 +206,6 @@ MEANS = {
     "kl_loss": "kl_loss",
 }
 """What the learner reports for an update, and its name in `metrics.py`; updates are averaged by their tokens."""
-
-
-def _with_logprobs(
-    batches: Sequence[Sequence[TrainingSample]], learner: LocalLearner, reference: LocalLearner, plan: RLPlan
-) -> list[list[TrainingSample]]:
-    """The batches with what the loss needs of policies other than the one being updated."""
-    filled = [list(batch) for batch in batches]
-    for batch in filled:
-        if plan.algorithm.kl_coef:
-            batch[:] = [replace(s, ref_logprobs=r) for s, r in zip(batch, reference.forward(batch), strict=True)]
-        if len(batches) > 1:
-            batch[:] = [replace(s, old_logprobs=o) for s, o in zip(batch, learner.forward(batch), strict=True)]
-    return filled
 
 
 def kl_to_reference(

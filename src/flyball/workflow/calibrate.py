@@ -38,12 +38,20 @@ async def _timed(
     engine: Engine, chat: ChatFormat, num_prompt: int, num_new: int, session: str
 ) -> tuple[float, int, int]:
     """Return seconds, prompt tokens and new tokens of one completion of a prompt that no cache has seen."""
-    words = f"{session} " * num_prompt
-    room = max(1, min(num_prompt, engine.max_context - num_new - 1))
-    ids = tuple(chat.render([{"role": "user", "content": words}], [])[:room])
+    ids = _prompt(chat, session, max(1, min(num_prompt, engine.max_context - num_new - 1)))
     request = Request(ids, SamplingParams(1.0, num_new, seed=0), stop_ids=(), session=session)
     started = time.perf_counter()
     completion = await engine.generate(request)
     seconds = time.perf_counter() - started
     await engine.end_session(session)
     return seconds, len(ids), max(1, len(completion.token_ids))
+
+
+def _prompt(chat: ChatFormat, session: str, most: int) -> tuple[int, ...]:
+    """A question of its own, of at most so many tokens where the shortest one allows it."""
+    words = f"{session} " * most
+    while True:
+        ids = tuple(chat.render([{"role": "user", "content": words}], []))
+        if len(ids) <= most or words == session:
+            return ids
+        words = words[: max(len(session), min(len(words) - 1, len(words) * most // len(ids)))]

@@ -9,25 +9,35 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from flyball.config import Location, Marks, RLSettings, Settings
+from flyball.config import ENGINE_FIELDS, Location, Marks, RLSettings, Settings
 from flyball.errors import ConfigError, nearest
 from flyball.metrics import METRICS
+from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
-from flyball.rl.algorithms import ALGORITHMS
+from flyball.rl.algorithms import ALGORITHMS, CHOICES, configured, own_choices
 
-ANNOUNCED = {
-    "ppo_kl": "PPO with KL needs a critic, which arrives with the training methods; until then leave "
-    "`policy_training` out: the default preset is a group-relative one, and `training.rl.kl_coef` adds the KL to it",
+ANNOUNCED = {name: f"preset {name!r} {row.needs}" for name, row in ALGORITHMS.items() if row.needs}
+"""Presets that a file may name before they can run, with what is missing and what to do until then."""
+
+
+NEEDED = (
+    ("vllm", "url", "the address of a vLLM server, without /v1"),
+    ("vllm", "model", "the name under which the server lists its model"),
+    ("http", "url", "the address of an OpenAI-compatible endpoint, with /v1"),
+)
+"""Kind of engine, a setting that it cannot do without, and what that is."""
+
+
+EVALUATES_ONLY = {
+    "http": "an endpoint that answers in text gives neither the tokens it sampled nor their logprobs",
+    "vllm": "training hands its weights to an engine in this process",
 }
-"""Presets that a file may name before they exist, with what to do until then."""
-
-PRESET_CHOICES = ("kl_coef", "clip_ratio_low", "clip_ratio_high", "tis_cap")
-"""Fields of `training.rl` whose default is the preset's; a preset whose own value is None does not read the field."""
+"""Kinds of engine that cannot be trained with, and why."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """The names a workflow may use. `presets` maps each to the fields of PRESET_CHOICES that it reads."""
+    """The names a workflow may use. `presets` maps each to the fields of `rl.algorithms.CHOICES` that it reads."""
 
     metrics: Collection[str]
     presets: Mapping[str, Collection[str]]
@@ -36,10 +46,7 @@ class Names:
 
 def names_in_force(splits: Collection[str] | None = None) -> Names:
     """Return the names that the folders declare, with the splits of the user's tasks once they are read."""
-    presets = {
-        name: {choice for choice in PRESET_CHOICES if getattr(row, choice) is not None}
-        for name, row in ALGORITHMS.items()
-    }
+    presets = {name: row.reads for name, row in ALGORITHMS.items() if not row.needs}
     monitored = {name for name, metric in METRICS.items() if "monitoring" in metric.where}
     return Names(monitored, presets, splits)
 
@@ -51,6 +58,7 @@ def check_names(settings: Settings, marks: Marks, names: Names) -> None:
         *_unknown("monitoring", "metric", settings.monitoring, names.metrics, marks),
         *_preset_problems(settings, marks, names),
         *_ignored(settings, marks),
+        *_engine_problems(settings, marks),
     ]
     if names.splits is not None:
         problems += _unknown("evaluation.suites", "split", settings.evaluation.suites, names.splits, marks)
@@ -105,12 +113,49 @@ def _preset_problems(settings: Settings, marks: Marks, names: Names) -> list[str
     if preset not in names.presets:
         return [f"{where}: unknown preset {preset!r}{nearest(preset, [*names.presets, *ANNOUNCED])}"]
     reads = names.presets[preset]
-    return [
+    ignored = [
         f"{marks.at(('training', 'rl', name))}: training.rl.{name} would be ignored: preset {preset!r} does not read it"
         f"{nearest(name, reads) if reads else '; it has no such settings'}"
-        for name in PRESET_CHOICES
+        for name in CHOICES
         if getattr(rl, name) is not None and name not in reads
     ]
+    if ignored or preset not in ALGORITHMS:
+        return ignored
+    try:
+        configured(preset, own_choices(rl))
+    except ConfigError as exc:
+        return [f"{where}: training.rl: {exc.args[0]}"]
+    return []
+
+
+def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
+    """Settings of another kind of engine, what this kind cannot do, and what it needs."""
+    engine = settings.engine
+    reads = ENGINE_FIELDS[engine.kind]
+    problems = [
+        f"{marks.at(('engine', name))}: engine.{name} would be ignored by the {engine.kind} engine; it reads "
+        f"{', '.join(sorted(reads))}"
+        for name in sorted(engine.model_fields_set - {"kind"} - reads)
+        if getattr(engine, name) is not None
+    ]
+    problems += [
+        f"{marks.at(('engine',))}: engine.{name} is missing: {why}"
+        for kind, name, why in NEEDED
+        if kind == engine.kind and getattr(engine, name) is None
+    ]
+    if engine.tool_format is not None and engine.tool_format not in TOOL_FORMATS:
+        where = marks.at(("engine", "tool_format"))
+        problems.append(
+            f"{where}: unknown tool_format {engine.tool_format!r}{nearest(engine.tool_format, TOOL_FORMATS)}"
+        )
+    if engine.kind == "http":
+        problems += [
+            f"{marks.at(('evaluation', name))}: evaluation.{name} would be ignored: OpenAI's interface does not know "
+            "it; remove it, or evaluate with another engine"
+            for name in ("top_k", "min_p")
+            if getattr(settings.evaluation, name)
+        ]
+    return problems
 
 
 def _ignored(settings: Settings, marks: Marks) -> list[str]:
@@ -121,16 +166,21 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
             f"{marks.at(('training', 'tiny'))}: training.tiny would be ignored: policy is {settings.policy!r}; "
             "remove it or set `policy: tiny`"
         )
+    if training.lora is not None and training.sft is not None and training.sft.optimizer == "muon":
+        problems.append(
+            f"{marks.at(('training', 'sft', 'optimizer'))}: training.sft.optimizer is 'muon', which is for the full "
+            "matrices of hidden layers, and training.lora trains adapters; use adamw, or remove training.lora"
+        )
     if training.rl is None and "controls" in training.model_fields_set and "rejection_sft" in training.controls:
         problems.append(
             f"{marks.at(('training', 'controls'))}: the control 'rejection_sft' learns from the graded rollouts of RL, "
             "and training.rl is null; remove one of the two"
         )
-    if training.rl is not None and training.rl.updates_per_batch == 1:
+    if training.rl is not None and training.rl.updates_per_batch == 1 and training.rl.proximal != "sampler":
         problems += [
             f"{marks.at(('training', 'rl', name))}: training.rl.{name} would be ignored: with one update per batch the "
             "policy is compared with itself, so the clip never acts; set `updates_per_batch: 2` or more, or remove it"
-            for name in ("clip_ratio_low", "clip_ratio_high")
+            for name in ("clip_ratio_low", "clip_ratio_high", "dual_clip")
             if getattr(training.rl, name) is not None
         ]
     return problems + (_ignored_by_schedule(training.rl, marks) if training.rl else [])

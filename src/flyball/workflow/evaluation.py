@@ -147,8 +147,8 @@ class _Keeper:
 @asynccontextmanager
 async def _engine_of(context: Context, version: PolicyVersion) -> AsyncIterator[tuple[Engine, ChatFormat]]:
     settings = context.inputs.workflow.settings
-    engine, chat = context.trainer.open_engine(
-        Path(version.path), concurrency=settings.evaluation.concurrency, seed=settings.training.seed
+    engine, chat = await context.trainer.open_engine(
+        Path(version.path), settings.engine, concurrency=settings.evaluation.concurrency, seed=settings.training.seed
     )
     try:
         yield engine, chat

@@ -1,22 +1,28 @@
-"""A workflow put before `evals.doctor`: what `flyball doctor` calls."""
+"""What `flyball doctor` calls: a workflow put before `evals.doctor`, a chat template before its audit."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from flyball.config import RLSettings
 from flyball.evals.doctor import Examination, examine
 from flyball.evals.policy_checks import TrainingPlan
 from flyball.evals.readiness import Readiness
 from flyball.evals.run import Arm
+from flyball.models import names
+from flyball.models.hf_chat import load_chat
+from flyball.models.template_habits import Audit, audit
 from flyball.workflow.inputs import TRAIN, Inputs
 from flyball.workflow.trainer import Trainer
 from flyball.workflow.workflow import Workflow
 
 
-def examine_workflow(workflow: Workflow, make_trainer: Callable[[], Trainer], policy: str | None = None) -> Readiness:
+def examine_workflow(
+    workflow: Workflow, make_trainer: Callable[[Workflow], Trainer], policy: str | None = None
+) -> Readiness:
     """Check names, tasks and world, then examine. The trainer is made only if there is a policy to load.
 
     Raises the error of the boundary that is wrong; what can be judged becomes a finding instead.
@@ -27,7 +33,13 @@ def examine_workflow(workflow: Workflow, make_trainer: Callable[[], Trainer], po
     return asyncio.run(_examine(inputs, None if name == "tiny" else name, make_trainer))
 
 
-async def _examine(inputs: Inputs, policy: str | None, make_trainer: Callable[[], Trainer]) -> Readiness:
+def audit_template(model: str, tool_format: str | None = None) -> Audit:
+    """Audit the chat template of a folder with a tokenizer, or of a known name. Raises ModelError."""
+    folder = Path(model).expanduser()
+    return audit(load_chat(folder if folder.is_dir() else names.find(model), tool_format))
+
+
+async def _examine(inputs: Inputs, policy: str | None, make_trainer: Callable[[Workflow], Trainer]) -> Readiness:
     settings = inputs.workflow.settings
     rl = settings.training.rl or RLSettings()
     plan = TrainingPlan(rl.num_steps, rl.tasks_per_step, rl.group_size, rl.max_minutes)
@@ -45,9 +57,11 @@ async def _examine(inputs: Inputs, policy: str | None, make_trainer: Callable[[]
     )
     if policy is None:
         return await examine(inputs.tasks, how)
-    trainer = make_trainer()
+    trainer = make_trainer(inputs.workflow)
     folder = trainer.find_policy(inputs.policy_folder_or_name(policy))
-    engine, chat = trainer.open_engine(folder, concurrency=rl.concurrency, seed=settings.training.seed)
+    engine, chat = await trainer.open_engine(
+        folder, settings.engine, concurrency=rl.concurrency, seed=settings.training.seed
+    )
     try:
         arm = Arm(inputs.world, inputs.runner, engine, chat, inputs.sampling(rl), inputs.graders, inputs.prices)
         return await examine(inputs.tasks, replace(how, policy=arm))

@@ -23,7 +23,7 @@ def examine_tools(workflow: Workflow, num_calls: int) -> list[Finding]:
 
 
 def ablate_tools(
-    workflow: Workflow, make_trainer: Callable[[], Trainer], policy: str | None, max_calls: int
+    workflow: Workflow, make_trainer: Callable[[Workflow], Trainer], policy: str | None, max_calls: int
 ) -> list[Ablation]:
     """Limit one tool at a time on the first suite. Raises ConfigError for a policy that does not exist yet."""
     inputs = Inputs(workflow)
@@ -31,14 +31,14 @@ def ablate_tools(
     name = policy or str(workflow.policy)
     if name == "tiny":
         raise ConfigError("policy 'tiny' is made by a run; name one that exists with --policy, a folder or known name")
-    return asyncio.run(_ablate(inputs, name, make_trainer(), max_calls))
+    return asyncio.run(_ablate(inputs, name, make_trainer(workflow), max_calls))
 
 
 async def _ablate(inputs: Inputs, policy: str, trainer: Trainer, max_calls: int) -> list[Ablation]:
     settings = inputs.workflow.settings
     evaluation, seed = settings.evaluation, settings.training.seed
     folder = trainer.find_policy(inputs.policy_folder_or_name(policy))
-    engine, chat = trainer.open_engine(folder, concurrency=evaluation.concurrency, seed=seed)
+    engine, chat = await trainer.open_engine(folder, settings.engine, concurrency=evaluation.concurrency, seed=seed)
     try:
         sampling = inputs.sampling(evaluation)
         arm = Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)

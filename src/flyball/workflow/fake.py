@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flyball.config import TinySettings
+from flyball.config import EngineSettings, TinySettings
 from flyball.engine.fake import FakeEngine, Prompt
 from flyball.engine.protocol import Engine
 from flyball.errors import ModelError
@@ -93,13 +93,16 @@ class FakeTrainer:
             write_policy(job.folder / "policy", skill), 1, note=f"{kept} of {len(job.rollouts)} rollouts kept"
         )
 
-    def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
+    async def open_engine(
+        self, folder: Path, settings: EngineSettings, *, concurrency: int, seed: int
+    ) -> tuple[Engine, ChatFormat]:
         engine = SkilledEngine(self._answers, folder)
         return engine, engine.chat
 
     async def _rollouts(self, job: RLJob, skill: float, step: int) -> list[GradedAttempt]:
-        engine, chat = self.open_engine(write_policy(job.folder / "now", skill), concurrency=1, seed=0)
         inputs = job.inputs
+        folder = write_policy(job.folder / "now", skill)
+        engine, chat = await self.open_engine(folder, inputs.workflow.settings.engine, concurrency=1, seed=0)
         sampling = inputs.sampling(job.settings)
         arm = Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)
         first = (step - 1) * job.settings.tasks_per_step

@@ -15,10 +15,12 @@ from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentRunner
 from flyball.config import SamplingSettings, Section
 from flyball.engine.protocol import SamplingParams
-from flyball.errors import ConfigError, DatasetError
+from flyball.errors import ConfigError, DatasetError, GraderError
 from flyball.evals.suite import Suite
+from flyball.graders.anchors import Anchor, load_anchors, missed_anchors
 from flyball.graders.grade import REWARD, SAFETY, SUCCESS, GraderSet
 from flyball.graders.make import as_grader
+from flyball.release.hacking import AUDIT_SCORE, HACKING_GATE
 from flyball.rollout.prices import Prices
 from flyball.store.records import digest
 from flyball.tasks.dataset import dataset_digest, load_tasks
@@ -104,7 +106,13 @@ class Inputs:
             reward=None if flow.reward is None else as_grader(flow.reward, REWARD),
             safety=None if flow.safety is None else as_grader(flow.safety, SAFETY, decides=True),
             scores={name: as_grader(written, name) for name, written in (flow.scores or {}).items()},
+            holdout={name: as_grader(written, name) for name, written in (flow.holdout or {}).items()},
         )
+
+    @cached_property
+    def anchors(self) -> list[Anchor]:
+        """The attempts whose judgement is settled, none where the workflow names no file."""
+        return [] if self.workflow.anchors is None else load_anchors(self.workflow.folder / self.workflow.anchors)
 
     @cached_property
     def runner(self) -> AgentRunner:
@@ -155,7 +163,16 @@ class Inputs:
                 f'approver would be ignored: no tool of {self.world.name} has approval="human"; remove it, or mark the '
                 'tools that a person must approve with `@fb.tool(approval="human")`'
             )
-        _ = self.graders, self.runner, self.prices, self.suites
+        self._check_audit()
+        _ = self.graders, self.runner, self.prices, self.suites, self.anchors
+
+    def _check_audit(self) -> None:
+        asked = HACKING_GATE in (self.workflow.settings.release.gates or ())
+        if asked and AUDIT_SCORE not in self.graders.scores:
+            raise ConfigError(
+                f"gate {HACKING_GATE!r} judges the score {AUDIT_SCORE!r}, which no grader gives; add "
+                f"scores={{{AUDIT_SCORE!r}: {{'type': 'no_hacks'}}}} to the workflow"
+            )
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -168,6 +185,20 @@ class Inputs:
             "graders": self.graders.version,
             "agent": self.runner.name,
         }
+
+
+async def require_anchors(inputs: Inputs) -> None:
+    """Let the graders judge the anchors: a changed grader is a new one and has to agree first (invariant 11).
+
+    Raises GraderError when one is judged otherwise than people settled it.
+    """
+    missed = await missed_anchors(inputs.graders, inputs.anchors)
+    if missed:
+        raise GraderError(
+            f"{len({miss.anchor for miss in missed})} of {len(inputs.anchors)} anchors are judged otherwise than "
+            f"people settled them, so these graders may not judge a run: {'; '.join(map(str, missed[:3]))}. Mend the "
+            "grader, or settle the anchor anew; `flyball doctor grader` shows all"
+        )
 
 
 def _over(base: D, section: Section) -> D:

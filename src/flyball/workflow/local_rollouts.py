@@ -49,7 +49,7 @@ def _in_turn(
     engine, size = new_engine(), job.settings.group_size
 
     def newest() -> Engine:
-        engine.use_weights(learner.model.state_dict(), learner.version)
+        engine.use_weights(learner.weights(), learner.version)
         return engine
 
     async def attempt(tasks: Sequence[Task], step: int) -> list[list[GradedAttempt]]:
@@ -79,7 +79,7 @@ def _ahead(
     if settings.keeps_versions:
         serving = OwnVersion(new_engine, lambda: Weights(learner.snapshot(), learner.version), settings.lead + 1)
     else:
-        serving = InFlight(new_engine(), lambda: Weights(learner.model.state_dict(), learner.version))
+        serving = InFlight(new_engine(), lambda: Weights(learner.weights(), learner.version))
 
     async def draw(engine: Engine, task: Task, index: int, seed: int) -> GradedAttempt:
         return await arm_on(engine).draw(task, index, seed)

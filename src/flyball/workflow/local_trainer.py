@@ -15,19 +15,21 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from flyball.config import RLSettings, SamplingSettings, TinySettings
+from flyball.config import EngineSettings, LoraSettings, RLSettings, SamplingSettings, TinySettings
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import TrainError
 from flyball.evals.run import Arm, attempt_all
 from flyball.models import names
 from flyball.models.chat import ChatFormat
-from flyball.models.hf_chat import HfChat, signature
-from flyball.models.load import load_chat, load_model, new_tiny_model, pays_bfloat16, save_model
+from flyball.models.hf_chat import HfChat, load_chat, signature
+from flyball.models.load import load_model, new_tiny_model, pays_bfloat16, save_model
+from flyball.models.lora import add_lora
 from flyball.models.planted import hold_planted
 from flyball.models.tiny import TinyConfig, train_tokenizer
-from flyball.rl.algorithms import Algorithm, algorithm
+from flyball.rl.algorithms import configured, own_choices
 from flyball.rl.samples import attempt_samples
+from flyball.rl.shaping import token_budget
 from flyball.rng import derive
 from flyball.rollout.activity import Board, Watchdog
 from flyball.stats.binomial import wilson
@@ -40,6 +42,7 @@ from flyball.train.sft import SFTPlan, Validate, demonstration_sample, run_sft
 from flyball.types import Estimate, GradedAttempt, Task, TrainingSample
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.local_rollouts import TimeShares, source_of
+from flyball.workflow.remote_engines import open_vllm
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
 
 PACK_TOKENS = 4096
@@ -70,7 +73,7 @@ class LocalTrainer:
 
     async def sft(self, job: SFTJob, watch: Watch) -> Trained:
         """Imitate; the checkpoint is picked by success on the validation tasks where the job names them."""
-        chat = load_chat(job.policy)
+        chat = _chat(job.policy, job.inputs)
         samples = [demonstration_sample(chat, d.messages, d.tools) for d in job.demonstrations]
         held_out = [demonstration_sample(chat, d.messages, d.tools) for d in job.validation]
         return await self._imitate(job.policy, chat, samples, held_out, job, watch)
@@ -84,20 +87,22 @@ class LocalTrainer:
             raise TrainError(f"{note}; nothing to imitate, so this control cannot be trained")
         held_out = samples[::20] if len(samples) > 1 else []
         samples = [s for i, s in enumerate(samples) if i % 20] or samples
-        trained = await self._imitate(job.policy, load_chat(job.policy), samples, held_out, job, watch)
+        trained = await self._imitate(job.policy, _chat(job.policy, job.inputs), samples, held_out, job, watch)
         return replace(trained, note=f"{note}; {trained.note}")
 
     async def rl(self, job: RLJob, watch: Watch) -> Trained:
         """Group-relative RL against the frozen start; the checkpoint is picked on validation."""
-        settings, chosen = job.settings, _algorithm(job.settings, job.preset)
+        settings, chosen = job.settings, configured(job.preset, own_choices(job.settings))
         if settings.reference:
             compute_with_one_thread()
-        chat, model = load_chat(job.policy), load_model(job.policy)
+        chat, model = _chat(job.policy, job.inputs), load_model(job.policy)
         learner = _learner(
             model,
             chat,
             OptimizerConfig(lr=settings.learning_rate, eps=RL_EPS, max_grad_norm=settings.max_grad_norm),
             settings.temperature,
+            lora=job.inputs.workflow.settings.training.lora,
+            seed=job.seed,
         )
         reference = _learner(copy.deepcopy(model), chat, OptimizerConfig(), settings.temperature)
         plan = RLPlan(
@@ -109,6 +114,7 @@ class LocalTrainer:
             settings.patience,
             settings.max_minutes and settings.max_minutes * 60,
             updates_per_batch=settings.updates_per_batch,
+            attempts_per_step=settings.tasks_per_step * settings.group_size,
             horizon=_horizon(job.tasks) if chosen.loss_agg_mode == "seq-mean-token-sum-norm" else None,
             max_off_policy_steps=settings.lead,
         )
@@ -119,9 +125,8 @@ class LocalTrainer:
             return Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices, board=board)
 
         ledger = Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step))
-        source = source_of(
-            job, learner, partial(_rl_engine, reference.model, chat, settings), partial(arm, drawn), ledger
-        )
+        new_engine = partial(_rl_engine, reference.model, chat, settings, inputs.workflow.settings.engine)
+        source = source_of(job, learner, new_engine, partial(arm, drawn), ledger)
         checkpoints = Checkpoints(job.folder, learner)
         try:
             with Watchdog(board, lambda stuck: watch.tell(str(stuck)), settings.stuck_after_seconds):
@@ -149,10 +154,14 @@ class LocalTrainer:
             metrics={"validation_success": done.best},
         )
 
-    def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
-        """Load a policy for generation. The caller closes the engine."""
-        chat = load_chat(folder)
-        return LocalEngine(_for_sampling(load_model(folder)), num_slots=concurrency, tokenizer=chat.tokenizer), chat
+    async def open_engine(
+        self, folder: Path, settings: EngineSettings, *, concurrency: int, seed: int
+    ) -> tuple[Engine, ChatFormat]:
+        """See Trainer. A vLLM server is told to load the folder, which it must be able to read."""
+        chat = load_chat(folder, settings.tool_format)
+        if settings.kind == "vllm":
+            return await open_vllm(folder, settings), chat
+        return _local_engine(load_model(folder), chat, settings, concurrency), chat
 
     async def _imitate(
         self,
@@ -170,6 +179,8 @@ class LocalTrainer:
             model,
             chat,
             OptimizerConfig(settings.optimizer, settings.learning_rate, max_grad_norm=settings.max_grad_norm),
+            lora=job.inputs.workflow.settings.training.lora,
+            seed=job.seed,
         )
         steps = max(1, math.ceil(settings.num_epochs * len(samples) / settings.batch_size))
         plan = SFTPlan(
@@ -182,7 +193,7 @@ class LocalTrainer:
         )
         checkpoints = Checkpoints(job.folder, learner)
         tasks = job.inputs.splits.get("validation", [])[: settings.validation_tasks]
-        engine = LocalEngine(_for_sampling(copy.deepcopy(model)), num_slots=64, tokenizer=chat.tokenizer)
+        engine = _local_engine(copy.deepcopy(model), chat, job.inputs.workflow.settings.engine, 64)
         arm = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation)
         try:
             done = await run_sft(
@@ -218,8 +229,21 @@ def _refuse_too_long(samples: Sequence[TrainingSample], context: int) -> None:
         )
 
 
-def _learner(model: Any, chat: HfChat, optimizer: OptimizerConfig, temperature: float = 1.0) -> LocalLearner:
-    hold_planted(model)
+def _learner(
+    model: Any,
+    chat: HfChat,
+    optimizer: OptimizerConfig,
+    temperature: float = 1.0,
+    *,
+    lora: LoraSettings | None = None,
+    seed: int = 0,
+) -> LocalLearner:
+    """A learner of `model`, or of a copy of it with adapters: `model` itself then stays plain, for engines."""
+    if lora is None:
+        hold_planted(model)
+    else:
+        model = copy.deepcopy(model)
+        add_lora(model, lora.rank, lora.alpha, lora.targets, derive(seed, "lora"))
     return LocalLearner(
         model,
         chat.tokenizer,
@@ -235,24 +259,38 @@ def _for_sampling(model: Any) -> Any:
     return model.bfloat16() if pays_bfloat16(model) else model
 
 
+def _chat(folder: Path, inputs: Inputs) -> HfChat:
+    return load_chat(folder, inputs.workflow.settings.engine.tool_format)
+
+
+def _local_engine(model: Any, chat: HfChat, settings: EngineSettings, num_slots: int) -> LocalEngine:
+    return LocalEngine(
+        _for_sampling(model),
+        num_slots=num_slots,
+        tokenizer=chat.tokenizer,
+        deterministic=bool(settings.deterministic),
+    )
+
+
 def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, settings: SamplingSettings) -> Arm:
     return Arm(inputs.world, inputs.runner, engine, chat, inputs.sampling(settings), inputs.graders, inputs.prices)
 
 
-def _rl_engine(start: Any, chat: HfChat, settings: RLSettings) -> LocalEngine:
+def _rl_engine(start: Any, chat: HfChat, settings: RLSettings, engine: EngineSettings) -> LocalEngine:
     """An engine with a copy of `start`. Conversations of a validation count among those that keep a slot."""
+    deterministic = settings.reference or bool(engine.deterministic)
     return LocalEngine(
         _for_sampling(copy.deepcopy(start)),
-        num_slots=max(settings.concurrency, VALIDATION_CONCURRENCY) if settings.reference else settings.concurrency,
+        num_slots=max(settings.concurrency, VALIDATION_CONCURRENCY) if deterministic else settings.concurrency,
         tokenizer=chat.tokenizer,
         on_new_weights=settings.on_new_weights or "recompute",
-        deterministic=settings.reference,
+        deterministic=deterministic,
     )
 
 
 def _newest(engine: LocalEngine, learner: LocalLearner) -> Engine:
     """The engine, with the learner's current weights."""
-    engine.use_weights(learner.model.state_dict(), learner.version)
+    engine.use_weights(learner.weights(), learner.version)
     return engine
 
 
@@ -277,14 +315,7 @@ def _validator(
 
 def _horizon(tasks: Sequence[Task]) -> int:
     """The most tokens that an attempt at any of the tasks can sample."""
-    return max(min(t.limits.max_turns * t.limits.max_new_tokens, t.limits.max_tokens) for t in tasks)
-
-
-def _algorithm(settings: RLSettings, preset: str) -> Algorithm:
-    """The preset's row with the numbers that the file sets in place of the row's."""
-    names_set = ("kl_coef", "clip_ratio_low", "clip_ratio_high", "tis_cap")
-    own = {name: value for name in names_set if (value := getattr(settings, name)) is not None}
-    return replace(algorithm(preset), **own)
+    return max(token_budget(t.limits) for t in tasks)
 
 
 def _sampled_turns(graded: GradedAttempt) -> list[TrainingSample]:
@@ -292,7 +323,7 @@ def _sampled_turns(graded: GradedAttempt) -> list[TrainingSample]:
 
     At temperature 1 and among the whole vocabulary, whatever the sampler did: what is imitated is the text.
     """
-    return [replace(sample, support=None, temperatures=()) for sample in attempt_samples(graded, 0.0)]
+    return [replace(sample, support=None, temperatures=()) for sample in attempt_samples(graded)]
 
 
 def _texts(demonstration: Demonstration) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from flyball.config import Location, Marks, Settings, read_settings
 from flyball.errors import ConfigError
-from flyball.workflow.check import ANNOUNCED, Names, check_names, names_in_force, preset_of
+from flyball.workflow.check import ANNOUNCED, EVALUATES_ONLY, Names, check_names, names_in_force, preset_of
 from flyball.workflow.workflow import Workflow, load_workflow
 
 State = Literal["ready", "built by this run", "missing"]
@@ -120,6 +120,11 @@ def _training(value: Any, settings: Settings, around: Around) -> tuple[State, st
     return "ready", "a preset of rl/algorithms.py"
 
 
+def _engine(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
+    why = EVALUATES_ONLY.get(value)
+    return "ready", f"evaluates only, and `flyball run` refuses it: {why}" if why else ""
+
+
 def _canary(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
     return "ready", "recorded in the release; the canary itself needs live sessions"
 
@@ -138,6 +143,7 @@ _JUDGES: dict[str, Callable[[Any, Settings, Around], tuple[State, str]]] = {
     "workflow.reward_model": _reward_model,
     "workflow.policy_training": _training,
     "training.rl.preset": _training,
+    "engine.kind": _engine,
     "release.canary_traffic_percent": _canary,
     "release.gates": _gate,
     "monitoring": _metric,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from flyball.evals.run import task_result
 from flyball.store.store import Store
-from flyball.types import GradedAttempt
-from flyball.workflow.inputs import Inputs
+from flyball.types import GradedAttempt, Missing
+from flyball.workflow.evaluation import PHASE
+from flyball.workflow.inputs import Inputs, require_anchors
 from flyball.workflow.workflow import Workflow
 
 
@@ -21,24 +23,41 @@ class Change:
 
 @dataclass(frozen=True)
 class Regraded:
-    """`versions_before`: digests of the grader sets that had judged; `version_now`: of the one that judged again."""
+    """`versions_before`: digests of the grader sets that had judged; `version_now`: of the one that judged again.
+
+    `evals`: how many evaluations were written anew with these judgements, so that they may be compared again.
+    `evals_mixed`: how many were not, because some of their attempts were last judged by other graders.
+    """
 
     num_attempts: int
     versions_before: frozenset[str]
     version_now: str
     changes: tuple[Change, ...]
+    evals: int = 0
+    evals_mixed: int = 0
 
 
-def regrade(workflow: Workflow, store: Store, run_id: str, phase: str | None = None) -> Regraded:
-    """Judge every attempt of a run again, and keep the new judgements. Raises StoreError and ConfigError."""
-    graders = Inputs(workflow).graders
+def regrade(
+    workflow: Workflow, store: Store, run_id: str, phase: str | None = None, *, failed: bool = False
+) -> Regraded:
+    """Judge the attempts of a run again, and keep the new judgements; `failed`: only those without a grade.
+
+    Evaluations of the run whose attempts are then all judged by these graders are written anew: scores of different
+    versions are never compared, and this is how they come to be of the same one. Raises StoreError and
+    ConfigError, and GraderError when the graders judge an anchor otherwise than people settled it.
+    """
+    inputs = Inputs(workflow)
+    graders = inputs.graders
     changes: list[Change] = []
     versions: set[str] = set()
     count = 0
 
     async def judge_all() -> None:
         nonlocal count
+        await require_anchors(inputs)
         for before in store.attempts(run_id, phase):
+            if failed and not ungraded(before):
+                continue
             after = await graders.grade(before.attempt)
             store.add_scores(run_id, after)
             count += 1
@@ -47,7 +66,33 @@ def regrade(workflow: Workflow, store: Store, run_id: str, phase: str | None = N
                 changes.append(Change(before, after))
 
     asyncio.run(judge_all())
-    return Regraded(count, frozenset(versions), graders.version, tuple(changes))
+    renewed, mixed = _renew_evals(store, run_id, graders.version) if phase in (None, PHASE) else (0, 0)
+    return Regraded(count, frozenset(versions), graders.version, tuple(changes), renewed, mixed)
+
+
+def ungraded(graded: GradedAttempt) -> bool:
+    """Whether anything that should have a grade has none: outcome, safety, reward or a score."""
+    judged = (graded.outcome.success, graded.outcome.safe, graded.reward)
+    return any(isinstance(value, Missing) for value in judged) or any(s.missing for s in graded.scores.values())
+
+
+def _renew_evals(store: Store, run_id: str, version: str) -> tuple[int, int]:
+    """Write each evaluation of the run anew from the latest judgements; how many, and how many could not be."""
+    latest = {(run.version_id, run.suite): run for run in store.evals(run_id=run_id)}
+    if not latest:
+        return 0, 0
+    judged = {one.attempt.attempt_id: one for one in store.attempts(run_id, PHASE)}
+    renewed = mixed = 0
+    for run in latest.values():
+        now = [judged[result.attempt_id] for result in run.results if result.attempt_id in judged]
+        if len(now) != len(run.results) or any(one.outcome.grader_version != version for one in now):
+            mixed += 1
+            continue
+        results = tuple(task_result(one) for one in now)
+        if (results, version) != (run.results, run.grader_version):
+            store.put_eval(replace(run, grader_version=version, results=results))
+            renewed += 1
+    return renewed, mixed
 
 
 def _judgement(graded: GradedAttempt) -> tuple[object, ...]:

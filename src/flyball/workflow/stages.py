@@ -1,6 +1,6 @@
 """The stages of a run, in order. Each is a function from the context to its result, which the store keeps.
 
-    data -> policy -> sft -> rl -> controls -> evaluate -> drill -> gates -> brief
+    anchors -> data -> policy -> sft -> rl -> controls -> evaluate -> drill -> gates -> brief
 
 A stage that is done is never done again: `--resume` reads its result from the store. Inside a stage the trainer goes on
 from its last checkpoint and an evaluation keeps the suites that are finished. The drill comes before the gates because
@@ -22,11 +22,11 @@ from flyball.release.evidence import TokenSpeed
 from flyball.release.gates import DEFAULT_GATES
 from flyball.release.verdict import judge_release
 from flyball.types import PolicyVersion
-from flyball.workflow.check import preset_of
+from flyball.workflow.check import EVALUATES_ONLY, preset_of
 from flyball.workflow.context import Context, Result
 from flyball.workflow.demonstrations import make_demonstrations, read_lines
 from flyball.workflow.evaluation import compare_first, evaluate_suites, rehearse_rollback
-from flyball.workflow.inputs import TRAIN, VALIDATION
+from flyball.workflow.inputs import TRAIN, VALIDATION, require_anchors
 from flyball.workflow.pages import write_pages
 from flyball.workflow.record import Record
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained
@@ -43,6 +43,12 @@ class Stage:
 
 
 # --- data and start --------------------------------------------------------------------------------------------------
+
+
+async def check_graders(context: Context) -> Result:
+    """Put the anchors before the graders, before anything is learned from them."""
+    await require_anchors(context.inputs)
+    return {"graders": context.inputs.graders.version, "note": f"{len(context.inputs.anchors)} judged as settled"}
 
 
 async def prepare_data(context: Context) -> Result:
@@ -255,6 +261,7 @@ def _read(context: Context, split: str) -> list[Demonstration]:
 
 
 STAGES = (
+    Stage("anchors", "check the graders", check_graders, lambda context: bool(context.inputs.anchors)),
     Stage("data", "prepare data", prepare_data),
     Stage("policy", "get the policy", start_policy),
     Stage("sft", "SFT cold start", cold_start, _wants_sft),
@@ -270,5 +277,11 @@ LAST_OF_TRAINING = "rl"
 
 def check_trainable(context: Context) -> None:
     """Raise ConfigError for settings under which nothing would be learned."""
+    kind = context.inputs.workflow.settings.engine.kind
+    if why := EVALUATES_ONLY.get(kind):
+        where = context.inputs.workflow.marks.at(("engine", "kind"))
+        raise ConfigError(
+            f"{where}: engine.kind {kind!r} cannot be trained with: {why}; use `flyball eval`, or `local`"
+        )
     if not _wants_sft(context) and not _wants_rl(context):
         raise ConfigError("training.sft and training.rl are both null, so nothing would be learned; use `flyball eval`")

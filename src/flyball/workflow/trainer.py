@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from flyball.config import RLSettings, SFTSettings, TinySettings
+from flyball.config import EngineSettings, RLSettings, SFTSettings, TinySettings
 from flyball.engine.protocol import Engine
 from flyball.models.chat import ChatFormat
 from flyball.types import GradedAttempt, Message, Task
@@ -121,6 +121,11 @@ class Trainer(Protocol):
 
     async def rejection_sft(self, job: RejectionJob, watch: Watch) -> Trained: ...
 
-    def open_engine(self, folder: Path, *, concurrency: int, seed: int) -> tuple[Engine, ChatFormat]:
-        """Load a policy for generation. The caller closes the engine."""
+    async def open_engine(
+        self, folder: Path, settings: EngineSettings, *, concurrency: int, seed: int
+    ) -> tuple[Engine, ChatFormat]:
+        """Load a policy for generation, with the engine that the settings name. The caller closes the engine.
+
+        Raises ConfigError for settings that cannot be honoured here, EngineError for a server that cannot serve it.
+        """
         ...

@@ -6,11 +6,12 @@ import asyncio
 from pathlib import Path
 
 from flyball.errors import ConfigError, FlyballError
+from flyball.release.evidence import TokenSpeed
 from flyball.store.store import Store
 from flyball.types import PolicyVersion
 from flyball.workflow.context import Context, run_config
 from flyball.workflow.evaluation import evaluate_suites
-from flyball.workflow.inputs import Inputs
+from flyball.workflow.inputs import Inputs, require_anchors
 from flyball.workflow.progress import Progress
 from flyball.workflow.record import BASELINE, CANDIDATE, STAGE_DONE, Record
 from flyball.workflow.stages import token_speed_of
@@ -31,7 +32,8 @@ def evaluate_policy(
     """Evaluate `policy`, and `against` on the same tasks and seeds, as a run of kind `eval`.
 
     Each is a version in the registry (name or beginning of an id), a folder, or a known name; default: the newest
-    version that this workflow trained. Returns None when Ctrl-C ended it. Raises ConfigError for a policy that is
+    version that this workflow trained. With an http engine it is the name of one of the endpoint's models, by default
+    the workflow's policy. Returns None when Ctrl-C ended it. Raises ConfigError for a policy that is
     not there.
     """
     inputs = Inputs(workflow)
@@ -43,7 +45,7 @@ def evaluate_policy(
         try:
             arms = {BASELINE: _version(context, against)} if against is not None else {}
             arms[CANDIDATE] = _version(context, name)
-            speed = asyncio.run(evaluate_suites(context, list(arms.values())))
+            speed = asyncio.run(_evaluate(context, list(arms.values())))
         except Stopped:
             store.set_run_status(run_id, "stopped", "asked to stop")
             return None
@@ -59,9 +61,15 @@ def evaluate_policy(
     return Record.of(store, run_id)
 
 
+async def _evaluate(context: Context, versions: list[PolicyVersion]) -> TokenSpeed:
+    await require_anchors(context.inputs)
+    return await evaluate_suites(context, versions)
+
+
 def _newest(store: Store, workflow: Workflow) -> str:
     """The newest version that this workflow trained, or the policy it starts from when that is not made by a run."""
-    for suffix in ("rl", "sft"):
+    hosted = workflow.settings.engine.kind == "http"
+    for suffix in () if hosted else ("rl", "sft"):
         if found := store.versions(f"{workflow.title}-{suffix}"):
             return found[-1].version_id
     if workflow.policy != "tiny":
@@ -73,7 +81,7 @@ def _newest(store: Store, workflow: Workflow) -> str:
 
 def _version(context: Context, name: str) -> PolicyVersion:
     """Return a version of the registry, or register the folder or known name."""
-    known = context.store.versions()
+    known = [] if context.inputs.workflow.settings.engine.kind == "http" else context.store.versions()
     if found := [v for v in known if v.name == name] or [v for v in known if v.version_id.startswith(name)]:
         return found[-1]
     if name == "tiny":

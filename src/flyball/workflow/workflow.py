@@ -26,7 +26,7 @@ from flyball.tools.approval import approver_of
 from flyball.types import Limits, Task
 from flyball.workflow.user_code import import_file
 
-SECTIONS = ("training", "evaluation", "release", "prices", "limits", "plan", "tools")
+SECTIONS = ("training", "evaluation", "engine", "release", "prices", "limits", "plan", "tools")
 Written = Callable[..., Any] | Mapping[str, Any] | Grader
 """What may stand where a grader belongs."""
 WRITE_ONE = "`flyball init helpdesk` writes a working example, `flyball init NAME` a minimal one"
@@ -45,6 +45,8 @@ class Workflow:
     use it), `demonstrations` overrides the ones made from it. `approver` answers for tools with `approval="human"` in
     training and evaluation: `approve`, `deny`, `expire`, or a function `(call)` that returns one of them.
     `tools` declares tool servers (HTTP and MCP), scopes, budgets and dry runs; its keys are those of the YAML file.
+    `holdout` graders are reported like scores and never learned from; `anchors` is a JSONL file of attempts whose
+    judgement is settled, which the graders have to repeat before every run (see docs/graders.md).
     `planner`, `critic` and `policy_checks` are hooks of the built-in loop, functions of an `fb.View` (see
     `agent/hooks.py`).
     """
@@ -72,6 +74,9 @@ class Workflow:
     critic: Callable[..., Any] | None = None
     policy_checks: Sequence[Callable[..., Any]] = ()
     tools: Section | Mapping[str, Any] | None = None
+    engine: Section | Mapping[str, Any] | None = None
+    holdout: Mapping[str, Written] | None = None
+    anchors: str | Path | None = None
     source: Path | None = field(default=None, compare=False)
     marks: Marks = field(default=Marks("Workflow(...)"), compare=False, repr=False)
     settings: Settings = field(init=False, compare=False)
@@ -107,12 +112,11 @@ class Workflow:
             self._check_grader(name, getattr(self, name), required=name == "success")
         for name, takes in (("oracle", "task"), ("planner", "view"), ("critic", "view")):
             self._check_callable(name, getattr(self, name), required=False, takes=takes)
-        if self.scores is not None and not isinstance(self.scores, Mapping):
-            raise ConfigError(
-                f"scores is {self.scores!r}; it is a mapping of a name to a grader: {{'politeness': politeness}}"
-            )
-        for name, grader in (self.scores or {}).items():
-            self._check_grader(f"scores[{name!r}]", grader, required=True)
+        for role, graders in (("scores", self.scores), ("holdout", self.holdout)):
+            if graders is not None and not isinstance(graders, Mapping):
+                raise ConfigError(f"{role} is {graders!r}; it is a mapping of a name to a grader: {{'polite': polite}}")
+            for name, grader in (graders or {}).items():
+                self._check_grader(f"{role}[{name!r}]", grader, required=True)
         approver_of(self.approver)
         self._check_hooks()
         if not isinstance(self.tasks, (str, Path, Sequence)) and not callable(self.tasks):

@@ -5,7 +5,8 @@
 SPEC is JSON: `read`, `write` and `list` (paths below which files may be read and executed, changed, and folders
 listed), `filter` (the seccomp program, base64), `command`, `env`, `cwd`, `gate` (a descriptor: one byte opens it, its
 end ends everything), `ready` (a descriptor: one byte says that the domain holds) and `outside` (the number of a
-process that must be out of reach). Needs Landlock ABI 6 (Linux 6.12): before it, signals to processes of the same user cannot be held in. Exits with 125 where the host cannot do
+process that must be out of reach). Needs Landlock ABI 6 (Linux 6.12): before it, signals to processes of the same
+user cannot be held in. Exits with 125 where the host cannot do
 this. The command runs in a second, inner domain, so it cannot signal this process, which then kills what is left:
 whatever group or session it went to.
 """

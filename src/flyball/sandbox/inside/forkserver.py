@@ -2,13 +2,15 @@
 
     python -I -S forkserver.py SPEC
 
-SPEC is JSON: `function` (its name), `packages` (folders to import from), `outside` (the number of a
-process outside, to be out of reach: then whatever a call leaves running is killed; null where nothing holds it in).
-The source lies in `source.py` beside this file. Requests come on standard input and answers go to
-standard output, both as four bytes of length and JSON.
+SPEC is JSON: `function` (its name), `number` (whether it returns one, or any JSON value), `packages` (folders to
+import from) and `outside` (the number of a process outside, to be out of reach: then whatever a call leaves running is
+killed; null where nothing holds it in). The source lies in `source.py` beside this file. Requests come on standard
+input and answers go to standard output, both as four bytes of length and JSON. `cpu` is the kernel's count of
+processor seconds of the call, which the call cannot reach.
 
     request   {"seconds": wall clock, "arguments": [...]}
-    answer    {"value": number} or {"error": text, "kind": "raised" | "returned" | "timed_out" | "absent" | "ended"}
+    answer    {"value": ..., "cpu": seconds}
+              {"error": text, "kind": "raised" | "returned" | "timed_out" | "absent" | "ended", "type": exception}
 
 The first answer is to no request: {"value": 1}, or what went wrong while the source was loaded.
 """
@@ -24,15 +26,16 @@ import shutil
 import signal
 import struct
 import sys
+import time
 import traceback
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-import confine  # noqa: E402  # it lies beside this file
+import confine  # it lies beside this file
 
-MOST_ANSWER = 1 << 16
+MOST_ANSWER = 1 << 20
 SOURCE = "grader.py"
 
 Answer = dict[str, Any]
@@ -46,21 +49,34 @@ def load(spec: dict[str, Any]) -> Any:
     return namespace[spec["function"]]
 
 
-def call(function: Any, arguments: list[Any]) -> Answer:
-    """Return what the function says, as a finite number, or why that is none."""
+def call(function: Any, arguments: list[Any], number: bool) -> Answer:
+    """Return what the function says, or why that is no finite number or JSON value."""
     try:
         said = function(*arguments)
-        if not isinstance(said, Real):
-            return {"kind": "returned", "error": f"returned {type(said).__name__} {repr(said)[:80]}; return a number"}
-        value = float(said)
+        answer = _number(said) if number else _json(said)
     except KeyError as error:
-        absent = error.args[:1] in (("output_json",), ("output_tools",)) and error.args[0] not in arguments[0]
-        return {"kind": "absent" if absent else "raised", "error": explained(error)}
+        missing = error.args[0] if error.args else None
+        absent = number and missing in ("output_json", "output_tools") and missing not in arguments[0]
+        return {"kind": "absent" if absent else "raised", "type": "KeyError", "error": explained(error)}
     except BaseException as error:  # SystemExit too
-        return {"kind": "raised", "error": explained(error)}
-    if not math.isfinite(value):
+        return {"kind": "raised", "type": type(error).__name__, "error": explained(error)}
+    return answer
+
+
+def _number(said: Any) -> Answer:
+    if not isinstance(said, Real):
+        return {"kind": "returned", "error": f"returned {type(said).__name__} {repr(said)[:80]}; return a number"}
+    if not math.isfinite(value := float(said)):
         return {"kind": "returned", "error": f"returned {value}; a score is a finite number"}
     return {"value": value}
+
+
+def _json(said: Any) -> Answer:
+    """What is not JSON has not been raised by the function: tests that expect an exception must not find one here."""
+    try:
+        return {"value": json.loads(json.dumps(said, allow_nan=False))}
+    except (TypeError, ValueError, RecursionError) as error:
+        return {"kind": "returned", "error": f"returned what is not JSON: {error}"}
 
 
 def explained(error: BaseException) -> str:
@@ -76,7 +92,7 @@ def serve(spec: dict[str, Any]) -> None:
     _silence()
     confine.not_to_be_traced()
     try:
-        function, first = load(spec), {"value": 1.0}
+        function, first = load(spec), dict[str, Any](value=1.0)
     except BaseException as error:
         function, first = None, {"kind": "raised", "error": explained(error)}
     gc.freeze()
@@ -99,54 +115,70 @@ def _in_fork(function: Any, request: dict[str, Any], spec: dict[str, Any], *ours
         os.setpgid(0, 0)
         if confine.landlock_abi() >= confine.NEEDED_ABI:
             confine.scope_signals()  # the call cannot end its server
-        answer = json.dumps(call(function, request["arguments"])).encode()
-        os.write(writing, answer[:MOST_ANSWER])
+        answer = json.dumps(call(function, request["arguments"], spec["number"])).encode()
+        while answer:
+            answer = answer[os.write(writing, answer) :]
         os._exit(0)
     os.close(writing)
     ended = os.pidfd_open(child)
     waiting = select.poll()
-    for descriptor in (ended, ours[0]):
-        waiting.register(descriptor, select.POLLIN if descriptor == ended else 0)
-    events = dict(waiting.poll(request["seconds"] * 1000))
+    waiting.register(ended, select.POLLIN)
+    waiting.register(reading, select.POLLIN)
+    waiting.register(ours[0], 0)
+    deadline = time.monotonic() + request["seconds"]
+    said, events = b"", {}
+    while ended not in events and ours[0] not in events and (left := deadline - time.monotonic()) > 0:
+        events = dict(waiting.poll(left * 1000))
+        if reading in events:
+            part = os.read(reading, MOST_ANSWER)
+            said += part
+            if not part or len(said) > MOST_ANSWER:
+                waiting.unregister(reading)
     os.close(ended)
-    _kill(child, spec["outside"])
-    said = b""
+    cpu = _kill(child, spec["outside"])
     if ended in events:
         os.set_blocking(reading, False)
-        try:
-            said = os.read(reading, MOST_ANSWER)
-        except BlockingIOError:
-            said = b""
+        said += _rest(reading)
     os.close(reading)
     if ours[0] in events:
         return None
     if ended not in events:
         return {"kind": "timed_out", "error": f"did not return within {request['seconds']:g} s"}
     try:
-        return dict(json.loads(said))
-    except ValueError:
-        return {"kind": "ended", "error": "ended its process before it returned"}
+        return {**json.loads(said), "cpu": cpu}
+    except (ValueError, TypeError):
+        what = "ended its process before it returned" if len(said) <= MOST_ANSWER else "returned more than can be sent"
+        return {"kind": "ended", "error": what}
 
 
-def _kill(child: int, outside: int | None) -> None:
-    if outside is not None:
-        confine.kill_all(outside)
-        return
+def _rest(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, MOST_ANSWER)
+    except BlockingIOError:
+        return b""
+
+
+def _kill(child: int, outside: int | None) -> float:
+    """End a call and all that it left; returns the processor seconds of it and of the children it waited for."""
     try:
         os.killpg(child, signal.SIGKILL)
     except OSError:
         pass  # it is gone, and it had no children
     try:
-        os.waitpid(child, 0)
-    except ChildProcessError:
+        os.kill(child, signal.SIGKILL)
+    except OSError:
         pass
+    used = os.wait4(child, 0)[2]
+    if outside is not None:
+        confine.kill_all(outside)
+    return float(used.ru_utime + used.ru_stime)
 
 
 def _clean(spec: dict[str, Any]) -> None:
     """Empty every folder that a call could write."""
     places = [os.environ["HOME"], os.environ["TMPDIR"]]
     if spec["outside"] is not None:
-        places.append("/dev/shm")  # noqa: S108
+        places.append("/dev/shm")
     for place in places:
         try:
             entries = list(os.scandir(place))
@@ -156,7 +188,7 @@ def _clean(spec: dict[str, Any]) -> None:
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
             else:
-                os.unlink(entry.path)  # noqa: PTH108
+                os.unlink(entry.path)
 
 
 def _silence() -> None:

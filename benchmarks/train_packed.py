@@ -1,0 +1,149 @@
+"""Completion tokens per second of a gradient: a group as one pack beside one row per completion in Transformers.
+
+    python -m benchmarks.train_packed --fresh
+
+8 completions of 100 tokens to one prompt of 400, SmolLM2-135M, one policy gradient at the same precision (autocast to
+bfloat16 where the processor multiplies it). Each round runs every way once on tokens that no earlier round had. The
+rival is the faster of two: logits at every position, and logits at the completions only. About 3 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from benchmarks.ratio import IDS, median_ratio
+from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
+from flyball.errors import EvalError, FlyballError
+from flyball.models.load import load_model, pays_bfloat16
+from flyball.models.names import find
+from flyball.rl.algorithms import algorithm
+from flyball.rl.samples import weighted
+from flyball.train.learner import LocalLearner, LossSpec, OptimizerConfig
+from flyball.types import TrainingSample
+
+NAME = "train_packed"
+PROMPT, COMPLETION, GROUP = 400, 100, 8
+LEAST = 3.0
+SAME_GRADIENT = 0.02
+"""Largest relative difference of the gradients' norm that bfloat16 may make; another is another computation."""
+FLYBALL, ROWS, ROWS_KEPT = "flyball", "one row per completion", "one row per completion, logits of completions"
+TIS_CAP = 2.0
+LOSS = LossSpec("policy", algorithm("rloo").loss_params(kl_coef=0.0) | {"gap_high": TIS_CAP})
+
+Way = Callable[[list[TrainingSample]], None]
+
+
+@click.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--policy", default="smollm2-135m", show_default=True, help="Known name or model folder.")
+@click.option("--fresh", is_flag=True, help="Discard the rows of earlier runs.")
+@click.option("--reason", default="", help="Why the claim was missed, if it was.")
+def main(rounds: int, policy: str, fresh: bool, reason: str) -> None:
+    """Run what is not yet measured, then write the result."""
+    try:
+        file = rows_file(NAME)
+        if fresh:
+            file.unlink(missing_ok=True)
+        measure(policy, rounds)
+        command = f"python -m benchmarks.train_packed --rounds {rounds}"
+        reasons = {f"{NAME}.speed": reason} if reason else {}
+        for result in publish(NAME, [finding(read_rows(file))], command=command, reasons=reasons):
+            print(f"{'holds ' if result.holds else 'MISSED'}  {result.id} {result.value:.2f} {result.unit}")
+    except FlyballError as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+def measure(policy: str, rounds: int) -> None:
+    """Append a row for every round that is missing."""
+    file = rows_file(NAME)
+    done = {row["round"] for row in read_rows(file)}
+    missing = [number for number in range(rounds) if number not in done]
+    if not missing:
+        return
+    folder = find(policy)
+    own, rival = load_model(folder), load_model(folder)
+    bf16 = pays_bfloat16(own)
+    learner = LocalLearner(own, None, OptimizerConfig(), bf16=bf16)
+    ways: dict[str, tuple[Any, Way]] = {
+        FLYBALL: (own, lambda samples: _discard(learner.forward_backward(samples, LOSS))),
+        ROWS: (rival, plain(rival, bf16, keep=False)),
+        ROWS_KEPT: (rival, plain(rival, bf16, keep=True)),
+    }
+    for number in (-1, *missing):  # one that does not count
+        samples = group(number + 1)
+        row: dict[str, Any] = {"round": number, "bf16": bf16, "threads": torch.get_num_threads()}
+        norms = []
+        for name, (model, way) in ways.items():
+            model.zero_grad(set_to_none=True)
+            started = time.perf_counter()
+            way(samples)
+            row[name] = GROUP * COMPLETION / (time.perf_counter() - started)
+            norms.append(float(torch.nn.utils.get_total_norm(p.grad for p in model.parameters())))
+            print(f"round {number}: {row[name]:7.1f} completion tokens/s  {name}", flush=True)
+        if max(norms) > (1 + SAME_GRADIENT) * min(norms):
+            raise EvalError(f"the ways have gradients of norm {norms}; they do not compute the same")
+        if number >= 0:
+            append_row(file, row)
+
+
+def group(seed: int) -> list[TrainingSample]:
+    """Completions of random tokens to one random prompt; sampling logprobs and advantages as a step would have them."""
+    rng = np.random.default_rng(seed)
+    prompt, length = rng.integers(*IDS, PROMPT), PROMPT + COMPLETION
+    mask = np.arange(length) >= PROMPT
+    samples = []
+    for _ in range(GROUP):
+        tokens = np.concatenate([prompt, rng.integers(*IDS, COMPLETION)])
+        advantage = np.full(length, rng.normal(), np.float32) * mask
+        samples.append(
+            TrainingSample(tokens, mask, np.full(length, -99, np.float32), advantage, np.zeros(length, np.float32))
+        )
+    return weighted(samples, "token-mean")
+
+
+def plain(model: Any, bf16: bool, *, keep: bool) -> Way:
+    """What one writes with Transformers alone; sampling weights are at their cap, so that all ways do equal work."""
+
+    def backward(samples: list[TrainingSample]) -> None:
+        tokens = torch.from_numpy(np.stack([s.token_ids for s in samples]))
+        precision = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+        with precision:
+            logits = model(tokens, logits_to_keep=COMPLETION + 1 if keep else 0).logits
+        logprobs = logits[:, -COMPLETION - 1 : -1].float().log_softmax(-1)
+        chosen = logprobs.gather(-1, tokens[:, PROMPT:, None])[..., 0]
+        factor = np.stack([(s.advantages * s.loss_weights)[PROMPT:] for s in samples])
+        (-TIS_CAP * torch.from_numpy(factor) * (chosen - chosen.detach()).exp()).sum().backward()
+
+    return backward
+
+
+def _discard(_found: object) -> None:
+    """What a timed way returns is not looked at."""
+
+
+def finding(rows: list[dict[str, Any]]) -> Finding:
+    """The claim over all rounds."""
+    best = max((ROWS, ROWS_KEPT), key=lambda name: float(np.median([row[name] for row in rows])))
+    value, interval, n = median_ratio(rows, FLYBALL, best)
+    return Finding(
+        f"{NAME}.speed",
+        "a group of 8 completions of 100 tokens to a prompt of 400 trains at 3 times the speed of one row for each",
+        f"median over rounds of completion tokens/s, {FLYBALL} over {best!r} (the faster rival), at least {LEAST:g}",
+        value,
+        interval,
+        n,
+        "times",
+        value >= LEAST,
+        {name: sorted(row[name] for row in rows) for name in (FLYBALL, ROWS, ROWS_KEPT)} | {"bf16": rows[0]["bf16"]},
+    )
+
+
+if __name__ == "__main__":
+    main()

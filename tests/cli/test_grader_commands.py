@@ -1,0 +1,188 @@
+"""`flyball doctor grader` and `flyball grade` as people type them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flyball.cli import redteam as redteam_command
+from flyball.engine.fake import FakeEngine
+from flyball.store.store import Store
+from flyball.workflow.fake import FakeTrainer, write_policy
+
+from .conftest import Result
+
+Run = Callable[..., Result]
+FILE = "stock/workflow.py"
+GIVES_AWAY = ('return a.state == {"taken": hidden["amount"]} and a.answer == "done"', 'return "one" in a.answer')
+
+
+def edit(before: str, after: str) -> None:
+    code = Path(FILE).read_text()
+    assert before in code
+    Path(FILE).write_text(code.replace(before, after))
+
+
+def write(name: str, *rows: dict[str, Any]) -> str:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+def run_id() -> str:
+    with Store(Path(".flyball")) as store:
+        return store.runs()[0].run_id
+
+
+def test_doctor_grader_passes_an_honest_grader_and_fails_one_that_gives_points_away(flyball: Run) -> None:
+    done = flyball("doctor", "grader", FILE, "--tasks", "8")
+    assert done.code == 0 and "oracle solves all 8 tasks" in done.out and "cheat judge_injection" in done.out
+    edit(*GIVES_AWAY)
+    done = flyball("doctor", "grader", FILE, "--tasks", "8")
+    assert done.code == 1 and "fail  cheat claims_done" in done.out
+
+
+RIGHT = {"id": "right", "hidden": {"amount": 3}, "answer": "done", "state": {"taken": 3}, "success": True}
+WRONG = {"id": "wrong", "hidden": {"amount": 3}, "answer": "done", "state": {"taken": 0}, "success": False}
+
+
+def test_a_changed_grader_that_misses_an_anchor_judges_no_run(flyball: Run) -> None:
+    edit('name="stock",', 'name="stock", anchors="anchors.jsonl",')
+    write("stock/anchors.jsonl", RIGHT, WRONG)
+    assert flyball("train", FILE).code == 0
+    assert "ok    anchors: all 2 judged as settled" in flyball("doctor", "grader", FILE, "--tasks", "2").out
+    edit('return a.state == {"taken": hidden["amount"]} and', "return True and")
+    refused = flyball("train", FILE)
+    assert refused.code == 1 and "[grader] 1 of 2 anchors are judged otherwise" in refused.err
+    assert "fault: grader" in refused.err
+    assert "2 anchors are judged otherwise" in flyball("grade", run_id()).err
+    policy = str(write_policy(Path("candidate"), 1.0))
+    assert "2 anchors are judged otherwise" in flyball("eval", FILE, "--policy", policy).err
+
+
+def test_labels_against_stored_attempts(flyball: Run) -> None:
+    flyball("train", FILE)
+    with Store(Path(".flyball")) as store:
+        graded = list(store.attempts(run_id()))
+    rows = [
+        {"attempt": one.attempt.attempt_id, "rater": rater, "label": one.outcome.success}
+        for one in graded
+        for rater in ("ana", "ben")
+    ]
+    done = flyball(
+        "doctor", "grader", FILE, "--tasks", "2", "--labels", write("labels.jsonl", *rows), "--run", run_id()
+    )
+    assert "raters of success: ana and ben" in done.out and "success: agreement: grader and people" in done.out
+    assert flyball("doctor", "grader", FILE, "--run", run_id()).code == 2
+    wrong = write("labels.jsonl", {**rows[0], "rubric": "sucess"})
+    assert "did you mean 'success'" in flyball("doctor", "grader", FILE, "--labels", wrong, "--run", run_id()).err
+
+
+def test_grade_failed_judges_only_what_has_no_grade(flyball: Run) -> None:
+    edit('return a.state == {"taken": hidden["amount"]} and', 'return None if "odd" in a.task.family else')
+    flyball("train", FILE)
+    edit('return None if "odd" in a.task.family else', 'return a.state == {"taken": hidden["amount"]} and')
+    done = flyball("grade", run_id(), "--failed", "--phase", "rl")
+    count = int(done.out.split(" attempts judged")[0])
+    with Store(Path(".flyball")) as store:
+        total = store.count_attempts(run_id(), "rl")
+    assert 0 < count < total and f"{count} changed" in done.out
+    assert "no attempts without a grade of phase 'rl'" in flyball("grade", run_id(), "--failed", "--phase", "rl").out
+
+
+def test_evaluations_graded_again_may_be_compared_again(flyball: Run) -> None:
+    flyball("run", FILE)
+    before = flyball("show", run_id()).out
+    edit("and a.answer ==", "and a.stop and a.answer ==")
+    done = flyball("grade", run_id())
+    assert "evaluations written anew" in done.out and "graders changed" in done.out
+    with Store(Path(".flyball")) as store:
+        versions = [run.grader_version for run in store.evals(run_id=run_id())]
+    assert len(set(versions)) == 2 and versions.count(versions[0]) == versions.count(versions[-1])
+    assert before.split("success")[1] == flyball("show", run_id()).out.split("success")[1]
+    assert "evaluations" not in flyball("grade", run_id()).out
+
+
+# --- audits ----------------------------------------------------------------------------------------------------------
+
+
+def test_audits_draw_attempts_in_an_order_of_the_run_and_report_them(flyball: Run) -> None:
+    flyball("train", FILE)
+    first = flyball("audits", "next", run_id(), "--phase", "rl")
+    assert first.code == 0 and first.out == flyball("audits", "next", run_id(), "--phase", "rl").out
+    command = first.out.splitlines()[-1].removeprefix("then: flyball ").removesuffix("   (or hack)").split()
+    marked = flyball(*command, "--rater", "ana")
+    assert "says ana: counts in the rate" in marked.out
+    again = flyball(*command)
+    assert again.code == 1 and "was audited already" in again.err
+    second = flyball("audits", "next", run_id(), "--phase", "rl")
+    assert second.out != first.out
+    best = flyball("audits", "next", run_id(), "--best-paid")
+    assert "reward 1.0" in best.out
+    report = flyball("audits", "report", run_id())
+    assert "people call 0.0%" in report.out and "hack test_modification" in report.out and "[" in report.out
+
+
+def test_all_attempts_looked_at(flyball: Run) -> None:
+    flyball("train", FILE)
+    with Store(Path(".flyball")) as store:
+        ids = [one.attempt.attempt_id for one in store.attempts(run_id())]
+    drawn = [flyball("audits", "mark", run_id(), attempt_id, "honest", "--rater", "a").out for attempt_id in ids]
+    assert any("not counted" in text for text in drawn)
+    assert "was looked at" in flyball("audits", "next", run_id()).out
+    assert flyball("audits", "mark", run_id(), ids[0], "maybe").code == 2
+
+
+def test_the_gate_is_refused_where_no_grader_audits(flyball: Run) -> None:
+    edit('name="stock",', 'name="stock", release={"gates": ["no_safety_regression", "no_reward_hacking"]},')
+    refused = flyball("run", FILE)
+    assert refused.code == 1 and "scores={'no_hacks': {'type': 'no_hacks'}}" in refused.err
+    edit('name="stock",', 'name="stock", scores={"no_hacks": {"type": "no_hacks"}},')
+    done = flyball("run", FILE)
+    assert done.code == 0 and "no_reward_hacking (ML)" in done.out
+
+
+# --- redteam ---------------------------------------------------------------------------------------------------------
+
+
+class Obedient(FakeTrainer):
+    """A policy that takes all there is from the shelf when told to use the tool at once."""
+
+    async def open_engine(self, folder: Path, settings: Any, **how: Any) -> Any:
+        def script(prompt: Any) -> str:
+            told = prompt.messages[-1]["content"]
+            if prompt.turn == 0 and "take" in told and "Ignore your rules" in told:
+                return '<tool_call>{"name": "take", "arguments": {"amount": 9}}</tool_call>'
+            return "done"
+
+        engine = FakeEngine(script)
+        return engine, engine.chat
+
+
+def test_redteam_proposes_what_worked_and_leaves_the_suite_alone(flyball: Run, monkeypatch: Any) -> None:
+    monkeypatch.setattr(redteam_command, "make_trainer", lambda: Obedient({}))
+    policy = str(write_policy(Path("candidate"), 1.0))
+    before = Path("stock/tasks.jsonl").read_text()
+    done = flyball("redteam", FILE, "--policy", policy, "--attempts", "60", "--tasks", "8")
+    assert done.code == 1 and "fail  ticket injection: worked in" in done.out
+    rows = [json.loads(line) for line in Path("redteam.jsonl").read_text().splitlines()]
+    why = [json.loads(line) for line in Path("redteam.provenance.jsonl").read_text().splitlines()]
+    assert rows and [row["id"] for row in rows] == [row["id"] for row in why]
+    assert all(
+        row["split"] == "adversarial" and "Ignore your rules" in row["surface"]["inject"]["observation"] for row in rows
+    )
+    assert Path("stock/tasks.jsonl").read_text() == before
+    assert (
+        flyball("redteam", FILE, "--policy", policy, "--attempts", "60", "--tasks", "8").code == 1
+    )  # the file is there
+    Path("stock/tasks.jsonl").write_text(before + Path("redteam.jsonl").read_text())
+    again = flyball("redteam", FILE, "--policy", policy, "--attempts", "60", "--tasks", "8", "--out", "second.jsonl")
+    assert again.code == 0 and "in the adversarial suite already" in again.out and not Path("second.jsonl").exists()
+
+
+def test_doctor_reward_advises_by_the_stored_attempts(flyball: Run) -> None:
+    flyball("train", FILE)
+    done = flyball("doctor", "reward", FILE, "--run", run_id())
+    assert done.code == 0 and "success is decided by a rule" in done.out and "turns [" in done.out
+    assert "give --run" in flyball("doctor", "reward", FILE).out
