@@ -84,7 +84,8 @@ def test_a_completion_ends_with_the_token_that_completes_the_string() -> None:
         done = complete(engine, string, "never\u2603seen")
         end = first_end(pieces, [string])
         assert end is not None and done.token_ids == free.token_ids[: end + 1]
-        assert done.logprobs == free.logprobs[: end + 1] and done.finish_reason == "stop"
+        # Where keys lie depends on what was computed before, and so does the last rounding.
+        assert done.logprobs == pytest.approx(free.logprobs[: end + 1], abs=1e-5) and done.finish_reason == "stop"
     assert tried > 3
 
 

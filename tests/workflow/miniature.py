@@ -53,14 +53,15 @@ SETTINGS: dict[str, Any] = {
 STOP_AT = 2
 
 
-def write_project(folder: Path, concurrency: int = 6) -> Path:
+def write_project(folder: Path, *, reference: bool = False) -> Path:
     """Write the stockroom with a few of its tasks and the settings above; return the file to run.
 
-    With a concurrency of 1 no arithmetic depends on who else is in a batch, so equal runs give equal bits.
+    In reference mode no arithmetic depends on who else is in a batch or what was cached before, so equal runs give
+    equal bits.
     """
     shutil.copytree(SKELETON, folder, ignore=shutil.ignore_patterns("__pycache__"))
     settings = copy.deepcopy(SETTINGS)
-    settings["training"]["rl"]["concurrency"] = concurrency
+    settings["training"]["rl"]["reference"] = reference
     rows = [json.loads(line) for line in (folder / "tasks.jsonl").read_text().splitlines()]
     kept = [row for split, n in NUM_TASKS.items() for row in [r for r in rows if r["split"] == split][:n]]
     (folder / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))

@@ -110,7 +110,7 @@ def test_without_a_success_the_rejection_control_is_recorded_as_untrained(projec
 
 
 def test_stopped_in_rl_it_goes_on_and_ends_at_the_same_weights(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "mini", concurrency=1)
+    project = write_project(tmp_path / "mini", reference=True)
     succeed_when(project, OFTEN)
     unbroken = run(project, tmp_path / "unbroken", kind="train")
     stopped = run(project, tmp_path / "stopped", Interrupted(signal.SIGINT), kind="train")
