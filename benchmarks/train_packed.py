@@ -31,8 +31,9 @@ from flyball.types import TrainingSample
 NAME = "train_packed"
 PROMPT, COMPLETION, GROUP = 400, 100, 8
 LEAST = 3.0
-SAME_GRADIENT = 0.02
-"""Largest relative difference of the gradients' norm that bfloat16 may make; another is another computation."""
+SAME_GRADIENT = 0.05
+"""Largest relative difference of the norms of gradients that bfloat16 may make (2.1 % was seen between attention
+kernels); a larger one is another computation. In float32 the gradients are equal: tests/train proves it."""
 FLYBALL, ROWS, ROWS_KEPT = "flyball", "one row per completion", "one row per completion, logits of completions"
 TIS_CAP = 2.0
 LOSS = LossSpec("policy", algorithm("rloo").loss_params(kl_coef=0.0) | {"gap_high": TIS_CAP})
