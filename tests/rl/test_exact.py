@@ -22,7 +22,6 @@ from flyball.rl.loss import Tokens, policy_loss
 from flyball.rl.preference import bradley_terry, dpo, kto, mismatched_kl, simpo, turn_weights
 from flyball.rl.samples import finished_advantages
 from flyball.rl.sequence import entropy_controlled, renormalised, with_sequence_terms
-from flyball.rl.staleness import censoring, young_enough
 from flyball.types import TrainingSample
 
 THETA, REF = [0.5, -0.2, 0.1], torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
@@ -235,16 +234,6 @@ def test_calibration_by_hand() -> None:
     gold, read = calibrate({"gold": x, "read": np.ones(8)}, y, {"gold": [0.2, -0.5], "read": [0.1]})
     assert (gold.reward, gold.agrees) == (pytest.approx(0.5), False)
     assert (read.correlation, read.reward, read.agrees) == (0.0, 0.0, True)
-
-
-def test_a_filter_by_age_shows_whom_it_throws_away() -> None:
-    def of(name: str, version: int) -> TrainingSample:
-        return replace(sample([0], [0], [0]), attempt_id=name, policy_versions=np.array([version]))
-
-    assert young_enough([of("a", 5), of("b", 2), of("b", 5)], 5, 2).tolist() == [True, False, False]
-    slow_lost = censoring(np.arange(100.0), np.arange(100) < 95)
-    assert slow_lost.trained[-1] == 5 and slow_lost.index == pytest.approx((5 / 95) / 0.1)
-    assert censoring(np.arange(100.0), np.ones(100, np.bool_)).index == 1.0
 
 
 # --- preferences -----------------------------------------------------------------------------------------------------
