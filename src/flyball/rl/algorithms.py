@@ -60,9 +60,9 @@ CHOICES = (
 class Algorithm:
     """One row. What is not said is as in design.md section 6: clip 0.2/0.2, token TIS 2, no KL, mean over tokens.
 
-    `credit` None: advantages need what is not there yet, and `needs` says what and how to do without. `functions` are
-    the formulae, `deviations` what differs from the paper. `group_baseline` False: a group whose attempts earned the
-    same still has something to say, against the batch.
+    `needs` says what a row that cannot run yet waits for, and how to do without; `credit` is None when its advantages
+    cannot be computed at all. `functions` are the formulae, `deviations` what differs from the paper. `group_baseline`
+    False: a group whose attempts earned the same still has something to say, against the batch.
     """
 
     name: str
@@ -162,6 +162,10 @@ REFILL = (
     "needs tasks sampled again until the batch is full of groups that differ, which the rollouts do not do yet; its "
     "other parts are `preset: grpo` with `kl_coef: 0`, `clip_ratio_high: 0.28`, `loss_agg_mode: token-mean` and "
     "`overlong: punish`"
+)
+TURNS = (
+    "needs rewards on turns, which graders cannot give yet (only the penalties of `tools.budgets` lie on calls); "
+    "`turn_rloo` takes those, and is `rloo` without any"
 )
 IMPLICIT = (
     "needs an implicit process reward model trained beside the policy, which is not there yet; `rloo` does without"
@@ -324,6 +328,7 @@ _ROWS = (
         fits="reproducing MT-GRPO; biased towards more turns, `turn_rloo` is not",
         tier="experimental",
         loss_agg_mode="seq-mean-token-mean",
+        needs=TURNS,
     ),
     Algorithm(
         name="turn_return_hybrid",
@@ -334,6 +339,7 @@ _ROWS = (
         fits="rewards on turns that were calibrated against success (rl/calibration.py)",
         tier="experimental",
         loss_agg_mode="seq-mean-token-mean",
+        needs=TURNS,
     ),
     Algorithm(
         name="process_grpo",
@@ -344,6 +350,7 @@ _ROWS = (
         fits="reproducing GRPO with process supervision",
         tier="experimental",
         loss_agg_mode="seq-mean-token-mean",
+        needs=TURNS,
     ),
     Algorithm(
         name="gigpo",
