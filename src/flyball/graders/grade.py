@@ -8,16 +8,18 @@ grader's fault: Missing for what that grader judges, and only that.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flyball.errors import ConfigError, Fault
 from flyball.graders.grader import ANY_FINITE, FunctionGrader, Grader
 from flyball.graders.spec_grader import rules_of
+from flyball.graders.turns import TurnGrader
 from flyball.types import Attempt, GradedAttempt, Missing, Outcome, RewardEvent, Score, Trajectory
 
 SUCCESS, REWARD, SAFETY = "success", "reward", "safety"
+TURN_REWARD = "turn_reward"
 TOOL_BUDGET = "tool_budget"
 """Component of the reward that holds the penalties of calls past a tool's budget."""
 HOLDOUT = "holdout/"
@@ -30,7 +32,7 @@ class GraderSet:
 
     `success` and `safety` answer yes or no, `reward` any finite number (default: success as 0 or 1), `scores` report
     in [0, 1] and decide nothing. `holdout` graders are like scores and never part of what learning reads: where they
-    fall behind, the reward is being gamed. Raises ConfigError when a score takes a name that has a meaning, or a
+    fall behind, the reward is being gamed. `turn_reward` adds rewards to single calls. Raises ConfigError when a score takes a name that has a meaning, or a
     held-out grader is one that learning reads.
     """
 
@@ -39,6 +41,7 @@ class GraderSet:
     safety: Grader | None = None
     scores: Mapping[str, Grader] = field(default_factory=dict)
     holdout: Mapping[str, Grader] = field(default_factory=dict)
+    turn_reward: TurnGrader | None = None
 
     def __post_init__(self) -> None:
         learned = rules_of(self.reward if self.reward is not None else self.success)
@@ -59,7 +62,8 @@ class GraderSet:
     def versions(self) -> dict[str, str]:
         """Version of each grader by what it judges."""
         roles = {SUCCESS: self.success, REWARD: self.reward, SAFETY: self.safety, **self._reported}
-        return {role: grader.version for role, grader in roles.items() if grader is not None}
+        versions = {role: grader.version for role, grader in roles.items() if grader is not None}
+        return versions if self.turn_reward is None else versions | {TURN_REWARD: self.turn_reward.version}
 
     @property
     def version(self) -> str:
@@ -80,13 +84,7 @@ class GraderSet:
         outcome = Outcome(
             _decided(scores[SUCCESS]), _decided(scores[SAFETY]) if SAFETY in scores else None, self.version
         )
-        reward = await self._reward(seen, hidden, scores[SUCCESS])
-        events: tuple[RewardEvent, ...] = ()
-        if not isinstance(reward, Missing):
-            component = SUCCESS if self.reward is None else REWARD
-            penalties = _penalties(attempt.trajectory)
-            events = (_at_the_end(attempt.trajectory, component, reward), *penalties)
-            reward += sum(penalty.value for penalty in penalties)
+        reward, events = await self._learned(seen, hidden, scores[SUCCESS])
         return GradedAttempt(attempt, outcome, scores, events, reward)
 
     async def _success(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
@@ -94,6 +92,21 @@ class GraderSet:
             why = f"the attempt ended with {attempt.stop}, the policy's own fault"
             return Score(0.0, 0.0, explanation=why, grader=self.success.name, grader_version=self.success.version)
         return _yes_or_no(await self.success.grade(attempt, hidden))
+
+    async def _learned(
+        self, attempt: Attempt, hidden: Mapping[str, Any], success: Score
+    ) -> tuple[float | Missing, tuple[RewardEvent, ...]]:
+        """What learning reads: the sum, and where each part of it lies. One part that is missing leaves nothing."""
+        reward = await self._reward(attempt, hidden, success)
+        turns = () if self.turn_reward is None else await self.turn_reward.measure(attempt, hidden)
+        for part in (reward, turns):
+            if isinstance(part, Missing):
+                return part, ()
+        assert not isinstance(reward, Missing) and not isinstance(turns, Missing)
+        component = SUCCESS if self.reward is None else REWARD
+        on_calls = _on_calls(attempt.trajectory, turns)
+        events = (_at_the_end(attempt.trajectory, component, reward), *on_calls)
+        return reward + sum(event.value for event in on_calls), events
 
     async def _reward(self, attempt: Attempt, hidden: Mapping[str, Any], success: Score) -> float | Missing:
         if self.reward is None:
@@ -137,8 +150,8 @@ def _decided(score: Score) -> bool | Missing:
     return score.value if isinstance(score.value, Missing) else score.value == 1.0
 
 
-def _penalties(trajectory: Trajectory) -> tuple[RewardEvent, ...]:
-    """What calls past a tool's budget cost, each on the turn that made them, in the first branch that has it."""
+def _on_calls(trajectory: Trajectory, turns: Sequence[float]) -> tuple[RewardEvent, ...]:
+    """Rewards on turns, and what calls past a tool's budget cost, each in the first branch that has the call."""
     calls = {call.call_id: call for call in trajectory.calls}
     parents = {call.parent_id for call in trajectory.calls}
     placed: dict[str, tuple[int, int]] = {}
@@ -149,12 +162,14 @@ def _penalties(trajectory: Trajectory) -> tuple[RewardEvent, ...]:
             line.append(calls[line[-1].parent_id])
         for turn, call in enumerate(reversed(line)):
             placed.setdefault(call.call_id, (branch, turn))
-    return tuple(
-        RewardEvent(*placed[call.call_id], call.call_id, TOOL_BUDGET, -result.penalty)
+    parts = [(call, TURN_REWARD, value) for call, value in zip(trajectory.calls, turns, strict=False)]
+    parts += [
+        (call, TOOL_BUDGET, -result.penalty)
         for call in trajectory.calls
         for result in call.tool_results
         if result.penalty
-    )
+    ]
+    return tuple(RewardEvent(*placed[call.call_id], call.call_id, name, value) for call, name, value in parts)
 
 
 def _at_the_end(trajectory: Trajectory, component: str, value: float) -> RewardEvent:

@@ -61,7 +61,7 @@ class Algorithm:
     """One row. What is not said is as in design.md section 6: clip 0.2/0.2, token TIS 2, no KL, mean over tokens.
 
     `needs` says what a row that cannot run yet waits for, and how to do without; `credit` is None when its advantages
-    cannot be computed at all. `functions` are the formulae, `deviations` what differs from the paper. `group_baseline`
+    cannot be computed at all. `reads_turns`: without rewards on turns it would be another method under this name. `functions` are the formulae, `deviations` what differs from the paper. `group_baseline`
     False: a group whose attempts earned the same still has something to say, against the batch.
     """
 
@@ -73,6 +73,7 @@ class Algorithm:
     fits: str
     tier: Tier = "exact"
     needs: str = ""
+    reads_turns: bool = False
     deviations: str = ""
     surrogate: Surrogate = ppo_clip
     clip_ratio_low: float | None = 0.2
@@ -162,10 +163,6 @@ REFILL = (
     "needs tasks sampled again until the batch is full of groups that differ, which the rollouts do not do yet; its "
     "other parts are `preset: grpo` with `kl_coef: 0`, `clip_ratio_high: 0.28`, `loss_agg_mode: token-mean` and "
     "`overlong: punish`"
-)
-TURNS = (
-    "needs rewards on turns, which graders cannot give yet (only the penalties of `tools.budgets` lie on calls); "
-    "`turn_rloo` takes those, and is `rloo` without any"
 )
 IMPLICIT = (
     "needs an implicit process reward model trained beside the policy, which is not there yet; `rloo` does without"
@@ -328,7 +325,7 @@ _ROWS = (
         fits="reproducing MT-GRPO; biased towards more turns, `turn_rloo` is not",
         tier="experimental",
         loss_agg_mode="seq-mean-token-mean",
-        needs=TURNS,
+        reads_turns=True,
     ),
     Algorithm(
         name="turn_return_hybrid",
@@ -339,7 +336,7 @@ _ROWS = (
         fits="rewards on turns that were calibrated against success (rl/calibration.py)",
         tier="experimental",
         loss_agg_mode="seq-mean-token-mean",
-        needs=TURNS,
+        reads_turns=True,
     ),
     Algorithm(
         name="process_grpo",
@@ -350,7 +347,7 @@ _ROWS = (
         fits="reproducing GRPO with process supervision",
         tier="experimental",
         loss_agg_mode="seq-mean-token-mean",
-        needs=TURNS,
+        reads_turns=True,
     ),
     Algorithm(
         name="gigpo",

@@ -20,7 +20,9 @@ from flyball.evals.suite import Suite
 from flyball.graders.anchors import Anchor, load_anchors, missed_anchors
 from flyball.graders.grade import REWARD, SAFETY, SUCCESS, GraderSet
 from flyball.graders.make import as_grader
+from flyball.graders.turns import TurnGrader
 from flyball.release.hacking import AUDIT_SCORE, HACKING_GATE
+from flyball.rl.algorithms import ALGORITHMS
 from flyball.rollout.prices import Prices
 from flyball.store.records import digest
 from flyball.tasks.dataset import dataset_digest, load_tasks
@@ -28,7 +30,7 @@ from flyball.tasks.world import WorldSpec
 from flyball.tools.permissions import Permissions
 from flyball.tools.servers import tool_servers
 from flyball.types import Limits, Task
-from flyball.workflow.check import check_names, names_in_force
+from flyball.workflow.check import check_names, names_in_force, preset_of
 from flyball.workflow.workflow import Workflow
 
 D = TypeVar("D", Limits, Prices)
@@ -107,6 +109,7 @@ class Inputs:
             safety=None if flow.safety is None else as_grader(flow.safety, SAFETY, decides=True),
             scores={name: as_grader(written, name) for name, written in (flow.scores or {}).items()},
             holdout={name: as_grader(written, name) for name, written in (flow.holdout or {}).items()},
+            turn_reward=None if flow.turn_reward is None else TurnGrader(flow.turn_reward),
         )
 
     @cached_property
@@ -164,6 +167,7 @@ class Inputs:
                 'tools that a person must approve with `@fb.tool(approval="human")`'
             )
         self._check_audit()
+        self._check_turns()
         _ = self.graders, self.runner, self.prices, self.suites, self.anchors
 
     def _check_audit(self) -> None:
@@ -172,6 +176,15 @@ class Inputs:
             raise ConfigError(
                 f"gate {HACKING_GATE!r} judges the score {AUDIT_SCORE!r}, which no grader gives; add "
                 f"scores={{{AUDIT_SCORE!r}: {{'type': 'no_hacks'}}}} to the workflow"
+            )
+
+    def _check_turns(self) -> None:
+        preset = preset_of(self.workflow.settings)
+        if preset is not None and ALGORITHMS[preset].reads_turns and self.workflow.turn_reward is None:
+            raise ConfigError(
+                f"preset {preset!r} learns from rewards on turns and this workflow gives none; pass `turn_reward`, a "
+                "function (attempt, hidden) that returns one number per call of attempt.trajectory.calls, or choose "
+                "preset 'rloo'"
             )
 
     @cached_property

@@ -47,6 +47,7 @@ class Workflow:
     `tools` declares tool servers (HTTP and MCP), scopes, budgets and dry runs; its keys are those of the YAML file.
     `holdout` graders are reported like scores and never learned from; `anchors` is a JSONL file of attempts whose
     judgement is settled, which the graders have to repeat before every run (see docs/graders.md).
+    `turn_reward` returns a number for each model call of an attempt, added to its reward where the call lies.
     `planner`, `critic` and `policy_checks` are hooks of the built-in loop, functions of an `fb.View` (see
     `agent/hooks.py`).
     """
@@ -77,6 +78,7 @@ class Workflow:
     engine: Section | Mapping[str, Any] | None = None
     holdout: Mapping[str, Written] | None = None
     anchors: str | Path | None = None
+    turn_reward: Callable[..., Any] | None = None
     source: Path | None = field(default=None, compare=False)
     marks: Marks = field(default=Marks("Workflow(...)"), compare=False, repr=False)
     settings: Settings = field(init=False, compare=False)
@@ -110,7 +112,12 @@ class Workflow:
             )
         for name in ("success", "reward", "safety"):
             self._check_grader(name, getattr(self, name), required=name == "success")
-        for name, takes in (("oracle", "task"), ("planner", "view"), ("critic", "view")):
+        for name, takes in (
+            ("oracle", "task"),
+            ("planner", "view"),
+            ("critic", "view"),
+            ("turn_reward", "attempt, hidden"),
+        ):
             self._check_callable(name, getattr(self, name), required=False, takes=takes)
         for role, graders in (("scores", self.scores), ("holdout", self.holdout)):
             if graders is not None and not isinstance(graders, Mapping):
