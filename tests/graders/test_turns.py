@@ -20,7 +20,6 @@ from flyball.types import Attempt, Call, GradedAttempt, Missing, StopReason, Tas
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.workflow import Workflow
 
-
 SAID = {"role": "assistant"}
 
 

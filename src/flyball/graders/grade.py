@@ -32,8 +32,8 @@ class GraderSet:
 
     `success` and `safety` answer yes or no, `reward` any finite number (default: success as 0 or 1), `scores` report
     in [0, 1] and decide nothing. `holdout` graders are like scores and never part of what learning reads: where they
-    fall behind, the reward is being gamed. `turn_reward` adds rewards to single calls. Raises ConfigError when a score takes a name that has a meaning, or a
-    held-out grader is one that learning reads.
+    fall behind, the reward is being gamed. `turn_reward` adds rewards to single calls. Raises ConfigError when a score
+    takes a name that has a meaning, or a held-out grader is one that learning reads.
     """
 
     success: Grader

@@ -61,8 +61,9 @@ class Algorithm:
     """One row. What is not said is as in design.md section 6: clip 0.2/0.2, token TIS 2, no KL, mean over tokens.
 
     `needs` says what a row that cannot run yet waits for, and how to do without; `credit` is None when its advantages
-    cannot be computed at all. `reads_turns`: without rewards on turns it would be another method under this name. `functions` are the formulae, `deviations` what differs from the paper. `group_baseline`
-    False: a group whose attempts earned the same still has something to say, against the batch.
+    cannot be computed at all. `reads_turns`: without rewards on turns it would be another method under this name.
+    `functions` are the formulae, `deviations` what differs from the paper. `group_baseline` False: a group whose
+    attempts earned the same still has something to say, against the batch.
     """
 
     name: str
