@@ -401,7 +401,8 @@ class LocalEngine:
         extent = self._cache.target(rows, start, max(starts) + 1)
         visible = self._tensor(range(extent)) <= start[:, None]
         mask = _additive(visible, self._model.dtype)[:, None, None]
-        hidden = self._forward(tokens, (start + root)[:, None], mask, [slot.adapter for slot in covered])[:, 0]
+        adapters = [slot.adapter if slot.busy else None for slot in covered]
+        hidden = self._forward(tokens, (start + root)[:, None], mask, adapters)[:, 0]
         return self._sample(batch, hidden[[slot.index for slot in slots]] if dense else hidden)
 
     def _tensor(self, values: Any) -> torch.Tensor:

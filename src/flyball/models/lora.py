@@ -23,9 +23,12 @@ _NAME = "default"
 _PREFIX = "base_model.model."
 _UNSERVED = (
     "use_dora use_qalora use_bdlora fan_in_fan_out lora_bias modules_to_save rank_pattern alpha_pattern layer_replication "
-    "target_parameters trainable_token_indices alora_invocation_tokens arrow_config velora_config monteclora_config"
+    "target_parameters trainable_token_indices alora_invocation_tokens arrow_config kasa_config velora_config "
+    "monteclora_config"
 ).split()
 """Settings of `peft` under which an adapter is more than one product of two matrices for each layer."""
+_KEEP_THE_BASE = (None, True, False, "gaussian", "eva", "orthogonal")
+"""`init_lora_weights` that leave the base as it was; the others (PiSSA, OLoRA, ...) train on a changed one."""
 
 
 def add_lora(model: Any, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
@@ -90,16 +93,18 @@ def load_adapter(model: Any, folder: Path) -> dict[torch.nn.Linear, tuple[torch.
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"{folder} holds no adapter that can be read, in peft's format: {error}") from error
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise WeightsError(f"{folder} holds no adapter that can be read, in peft's format: {error!r}") from error
     unserved = [name for name in _UNSERVED if config.get(name)]
+    if config.get("init_lora_weights") not in _KEEP_THE_BASE:
+        unserved.append("init_lora_weights")
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unserved:
         raise WeightsError(
             f"the adapter in {folder} is of type {config.get('peft_type')} with bias {config.get('bias')!r} and uses "
             f"{unserved}; only plain LoRA without these is added to a request, so serve the merged model"
         )
-    rank = config["r"]
-    scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     head = model.get_output_embeddings()
     layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     found: dict[torch.nn.Linear, tuple[torch.Tensor, torch.Tensor]] = {}
