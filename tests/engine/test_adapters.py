@@ -115,10 +115,7 @@ def test_a_session_and_a_root_meet_another_adapter(tmp_path: Path) -> None:
     engine, models = served(llama, tmp_path, num_slots=4)
 
     async def main() -> list[tuple[str | None, tuple[int, ...], Completion]]:
-        names: list[str | None] = ["desk", "desk"]
         prompts = [(*ROOT, i) for i in range(2)]
-        for session, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
-            assert name == "desk" and prompt[:-1] == ROOT, session
         told = await asyncio.gather(*(engine.generate(ask(p, "desk", i, f"s{i}")) for i, p in enumerate(prompts)))
         assert engine._root == list(ROOT)
         other = await engine.generate(ask(prompts[0], "shop", 5, "s0"))
@@ -183,7 +180,9 @@ def test_other_models_names_twice_and_empty_folders_are_refused(tmp_path: Path) 
         engine.add_adapter("desk", tmp_path / "desk")
     with pytest.raises(WeightsError, match="no adapter that can be read"):
         engine.add_adapter("new", tmp_path)
-    with pytest.raises(WeightsError, match=r"rank 3 and this model need \(3, 384\)"):
+    with pytest.raises(
+        WeightsError, match=r"down_proj matrices A \(3, 48\) and B \(32, 3\); .* need \(3, 512\) and \(384, 3\)"
+    ):
         LocalEngine(wide_llama()).add_adapter("desk", tmp_path / "desk")
     with pytest.raises(EngineError, match=r"no adapter 'dest'.*desk"):
         asyncio.run(engine.generate(ask(ROOT, "dest")))

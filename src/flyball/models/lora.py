@@ -124,7 +124,9 @@ def load_adapter(model: Any, folder: Path) -> dict[torch.nn.Linear, tuple[torch.
             )
         found[layer] = (pair[0].float(), pair[1].float() * scale)
     if tensors or not found:
-        raise WeightsError(f"the adapter in {folder} has {sorted(tensors)[:3] or 'no matrices'}, not pairs A and B alone")
+        raise WeightsError(
+            f"the adapter in {folder} has {sorted(tensors)[:3] or 'no matrices'}, not pairs A and B alone"
+        )
     return found
 
 
