@@ -22,10 +22,10 @@ ADAPTER = "adapter"
 _NAME = "default"
 _PREFIX = "base_model.model."
 _UNSERVED = (
-    "use_dora use_qalora use_bdlora fan_in_fan_out lora_bias modules_to_save rank_pattern alpha_pattern layer_replication "
-    "target_parameters trainable_token_indices alora_invocation_tokens arrow_config kasa_config velora_config "
-    "monteclora_config"
-).split()
+    *("use_dora", "use_qalora", "use_bdlora", "fan_in_fan_out", "lora_bias", "modules_to_save", "rank_pattern"),
+    *("alpha_pattern", "layer_replication", "target_parameters", "trainable_token_indices"),
+    *("alora_invocation_tokens", "arrow_config", "kasa_config", "velora_config", "monteclora_config"),
+)
 """Settings of `peft` under which an adapter is more than one product of two matrices for each layer."""
 _KEEP_THE_BASE = (None, True, False, "gaussian", "eva", "orthogonal")
 """`init_lora_weights` that leave the base as it was; the others (PiSSA, OLoRA, ...) train on a changed one."""
@@ -119,8 +119,8 @@ def load_adapter(model: Any, folder: Path) -> dict[torch.nn.Linear, tuple[torch.
         shapes = [None if part is None else tuple(part.shape) for part in pair]
         if shapes != [(rank, layer.in_features), (layer.out_features, rank)]:
             raise WeightsError(
-                f"the adapter in {folder} has for {name} matrices A {shapes[0]} and B {shapes[1]}; rank {rank} and this "
-                f"model need {(rank, layer.in_features)} and {(layer.out_features, rank)}"
+                f"the adapter in {folder} has for {name} matrices A {shapes[0]} and B {shapes[1]}; rank {rank} and "
+                f"this model need {(rank, layer.in_features)} and {(layer.out_features, rank)}"
             )
         found[layer] = (pair[0].float(), pair[1].float() * scale)
     if tensors or not found:
