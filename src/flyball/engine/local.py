@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from flyball.engine.local_adapters import Adapters
 from flyball.engine.local_cache import ATTENTION, SlotCache
 from flyball.engine.local_linear import Projection
 from flyball.engine.local_llama import LlamaPass
@@ -70,7 +71,8 @@ class LocalEngine:
             raise ConfigError(f"on_new_weights {on_new_weights!r}{nearest(on_new_weights, ('recompute', 'keep'))}")
         self._model = model.eval()
         self._model.set_attn_implementation(ATTENTION)
-        self._lean = LlamaPass(model) if LlamaPass.fits(model) else None
+        self._adapters = Adapters(model)
+        self._lean = LlamaPass(model, self._adapters) if LlamaPass.fits(model) else None
         self._head = Projection(model.get_output_embeddings())
         self._device: torch.device = model.device
         self._max_context = max_context or int(model.config.max_position_embeddings)
@@ -83,6 +85,7 @@ class LocalEngine:
         """whether a conversation may begin with what another one left in its slot"""
         self._cache = SlotCache(num_slots, exact=deterministic)
         self._root: list[int] = []
+        self._root_adapter: str | None = None
         self._slots = [Slot(i) for i in range(num_slots)]
         self._open: set[Running] = set()
         self._waiting: list[Running] = []
@@ -119,6 +122,7 @@ class LocalEngine:
             self._open.discard(running)
 
     def _prepare(self, request: Request, num_allowed: int) -> Running:
+        self._adapters.check(request.adapter)
         sampling = request.sampling
         running = Running(request, asyncio.get_running_loop().create_future(), num_allowed)
         if sampling.stop or sampling.grammar:
@@ -149,6 +153,15 @@ class LocalEngine:
         Returns when they are in use, at the end of the decode steps under way.
         """
         self._take(state, version, "memory")
+
+    def add_adapter(self, name: str, folder: str | Path) -> None:
+        """Serve an adapter of `peft`'s format (LoRA) to the requests that name it, beside all others.
+
+        It stays, on top of the new weights, when weights are exchanged. Raises WeightsError when its rank, its targets
+        or what else it asks for does not fit the model.
+        """
+        with self._lock:
+            self._adapters.add(name, Path(folder))
 
     def _take(self, state: dict[str, torch.Tensor], version: int, origin: str) -> None:
         own = self._model.state_dict()
@@ -235,7 +248,7 @@ class LocalEngine:
             if self._must_recompute:
                 self._must_recompute = False
                 if self._running:
-                    self._plant_root([r.tokens for r in self._running])
+                    self._plant_root(self._running)
                     finished += self._prefill(self._running)
             if len(self._waiting) * 4 >= len(self._running) or self._clock % 2 == 0:
                 finished += self._admit()
@@ -260,7 +273,7 @@ class LocalEngine:
 
     def _admit(self) -> list[Running]:
         if self._waiting and not self._running and not any(s.session and s.tokens for s in self._slots):
-            self._plant_root([r.request.prompt_ids for r in self._waiting])
+            self._plant_root(self._waiting)
         admitted: list[Running] = []
         for running in list(self._waiting):  # changed in place: the event loop appends to it meanwhile
             slot = self._find_slot(running.request)
@@ -269,8 +282,9 @@ class LocalEngine:
             self._waiting.remove(running)
             running.slot = slot
             resumes = slot.session and slot.session == running.request.session
-            if not self._shares and not resumes:
+            if (not self._shares and not resumes) or slot.adapter != running.request.adapter:
                 slot.tokens = []
+            slot.adapter = running.request.adapter
             slot.busy, slot.session, slot.used_at = True, running.request.session, self._clock
             admitted.append(running)
         self._running += admitted  # before the pass: if it fails, they are among those who are told
@@ -287,12 +301,17 @@ class LocalEngine:
             return free[0]
         return min(idle, key=lambda s: s.used_at) if idle else None
 
-    def _plant_root(self, prompts: list[tuple[int, ...]]) -> None:
-        """With nothing cached that lives: the common prefix of `prompts` becomes the root, unless the old one fits."""
+    def _plant_root(self, coming: list[Running]) -> None:
+        """With nothing cached that lives: what `coming` begin with in common becomes the root, unless the old fits.
+
+        Requests of different adapters have nothing in common.
+        """
         if self._deterministic:
             return
-        common = _common_prefix(prompts)
-        if self._root and common[: len(self._root)] == self._root:
+        prompts = [r.tokens for r in coming]
+        adapter = coming[0].request.adapter
+        common = _common_prefix(prompts) if all(r.request.adapter == adapter for r in coming) else []
+        if self._root and adapter == self._root_adapter and common[: len(self._root)] == self._root:
             return
         if len(prompts) == 1:
             common = common[: len(_common_prefix([tuple(self._root), prompts[0]]))] if self._root else []
@@ -304,15 +323,18 @@ class LocalEngine:
         n = len(common)
         positions = self._tensor([range(n)])
         causal = _additive(positions <= positions.T, self._model.dtype)[None, None]
-        self._forward(self._tensor([common]), positions, causal)
+        self._forward(self._tensor([common]), positions, causal, [adapter])
         self._cache.root_length = n
-        self._root = list(common)
+        self._root, self._root_adapter = list(common), adapter
         self.prefilled_tokens += n
 
-    def _fit_root(self, prompts: list[tuple[int, ...]]) -> None:
-        """Shrink the root to what every admitted prompt starts with; live slots take over the rest."""
+    def _fit_root(self, admitted: list[Running]) -> None:
+        """Shrink the root to what every admitted request starts with; live slots take over the rest."""
+        prompts = [r.tokens for r in admitted]
         length = len(_common_prefix([tuple(self._root), *prompts]))
         length = min(length, min(len(p) for p in prompts) - 1)
+        if any(r.request.adapter != self._root_adapter for r in admitted):
+            length = 0
         if length < len(self._root):
             self._move_root_into_slots(length)
 
@@ -327,7 +349,7 @@ class LocalEngine:
         if self._deterministic and len(admitted) > 1:
             return [ended for running in admitted for ended in self._prefill([running])]
         if self._root:
-            self._fit_root([r.tokens for r in admitted])
+            self._fit_root(admitted)
         root = len(self._root)
         deltas: list[tuple[int, ...]] = []
         starts: list[int] = []
@@ -349,7 +371,8 @@ class LocalEngine:
         positions = start[:, None] + self._tensor(range(width))
         visible = self._tensor(range(extent)) <= positions[:, :, None]
         lengths = self._tensor([len(d) for d in deltas])
-        hidden = self._forward(tokens, positions + root, _additive(visible, self._model.dtype)[:, None], lengths)
+        mask = _additive(visible, self._model.dtype)[:, None]
+        hidden = self._forward(tokens, positions + root, mask, [r.request.adapter for r in admitted], lengths)
         return self._sample(admitted, hidden[self._tensor(range(len(admitted))), lengths - 1])
 
     def _decode(self) -> list[Running]:
@@ -378,7 +401,8 @@ class LocalEngine:
         extent = self._cache.target(rows, start, max(starts) + 1)
         visible = self._tensor(range(extent)) <= start[:, None]
         mask = _additive(visible, self._model.dtype)[:, None, None]
-        hidden = self._forward(tokens, (start + root)[:, None], mask)[:, 0]
+        adapters = [slot.adapter if slot.busy else None for slot in covered]
+        hidden = self._forward(tokens, (start + root)[:, None], mask, adapters)[:, 0]
         return self._sample(batch, hidden[[slot.index for slot in slots]] if dense else hidden)
 
     def _tensor(self, values: Any) -> torch.Tensor:
@@ -386,19 +410,26 @@ class LocalEngine:
         return torch.from_numpy(np.array(values, dtype=np.int64)).to(self._device)
 
     def _forward(
-        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor | None = None
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        adapters: list[str | None],
+        lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Last hidden states [n, Q, C]; behind a row's length (None = all are full) they mean nothing."""
         if self._lean is not None:
-            return self._lean(tokens, positions, mask, self._cache, lengths)
-        out = self._model.base_model(
-            input_ids=tokens,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            slot_cache=self._cache,
-        )
+            with self._adapters.of_rows(adapters, tokens.shape[1] if lengths is None else lengths):
+                return self._lean(tokens, positions, mask, self._cache, lengths)
+        with self._adapters.of_rows(adapters):
+            out = self._model.base_model(
+                input_ids=tokens,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=self._cache,
+                use_cache=True,
+                slot_cache=self._cache,
+            )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
     def _sample(self, batch: list[Running], hidden: torch.Tensor) -> list[Running]:

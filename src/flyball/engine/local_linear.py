@@ -2,7 +2,8 @@
 
 On a processor oneDNN multiplies a packed copy of a large weight faster than the weight as it lies (SmolLM2-135M, 32
 rows: 49 ms instead of 63 for all products of a step, bfloat16, one core of a Zen 4), and applies what follows to the
-result while it is in registers. Elsewhere, and for small weights, the plain product is used.
+result while it is in registers. Elsewhere, and for small weights, the plain product is used. What adapters add to rows
+of the batch comes after the product, so what is applied to the result waits for it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch.nn.functional import linear, silu
 
+from flyball.engine.local_adapters import Adapters
+
 PACKED_NUMEL = 2**17
 """Elements from which a weight is packed; below, the call costs more than it saves."""
 
@@ -19,11 +22,12 @@ PACKED_NUMEL = 2**17
 class Projection:
     """One or several linear layers of the same input, side by side: y [N, sum of outputs] = x [N, C] W^T + b.
 
-    `refresh` must be called when the weights have changed.
+    `adapters` may add to it. `refresh` must be called when the weights have changed.
     """
 
-    def __init__(self, *layers: Any) -> None:
+    def __init__(self, *layers: Any, adapters: Adapters | None = None) -> None:
         self._layers = layers
+        self._adapters = adapters
         self.refresh()
 
     def refresh(self) -> None:
@@ -39,22 +43,33 @@ class Projection:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self._packed is None:
-            return linear(x, self._weight, self._bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")  # type: ignore[no-any-return]
+            y = linear(x, self._weight, self._bias)
+        else:
+            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        if self._adapters is not None and self._adapters.apply_to(self._layers):
+            parts = y.split([layer.out_features for layer in self._layers], -1)
+            for layer, part in zip(self._layers, parts, strict=True):
+                self._adapters.add_to(part, layer, x)
+        return y
 
     def silu(self, x: torch.Tensor) -> torch.Tensor:
         """silu(y)."""
-        if self._packed is None:
+        if not self._fuses:
             return silu(self(x))
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "swish", [], "")  # type: ignore[no-any-return]
 
     def times(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         """y * factor."""
-        return self(x) * factor if self._packed is None else self._with(x, factor, "mul")
+        return self._with(x, factor, "mul") if self._fuses else self(x) * factor
 
     def plus(self, x: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
         """y + term."""
-        return self(x) + term if self._packed is None else self._with(x, term, "add")
+        return self._with(x, term, "add") if self._fuses else self(x) + term
+
+    @property
+    def _fuses(self) -> bool:
+        """Whether what follows the product can be applied by it."""
+        return self._packed is not None and not (self._adapters and self._adapters.apply_to(self._layers))
 
     def _with(self, x: torch.Tensor, other: torch.Tensor, operation: str) -> torch.Tensor:
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._packed, self._bias, operation)

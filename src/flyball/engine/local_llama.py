@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import embedding, rms_norm
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
+from flyball.engine.local_adapters import Adapters
 from flyball.engine.local_cache import SlotCache, attend
 from flyball.engine.local_linear import Projection
 
@@ -27,10 +28,10 @@ class LlamaPass:
     row's length is 0. `refresh` must be called when the weights have changed.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, adapters: Adapters) -> None:
         self._inner = model.model
         self._eps: float = model.config.rms_norm_eps
-        self._layers = [_Layer(layer) for layer in self._inner.layers]
+        self._layers = [_Layer(layer, adapters) for layer in self._inner.layers]
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -94,15 +95,22 @@ class LlamaPass:
 class _Layer:
     """The parts of one decoder layer."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, adapters: Adapters) -> None:
         attention, network = layer.self_attn, layer.mlp
         self.norm_of_attention, self.norm_of_network = layer.input_layernorm, layer.post_attention_layernorm
         self.norms_of_heads = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
         self.dim: int = attention.head_dim
         self.heads, self.kv_heads = (p.out_features // self.dim for p in (attention.q_proj, attention.k_proj))
-        self.query_key_value = Projection(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.attention = Projection(attention.o_proj)
-        self.gate, self.up, self.down = (Projection(p) for p in (network.gate_proj, network.up_proj, network.down_proj))
+        self.query_key_value, self.attention, self.gate, self.up, self.down = (
+            Projection(*parts, adapters=adapters)
+            for parts in (
+                (attention.q_proj, attention.k_proj, attention.v_proj),
+                (attention.o_proj,),
+                (network.gate_proj,),
+                (network.up_proj,),
+                (network.down_proj,),
+            )
+        )
 
     def refresh(self) -> None:
         for projection in (self.query_key_value, self.attention, self.gate, self.up, self.down):

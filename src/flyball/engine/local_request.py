@@ -20,13 +20,14 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass
 class Slot:
-    """One row of the cache: the tokens whose keys and values it holds, root included."""
+    """One row of the cache: the tokens whose keys and values it holds, root included, as `adapter` computed them."""
 
     index: int
     session: str = ""
     tokens: list[int] = field(default_factory=list)
     busy: bool = False
     used_at: int = 0
+    adapter: str | None = None
 
 
 class Running:

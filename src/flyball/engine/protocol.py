@@ -69,12 +69,16 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """One completion to draw. `session` names the attempt whose cached prefix may be resumed."""
+    """One completion to draw. `session` names the attempt whose cached prefix may be resumed.
+
+    `adapter` names the low-rank adapter that is added to the weights; None = the weights alone.
+    """
 
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     stop_ids: tuple[int, ...]
     session: str = ""
+    adapter: str | None = None
 
     def room(self, max_context: int) -> int:
         """The most tokens that may be drawn in a context of so many. Raises ContextError when there is not one."""

@@ -57,6 +57,11 @@ class RemoteEngine(ABC):
 
     async def generate(self, request: Request) -> Completion:
         """Draw one completion. Raises ContextError when the prompt leaves no room for a token, else EngineError."""
+        if request.adapter is not None:
+            raise EngineError(
+                f"adapter {request.adapter!r} would be ignored: an engine behind HTTP serves one model; use the local "
+                "engine, or an engine of its own whose `model` is the name that the server gives the adapter"
+            )
         task = asyncio.create_task(self._complete(request, request.room(self._max_context)))
         self._in_flight[task] = request.session
         try:

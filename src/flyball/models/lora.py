@@ -6,18 +6,29 @@ What leaves training is merged: engines and releases meet a plain model. The ada
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from flyball.errors import ConfigError, nearest
+from flyball.errors import ConfigError, WeightsError, nearest
 
 ADAPTER = "adapter"
 """Folder of the adapter inside the folder of the merged model."""
 _NAME = "default"
+_PREFIX = "base_model.model."
+_UNSERVED = (
+    *("use_dora", "use_qalora", "use_bdlora", "fan_in_fan_out", "lora_bias", "modules_to_save", "rank_pattern"),
+    *("alpha_pattern", "layer_replication", "target_parameters", "trainable_token_indices"),
+    *("alora_invocation_tokens", "arrow_config", "kasa_config", "velora_config", "monteclora_config"),
+)
+"""Settings of `peft` under which an adapter is more than one product of two matrices for each layer."""
+_KEEP_THE_BASE = (None, True, False, "gaussian", "eva", "orthogonal")
+"""`init_lora_weights` that leave the base as it was; the others (PiSSA, OLoRA, ...) train on a changed one."""
 
 
 def add_lora(model: Any, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
@@ -69,9 +80,54 @@ def save_adapter(model: Any, path: Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in _adapted(model):
         for part in ("lora_A", "lora_B"):
-            tensors[f"base_model.model.{name}.{part}.weight"] = getattr(layer, part)[_NAME].weight.detach().contiguous()
+            tensors[f"{_PREFIX}{name}.{part}.weight"] = getattr(layer, part)[_NAME].weight.detach().contiguous()
     save_file(tensors, path / "adapter_model.safetensors")
     model.flyball_adapter.save_pretrained(path)
+
+
+def load_adapter(model: Any, folder: Path) -> dict[torch.nn.Linear, tuple[torch.Tensor, torch.Tensor]]:
+    """A [rank, in] and B [out, rank], scaled, of each layer of `model` that an adapter in `peft`'s format changes.
+
+    Raises WeightsError for an adapter of another model or form, with what does not fit.
+    """
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "adapter_model.safetensors")
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise WeightsError(f"{folder} holds no adapter that can be read, in peft's format: {error!r}") from error
+    unserved = [name for name in _UNSERVED if config.get(name)]
+    if config.get("init_lora_weights") not in _KEEP_THE_BASE:
+        unserved.append("init_lora_weights")
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unserved:
+        raise WeightsError(
+            f"the adapter in {folder} is of type {config.get('peft_type')} with bias {config.get('bias')!r} and uses "
+            f"{unserved}; only plain LoRA without these is added to a request, so serve the merged model"
+        )
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    head = model.get_output_embeddings()
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    found: dict[torch.nn.Linear, tuple[torch.Tensor, torch.Tensor]] = {}
+    for name in sorted({key.removeprefix(_PREFIX).split(".lora_")[0] for key in tensors}):
+        if name not in layers:
+            raise WeightsError(
+                f"the adapter in {folder} changes {name}, which is no linear layer of {type(model).__name__} below the "
+                "output layer; add an adapter that was trained on this model"
+            )
+        layer = layers[name]
+        pair = [tensors.pop(f"{_PREFIX}{name}.lora_{part}.weight", None) for part in "AB"]
+        shapes = [None if part is None else tuple(part.shape) for part in pair]
+        if shapes != [(rank, layer.in_features), (layer.out_features, rank)]:
+            raise WeightsError(
+                f"the adapter in {folder} has for {name} matrices A {shapes[0]} and B {shapes[1]}; rank {rank} and "
+                f"this model need {(rank, layer.in_features)} and {(layer.out_features, rank)}"
+            )
+        found[layer] = (pair[0].float(), pair[1].float() * scale)
+    if tensors or not found:
+        raise WeightsError(
+            f"the adapter in {folder} has {sorted(tensors)[:3] or 'no matrices'}, not pairs A and B alone"
+        )
+    return found
 
 
 def _adapted(model: Any) -> Iterator[tuple[str, Any]]:
