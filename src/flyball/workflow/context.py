@@ -18,6 +18,7 @@ from flyball.types import GradedAttempt, PolicyVersion
 from flyball.workflow.inputs import TRAIN, Inputs
 from flyball.workflow.progress import Progress
 from flyball.workflow.stop import StopRequest
+from flyball.workflow.tracking import TRACKERS, Tracking, place_of
 from flyball.workflow.trainer import Trainer, Watch
 
 Result = dict[str, Any]
@@ -36,6 +37,7 @@ class Context:
     stop: StopRequest
     policy: str
     results: dict[str, Result] = field(default_factory=dict)
+    tracking: Tracking | None = None
 
     @property
     def folder(self) -> Path:
@@ -47,6 +49,23 @@ class Context:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def open_tracking(self) -> None:
+        """Begin to copy metrics to the tracker that the workflow names, if it names one."""
+        workflow = self.inputs.workflow
+        if (settings := workflow.settings.tracking) is None:
+            return
+        place = place_of(settings, self.run_id, workflow.title, workflow.folder)
+        marks = self.folder_of("tracking") / f"{settings.kind}.json"
+        curves = self.store.metrics(self.run_id)
+        self.tracking = Tracking(lambda: TRACKERS[settings.kind](place), marks, curves, self.progress.say)
+
+    def close_tracking(self) -> None:
+        """Send what is left; steps that did not arrive are an event of the run."""
+        if self.tracking is not None:
+            self.tracking.close()
+            if self.tracking.failed:
+                self.store.add_event(self.run_id, "tracking", {"failed": self.tracking.failed})
+
     def watch(self, phase: str) -> Watch:
         """Return the ear for a trainer: metrics and attempts go to the store, steps to the display.
 
@@ -57,6 +76,8 @@ class Context:
         def step(done: int, total: int, metrics: Mapping[str, float]) -> None:
             mine = metrics if phase == "rl" else {f"{name}/{phase}": value for name, value in metrics.items()}
             self.store.add_metrics(self.run_id, done, mine)
+            if self.tracking is not None:
+                self.tracking.write(done, mine)
             self.progress.advance(done, metrics)
 
         def keep(kind: str, step: int, attempts: Sequence[GradedAttempt]) -> None:

@@ -108,6 +108,7 @@ def _go(
         stages = stages_of(context, kind)
         progress.plan(_plan(context, stages))
         store.set_run_status(run_id, "running")
+        context.open_tracking()
         try:
             asyncio.run(_do(context, stages))
         except Stopped:
@@ -117,6 +118,7 @@ def _go(
             store.set_run_status(run_id, "failed", str(exc))
             raise
         finally:
+            context.close_tracking()
             progress.close()
     store.set_run_status(run_id, "finished")
     gates = context.results.get("gates")
