@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from flyball.config import ENGINE_FIELDS, Location, Marks, RLSettings, Settings
 from flyball.errors import ConfigError, nearest
@@ -161,10 +162,13 @@ def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
 
 
 def _tracking_problems(settings: Settings, marks: Marks) -> list[str]:
-    """Settings of another kind of tracker."""
+    """Settings of another kind of tracker, and a password, which would be kept with the run."""
     tracking = settings.tracking
     if tracking is None:
         return []
+    if tracking.uri is not None and urlsplit(tracking.uri).password is not None:
+        where = marks.at(("tracking", "uri"))
+        return [f"{where}: a password stands in tracking.uri; leave uri out and set MLFLOW_TRACKING_URI"]
     return [
         f"{marks.at(('tracking', name))}: tracking.{name} would be ignored by {tracking.kind}; it reads "
         f"{', '.join(sorted(READS[tracking.kind]))}"

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,10 +39,10 @@ class Tracker(Protocol):
     """An open run of a tracker; both methods may raise whatever its package raises."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Send the values of one step, whole."""
+        """Send the values of one step."""
 
-    def close(self) -> None:
-        """Nothing more will be sent for now."""
+    def close(self, complete: bool) -> None:
+        """Nothing more will be sent for now. `complete`: all stages of the run are done."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, complete: bool) -> None:
         self._writer.close()
 
 
@@ -88,15 +89,15 @@ class MLflow:
         tags = {"flyball.run": place.run_id}
         run = runs[0] if runs else self._client.create_run(experiment, run_name=place.run_id, tags=tags)
         self._run_id = run.info.run_id
-        self._client.set_terminated(self._run_id, "RUNNING")
+        self._client.update_run(self._run_id, status="RUNNING")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         at = round(time.time() * 1000)
         rows = [self._metric(name, value, at, step) for name, value in values.items()]
         self._client.log_batch(self._run_id, metrics=rows)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._run_id)
+    def close(self, complete: bool) -> None:
+        self._client.set_terminated(self._run_id, "FINISHED" if complete else "KILLED")
 
 
 class WandB:
@@ -112,8 +113,8 @@ class WandB:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({**values, "step": step})
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, complete: bool) -> None:
+        self._run.finish(exit_code=0 if complete else 1)
 
 
 TRACKERS: Mapping[str, Callable[[Place], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
@@ -137,9 +138,14 @@ class Tracking:
         self._sent: dict[str, int] = json.loads(marks.read_text()) if marks.is_file() else {}
         self._tracker: Tracker | None = None
         self._queue: queue.SimpleQueue[tuple[int, Mapping[str, float]] | None] = queue.SimpleQueue()
+        self._complete = False
         self.failed = 0
-        for step in sorted({step for curve in curves.values() for step, _ in curve}):
-            self.write(step, {name: dict(curve)[step] for name, curve in curves.items() if step in dict(curve)})
+        by_step: dict[int, dict[str, float]] = {}
+        for name, curve in curves.items():
+            for step, value in curve:
+                by_step.setdefault(step, {})[name] = value
+        for step in sorted(by_step):
+            self.write(step, by_step[step])
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
@@ -147,8 +153,9 @@ class Tracking:
         """Take the values of one step; returns at once."""
         self._queue.put((step, dict(values)))
 
-    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+    def close(self, complete: bool, seconds: float = CLOSE_SECONDS) -> None:
         """Send what is left, for at most `seconds`, and say how many steps did not arrive."""
+        self._complete = complete
         self._queue.put(None)
         self._thread.join(seconds)
         if self._thread.is_alive():
@@ -158,9 +165,9 @@ class Tracking:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
-            self._try(lambda item=item: self._send(*item))  # type: ignore[misc]
+            self._try(partial(self._send, *item))
         if self._tracker is not None:
-            self._try(self._tracker.close)
+            self._try(partial(self._tracker.close, self._complete))
 
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         new = {name: value for name, value in values.items() if step > self._sent.get(name, -1)}
