@@ -152,7 +152,6 @@ def test_a_tracker_that_fails_never_stops_the_run(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board, said = Listed(refuse=(1, 2)), Said()
-    monkeypatch.setattr(tracking, "TRACKERS", {})
     monkeypatch.setattr("flyball.workflow.context.TRACKERS", {"tensorboard": lambda place: board})
     finished = run(tracked(project, "{kind: tensorboard}"), tmp_path / "home", FakeTrainer(answers()), said)
     assert {step for step, _ in board.rows} == {3}

@@ -61,7 +61,9 @@ class Context:
         if why := missing_package(settings.kind):
             raise ConfigError(f"{workflow.marks.at(('tracking', 'kind'))}: tracking.kind is {settings.kind!r}: {why}")
         place = place_of(settings, self.run_id, workflow.title, workflow.folder)
-        marks = self.folder_of("tracking") / f"{settings.kind}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}.json"
+        marks = (
+            self.folder_of("tracking") / f"{settings.kind}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}.json"
+        )
         curves = self.store.metrics(self.run_id)
         self.tracking = Tracking(lambda: TRACKERS[settings.kind](place), marks, curves, self.progress.say)
 
