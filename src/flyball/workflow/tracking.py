@@ -1,7 +1,7 @@
 """The metrics of a run in TensorBoard, MLflow or Weights & Biases, as they go to the store.
 
-The store is the record and the tracker a copy of it: the thread that writes the copy never holds up or stops a run. What
-a kill kept from the tracker is sent from the store when the run is resumed. A step is marked as sent before it is
+The store is the record and the tracker a copy of it: the thread that writes the copy never holds up or stops a run.
+What a kill kept from the tracker is sent from the store when the run is resumed. A step is marked as sent before it is
 sent, so none is sent twice; one that was being sent during a kill, or that the tracker refused, is in the store alone.
 """
 
