@@ -236,8 +236,7 @@ class EngineSettings(Section):
         description="local: in this process; vllm: a server of vLLM; http: any OpenAI-compatible endpoint",
     )
     tool_format: str | None = Field(
-        default=None,
-        description="how the model writes tool calls, a row of models/tool_formats.py; unset = its template's",
+        default=None, description="how the model writes tool calls (models/tool_formats.py); unset = its template's"
     )
     deterministic: bool | None = Field(
         default=None, description="local: each conversation alone, equal to the bit whoever else runs; slower"
@@ -250,9 +249,7 @@ class EngineSettings(Section):
         default=None, min_length=1, description="name of the environment variable that holds the key of the endpoint"
     )
     num_logprobs: int | None = Field(
-        default=None,
-        ge=1,
-        description="vllm: the largest support that is stored, the server's --max-logprobs; unset = 20",
+        default=None, ge=1, description="vllm: the largest stored support, the server's --max-logprobs; unset = 20"
     )
     max_context: int | None = Field(
         default=None, ge=1, description="http: tokens of one conversation as the endpoint allows them; unset = 128000"
@@ -268,6 +265,15 @@ ENGINE_FIELDS: Mapping[str, frozenset[str]] = {
     "http": frozenset({"url", "key_env", "max_context", "max_tokens_field"}),
 }
 """The fields that each kind of engine reads."""
+
+
+class TrackingSettings(Section):
+    """A dashboard that gets the run's metrics as they go to the store; see `workflow/tracking.py`."""
+
+    kind: Literal["tensorboard", "mlflow", "wandb"]
+    folder: str | None = Field(default=None, min_length=1, description="tensorboard, wandb: where their files lie")
+    uri: str | None = Field(default=None, min_length=1, description="mlflow: of its server or database")
+    project: str | None = Field(default=None, min_length=1, description="mlflow, wandb: unset = the run's name")
 
 
 class ReleaseSettings(Section):
@@ -440,6 +446,7 @@ class Settings(Section):
     prices: PriceSettings = PriceSettings()
     tools: ToolsSettings = ToolsSettings()
     limits: LimitsSettings = LimitsSettings()  # type: ignore[valid-type]
+    tracking: TrackingSettings | None = None
 
 
 # --- where a key was written -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from flyball.config import ENGINE_FIELDS, Location, Marks, RLSettings, Settings
 from flyball.errors import ConfigError, nearest
@@ -15,6 +16,7 @@ from flyball.metrics import METRICS
 from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
 from flyball.rl.algorithms import ALGORITHMS, CHOICES, configured, own_choices
+from flyball.workflow.tracking import READS
 
 ANNOUNCED = {name: f"preset {name!r} {row.needs}" for name, row in ALGORITHMS.items() if row.needs}
 """Presets that a file may name before they can run, with what is missing and what to do until then."""
@@ -59,6 +61,7 @@ def check_names(settings: Settings, marks: Marks, names: Names) -> None:
         *_preset_problems(settings, marks, names),
         *_ignored(settings, marks),
         *_engine_problems(settings, marks),
+        *_tracking_problems(settings, marks),
     ]
     if names.splits is not None:
         problems += _unknown("evaluation.suites", "split", settings.evaluation.suites, names.splits, marks)
@@ -156,6 +159,22 @@ def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
             if getattr(settings.evaluation, name)
         ]
     return problems
+
+
+def _tracking_problems(settings: Settings, marks: Marks) -> list[str]:
+    """Settings of another kind of tracker, and a password, which would be kept with the run."""
+    tracking = settings.tracking
+    if tracking is None:
+        return []
+    if tracking.uri is not None and urlsplit(tracking.uri).password is not None:
+        where = marks.at(("tracking", "uri"))
+        return [f"{where}: a password stands in tracking.uri; leave uri out and set MLFLOW_TRACKING_URI"]
+    return [
+        f"{marks.at(('tracking', name))}: tracking.{name} would be ignored by {tracking.kind}; it reads "
+        f"{', '.join(sorted(READS[tracking.kind]))}"
+        for name in sorted(tracking.model_fields_set - {"kind"} - READS[tracking.kind])
+        if getattr(tracking, name) is not None
+    ]
 
 
 def _ignored(settings: Settings, marks: Marks) -> list[str]:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from flyball.errors import ConfigError
 from flyball.release.registry import Registry, new_version, weights_digest
 from flyball.store.store import Store
 from flyball.tasks.dataset import dataset_digest
@@ -18,6 +19,7 @@ from flyball.types import GradedAttempt, PolicyVersion
 from flyball.workflow.inputs import TRAIN, Inputs
 from flyball.workflow.progress import Progress
 from flyball.workflow.stop import StopRequest
+from flyball.workflow.tracking import TRACKERS, Tracking, missing_package, place_of
 from flyball.workflow.trainer import Trainer, Watch
 
 Result = dict[str, Any]
@@ -36,6 +38,7 @@ class Context:
     stop: StopRequest
     policy: str
     results: dict[str, Result] = field(default_factory=dict)
+    tracking: Tracking | None = None
 
     @property
     def folder(self) -> Path:
@@ -47,6 +50,30 @@ class Context:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def open_tracking(self) -> None:
+        """Begin to copy metrics to the tracker that the workflow names, if any. Raises ConfigError without its package.
+
+        Another place than before gets the run from its first step.
+        """
+        workflow = self.inputs.workflow
+        if (settings := workflow.settings.tracking) is None:
+            return
+        if why := missing_package(settings.kind):
+            raise ConfigError(f"{workflow.marks.at(('tracking', 'kind'))}: tracking.kind is {settings.kind!r}: {why}")
+        place = place_of(settings, self.run_id, workflow.title, workflow.folder)
+        marks = (
+            self.folder_of("tracking") / f"{settings.kind}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}.json"
+        )
+        curves = self.store.metrics(self.run_id)
+        self.tracking = Tracking(lambda: TRACKERS[settings.kind](place), marks, curves, self.progress.say)
+
+    def close_tracking(self, complete: bool) -> None:
+        """Send what is left; steps that did not arrive are an event of the run."""
+        if self.tracking is not None:
+            self.tracking.close(complete)
+            if self.tracking.failed:
+                self.store.add_event(self.run_id, "tracking", {"failed": self.tracking.failed})
+
     def watch(self, phase: str) -> Watch:
         """Return the ear for a trainer: metrics and attempts go to the store, steps to the display.
 
@@ -57,6 +84,8 @@ class Context:
         def step(done: int, total: int, metrics: Mapping[str, float]) -> None:
             mine = metrics if phase == "rl" else {f"{name}/{phase}": value for name, value in metrics.items()}
             self.store.add_metrics(self.run_id, done, mine)
+            if self.tracking is not None:
+                self.tracking.write(done, mine)
             self.progress.advance(done, metrics)
 
         def keep(kind: str, step: int, attempts: Sequence[GradedAttempt]) -> None:

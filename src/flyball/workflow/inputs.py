@@ -192,7 +192,7 @@ class Inputs:
         """Digest of everything that a resumed run must find unchanged, by what it is."""
         settings = self.workflow.settings
         return {
-            "settings": digest(settings.model_dump()),
+            "settings": digest(settings.model_dump(exclude={"tracking"})),  # it is told, and decides nothing
             "tasks": dataset_digest(self.tasks),
             "world": self.world.version,
             "graders": self.graders.version,

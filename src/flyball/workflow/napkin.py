@@ -14,6 +14,7 @@ from typing import Any, Literal
 from flyball.config import Location, Marks, Settings, read_settings
 from flyball.errors import ConfigError
 from flyball.workflow.check import ANNOUNCED, EVALUATES_ONLY, Names, check_names, names_in_force, preset_of
+from flyball.workflow.tracking import missing_package
 from flyball.workflow.workflow import Workflow, load_workflow
 
 State = Literal["ready", "built by this run", "missing"]
@@ -125,6 +126,11 @@ def _engine(value: Any, settings: Settings, around: Around) -> tuple[State, str]
     return "ready", f"evaluates only, and `flyball run` refuses it: {why}" if why else ""
 
 
+def _tracking(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
+    why = missing_package(value)
+    return ("missing", why) if why else ("ready", "gets the metrics as they go to the store")
+
+
 def _canary(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
     return "ready", "recorded in the release; the canary itself needs live sessions"
 
@@ -144,6 +150,7 @@ _JUDGES: dict[str, Callable[[Any, Settings, Around], tuple[State, str]]] = {
     "workflow.policy_training": _training,
     "training.rl.preset": _training,
     "engine.kind": _engine,
+    "tracking.kind": _tracking,
     "release.canary_traffic_percent": _canary,
     "release.gates": _gate,
     "monitoring": _metric,

@@ -107,6 +107,7 @@ def _go(
         check_trainable(context)
         stages = stages_of(context, kind)
         progress.plan(_plan(context, stages))
+        context.open_tracking()
         store.set_run_status(run_id, "running")
         try:
             asyncio.run(_do(context, stages))
@@ -117,6 +118,7 @@ def _go(
             store.set_run_status(run_id, "failed", str(exc))
             raise
         finally:
+            context.close_tracking(complete=all(stage.name in context.results for stage in stages))
             progress.close()
     store.set_run_status(run_id, "finished")
     gates = context.results.get("gates")
