@@ -36,7 +36,7 @@ class Adapters:
         """Read an adapter in `peft`'s format. Raises WeightsError when it does not fit the model."""
         if name in self._parts:
             raise WeightsError(f"there is an adapter {name!r} already; give this one another name")
-        parts = {
+        parts: dict[torch.nn.Module, tuple[torch.Tensor, torch.Tensor]] = {
             layer: (down.to(layer.weight), up.to(layer.weight))
             for layer, (down, up) in load_adapter(self._model, folder).items()
         }

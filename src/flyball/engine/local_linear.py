@@ -47,7 +47,7 @@ class Projection:
         else:
             y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
         if self._adapters is not None and self._adapters.apply_to(self._layers):
-            parts = y.split([layer.out_features for layer in self._layers], -1)
+            parts = torch.split(y, [layer.out_features for layer in self._layers], -1)
             for layer, part in zip(self._layers, parts, strict=True):
                 self._adapters.add_to(part, layer, x)
         return y

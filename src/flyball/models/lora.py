@@ -122,7 +122,8 @@ def load_adapter(model: Any, folder: Path) -> dict[torch.nn.Linear, tuple[torch.
                 f"the adapter in {folder} has for {name} matrices A {shapes[0]} and B {shapes[1]}; rank {rank} and "
                 f"this model need {(rank, layer.in_features)} and {(layer.out_features, rank)}"
             )
-        found[layer] = (pair[0].float(), pair[1].float() * scale)
+        down, up = (part.float() for part in pair if part is not None)
+        found[layer] = (down, up * scale)
     if tensors or not found:
         raise WeightsError(
             f"the adapter in {folder} has {sorted(tensors)[:3] or 'no matrices'}, not pairs A and B alone"
