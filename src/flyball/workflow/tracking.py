@@ -11,6 +11,7 @@ import json
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +67,9 @@ class TensorBoard:
     """Event files in `<folder>/<run id>`; a resumed run adds one to the same folder, which TensorBoard reads as one."""
 
     def __init__(self, place: Place) -> None:
-        self._writer = import_module("tensorboardX").SummaryWriter(str(place.folder / place.run_id))
+        # Files are named by the second: two writers of one run within a second would share one.
+        folder, suffix = str(place.folder / place.run_id), f".{uuid.uuid4().hex[:8]}"
+        self._writer = import_module("tensorboardX").SummaryWriter(folder, filename_suffix=suffix)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
