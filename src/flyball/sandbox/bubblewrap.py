@@ -151,13 +151,9 @@ def _mounts(folder: Path, bounds: Bounds, packages: bool) -> list[str]:
         argv += ["--tmpfs", str(place), "--remount-ro", str(place)]
     argv += ["--proc", "/proc", "--dev", "/dev", "--size", str(bounds.disk_bytes), "--tmpfs", "/dev/shm"]
     argv += ["--bind", str(folder / WORK), f"{ROOM}/{WORK}", "--bind", str(folder / TEMPORARY), f"{ROOM}/{TEMPORARY}"]
-    argv += [
-        "--ro-bind",
-        str(folder / FIXED),
-        f"{ROOM}/{FIXED}",
-        "--symlink",
-        f"{ROOM}/{TEMPORARY}".lstrip("/"),
-        "/tmp",
-    ]
+    argv += ["--ro-bind", str(folder / FIXED), f"{ROOM}/{FIXED}"]
+    if not any(tree.is_relative_to("/tmp") for tree in seen.shown):
+        # An interpreter that lies below /tmp makes it a folder, which stays read-only; $TMPDIR is the place to write.
+        argv += ["--symlink", f"{ROOM}/{TEMPORARY}".lstrip("/"), "/tmp"]
     # started by root, the code keeps root's number outside, to whom /proc/sys would listen
     return [*argv, "--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", f"{ROOM}/{WORK}"]
