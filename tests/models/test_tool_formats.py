@@ -66,6 +66,14 @@ calls = st.lists(
 )
 
 
+def test_a_mark_inside_an_argument_is_part_of_it() -> None:
+    for row in TOOL_FORMATS.values():
+        for mark in ("<|python_tag|>", "</tool_call>", "[ARGS]", "<|call|>"):
+            wanted = [("look", {"text": mark})]
+            parsed = row.parse(row.render("", written(wanted)))
+            assert [(c.name, json.loads(c.arguments)) for c in parsed.tool_calls] == wanted, (row.name, mark)
+
+
 def written(found: list[tuple[str, Any]]) -> list[ToolCall]:
     return [ToolCall("", name, json.dumps(arguments)) for name, arguments in found]
 

@@ -173,7 +173,8 @@ def _write_llama_json(content: str, calls: Sequence[tuple[str, Any]]) -> str:
 
 
 def _find_llama_json(text: str) -> Found:
-    content, tag, body = text.partition(_PYTHON_TAG)
+    # The tag may also stand in a string of a call that begins the turn.
+    content, tag, body = (text, "", "") if _opens_with_llama_call(text) else text.partition(_PYTHON_TAG)
     if not tag:
         body = text.strip()
         if not body.startswith("{") or '"name"' not in body:
@@ -192,6 +193,13 @@ def _find_llama_json(text: str) -> Found:
         if body[at] != ";":
             raise Unreadable(f"the tool call is not JSON: {body[at : at + 20]!r} follows it")
         at += 1
+
+
+def _opens_with_llama_call(text: str) -> bool:
+    try:
+        return _is_llama_call(_read_json(text.strip(), 0)[0])
+    except Unreadable:
+        return False
 
 
 def _is_llama_call(value: Any) -> bool:
