@@ -68,7 +68,7 @@ calls = st.lists(
 
 def test_a_mark_inside_an_argument_is_part_of_it() -> None:
     for row in TOOL_FORMATS.values():
-        for mark in ("<|python_tag|>", "</tool_call>", "[ARGS]", "<|call|>"):
+        for mark in ("<|python_tag|>", "<|python_start|>", "</tool_call>", "[ARGS]", "<|call|>"):
             wanted = [("look", {"text": mark})]
             parsed = row.parse(row.render("", written(wanted)))
             assert [(c.name, json.loads(c.arguments)) for c in parsed.tool_calls] == wanted, (row.name, mark)

@@ -233,9 +233,11 @@ def _is_plain_name(name: str) -> bool:
 
 
 def _find_pythonic(text: str) -> Found:
-    content, tag, body = text.partition(_PYTHON_START)
+    # The mark may also stand in a string of a call that begins the turn.
+    opens = _PYTHONIC.match(text)
+    content, tag, body = (text, "", "") if opens else text.partition(_PYTHON_START)
     if not tag:
-        if not _PYTHONIC.match(text):
+        if not opens:
             return text, []
         content, body = "", text
     body = body.strip().removesuffix(_PYTHON_END).strip()
