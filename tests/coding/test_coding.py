@@ -103,4 +103,6 @@ def test_the_hidden_code_is_not_in_the_sandbox() -> None:
 
 
 def test_the_workflow_loads() -> None:
-    Inputs(load_workflow(Path(__file__).parents[2] / "examples" / "coding" / "workflow.yaml")).check()
+    inputs = Inputs(load_workflow(Path(__file__).parents[2] / "examples" / "coding" / "workflow.yaml"))
+    inputs.check()  # raises for a task, a tool or a grader that a run could not use
+    assert inputs.tasks and inputs.graders.versions
