@@ -29,6 +29,7 @@ from flyball.engine.local_sampling import draw
 from flyball.engine.local_vocabulary import Vocabulary
 from flyball.engine.protocol import Completion, Request
 from flyball.errors import ConfigError, EngineError, NumericsError, WeightsError, nearest
+from flyball.models.threads import in_thread
 from flyball.types import WeightsRef
 
 STEPS_PER_QUANTUM = 3
@@ -144,8 +145,8 @@ class LocalEngine:
 
     async def load_weights(self, ref: WeightsRef) -> None:
         """Load a published safetensors folder, also while requests run. Raises WeightsError; the old weights stay."""
-        state = await asyncio.to_thread(_read_safetensors, Path(ref.path))
-        await asyncio.to_thread(self._take, state, ref.version, ref.path)
+        state = await in_thread(_read_safetensors, Path(ref.path))
+        await in_thread(self._take, state, ref.version, ref.path)
 
     def use_weights(self, state: dict[str, torch.Tensor], version: int) -> None:
         """Take weights from memory (the learner in the same process), as `load_weights` does from a folder.
@@ -217,7 +218,7 @@ class LocalEngine:
     async def _serve(self) -> None:
         try:
             while self._waiting or self._running:
-                for done in await asyncio.to_thread(self._quantum):
+                for done in await in_thread(self._quantum):
                     if done.future.done():
                         continue
                     if done.failure is None:

@@ -12,7 +12,6 @@ step on `KL_SAMPLES` attempts, and on all of them when it is part of the loss.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 
 from flyball.errors import TrainError
 from flyball.metrics import measured
+from flyball.models.threads import in_thread
 from flyball.rl.algorithms import Algorithm
 from flyball.rl.correction import acceptance_by_length
 from flyball.rl.guards import instability
@@ -123,7 +123,7 @@ async def _learn(
     metrics |= censoring(progress.settled) | {"rollout_seconds": time.perf_counter() - began}
     began = time.perf_counter()
     try:
-        metrics |= await asyncio.to_thread(update, learner, reference, groups, plan, progress)
+        metrics |= await in_thread(update, learner, reference, groups, plan, progress)
     except TrainError as refused:  # the learner dropped the step, its weights are unchanged
         progress.stopped_early = str(refused)
     metrics["train_seconds"] = time.perf_counter() - began

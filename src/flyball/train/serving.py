@@ -10,13 +10,13 @@ number that an engine stamps on its tokens is the learner's, which also counts s
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flyball.engine.protocol import Engine
 from flyball.errors import TrainError
+from flyball.models.threads import in_thread
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class OwnVersion:
 
     async def publish(self, version: int) -> None:
         """See Serving."""
-        self._newest, self._published = version, await asyncio.to_thread(self._weights)
+        self._newest, self._published = version, await in_thread(self._weights)
 
     def hold(self, version: int, in_use: Collection[int]) -> None:
         """See Serving. Raises TrainError for a version that no engine holds and that is not the newest."""
@@ -142,7 +142,7 @@ class InFlight:
     async def publish(self, version: int) -> None:
         """See Serving. In a thread: the engine takes them between two decode steps."""
         weights = self._weights()
-        await asyncio.to_thread(self._engine.use_weights, weights.state, weights.stamp)
+        await in_thread(self._engine.use_weights, weights.state, weights.stamp)
 
     def hold(self, version: int, in_use: Collection[int]) -> None:
         """Nothing to hold: every group goes on with the newest weights."""
