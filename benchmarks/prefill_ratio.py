@@ -1,6 +1,7 @@
-"""One long attempt through the built-in loop: how many tokens are computed twice, and that it ends well.
+"""One long attempt through the built-in loop, and a group of attempts at once: how many tokens are computed twice.
 
-    python -m benchmarks.prefill_ratio --fresh
+    python -m benchmarks.prefill_ratio --fresh          # about three minutes on two cores
+    python -m benchmarks.prefill_ratio --fresh --turns 3 --folder OUT    # half a minute, to see that it runs
 
 The policy is held to one tool call a turn by a grammar, hot enough to ask for another page each time. `prefilled`
 counts every token of a prompt that the engine computed. `distinct` counts the tokens of prompts that were not there
@@ -17,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 
-from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
+from benchmarks.result import RESULTS, Finding, append_row, publish, read_rows, rows_file
 from flyball.agent.loop import ToolLoop
 from flyball.engine.grammar import json_schema_grammar
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Completion, Request, SamplingParams
 from flyball.errors import FlyballError
-from flyball.models.load import load_chat, load_model, pays_bfloat16
+from flyball.models.hf_chat import HfChat, load_chat
+from flyball.models.load import load_model, pays_bfloat16
 from flyball.models.names import find
 from flyball.rollout.attempt import run_attempt
 from flyball.tasks.world import WorldSpec
@@ -32,6 +35,7 @@ from flyball.types import Limits, Task
 
 NAME = "prefill_ratio"
 TURNS, TOKENS, MOST = 20, 8000, 1.02
+GROUP = 8
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -89,25 +93,38 @@ class Counting(LocalEngine):
 @click.option("--turns", default=TURNS, show_default=True)
 @click.option("--lines", default=21, show_default=True, help="Lines of a page; 21 make 20 turns about 8,000 tokens.")
 @click.option("--fresh", is_flag=True, help="Discard the rows of earlier runs.")
-def main(policy: str, turns: int, lines: int, fresh: bool) -> None:
-    """Run the attempt unless its row is there, then write the results."""
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, help="Where results go.")
+@click.option("--reasons", type=click.Path(path_type=Path, dir_okay=False), help="JSON: why a claim was missed, by id.")
+def main(policy: str, turns: int, lines: int, fresh: bool, folder: Path, reasons: Path | None) -> None:
+    """Run what has no row yet, then write the results."""
     try:
-        file = rows_file(NAME)
+        why = orjson.loads(reasons.read_bytes()) if reasons else {}
+        file = rows_file(NAME, folder)
         if fresh:
             file.unlink(missing_ok=True)
-        if not read_rows(file):
-            append_row(file, asyncio.run(attempt(find(policy), turns, lines)))
-        results = publish(NAME, findings(read_rows(file)[0]), command="python -m benchmarks.prefill_ratio", reasons={})
+        missing = {"attempt", "group"} - {row["case"] for row in read_rows(file)}
+        if missing:
+            chat, model = load_policy(find(policy))
+            if "attempt" in missing:
+                append_row(file, asyncio.run(attempt(chat, model, turns, lines)))
+            if "group" in missing:
+                append_row(file, asyncio.run(group(chat, model)))
+        rows = {row["case"]: row for row in read_rows(file)}
+        for finding in (found := findings(rows["attempt"], rows["group"])):
+            print(f"{'holds ' if finding.holds else 'MISSED'}  {finding.id:24} {finding.value:10.4f} {finding.unit}")
+        publish(NAME, found, command="python -m benchmarks.prefill_ratio --fresh", reasons=why, folder=folder)
     except FlyballError as exc:
         raise click.ClickException(str(exc)) from exc
-    for result in results:
-        print(f"{'holds ' if result.holds else 'MISSED'}  {result.id:24} {result.value:10.4f} {result.unit}")
 
 
-async def attempt(folder: Path, turns: int, lines: int) -> dict[str, Any]:
+def load_policy(folder: Path) -> tuple[HfChat, Any]:
+    """Return chat format and model, in the precision that the engine samples with."""
+    model = load_model(folder)
+    return load_chat(folder), model.bfloat16() if pays_bfloat16(model) else model
+
+
+async def attempt(chat: HfChat, model: Any, turns: int, lines: int) -> dict[str, Any]:
     """Return the row of one attempt."""
-    chat, model = load_chat(folder), load_model(folder)
-    model = model.bfloat16() if pays_bfloat16(model) else model
     engine = Counting(model, num_slots=1, tokenizer=chat.tokenizer)
     limits = Limits(turns, turns, max_new_tokens=64, max_tokens=engine.max_context, max_seconds=3600.0)
     call = json_schema_grammar(SCHEMA).removeprefix("start: ").strip()
@@ -124,6 +141,7 @@ async def attempt(folder: Path, turns: int, lines: int) -> dict[str, Any]:
     )
     await engine.close()
     return {
+        "case": "attempt",
         "turns": len(done.trajectory.calls),
         "tool_calls": sum(len(call.tool_results) for call in done.trajectory.calls),
         "stop": str(done.stop),
@@ -136,13 +154,51 @@ async def attempt(folder: Path, turns: int, lines: int) -> dict[str, Any]:
     }
 
 
+async def group(chat: HfChat, model: Any) -> dict[str, Any]:
+    """Return the row of a group whose requests arrive together, beside a conversation of another kind."""
+    engine = Counting(model, num_slots=GROUP + 1, tokenizer=chat.tokenizer)
+    page = Book()
+    page.reset(21)
+    talks = [[{"role": "user", "content": page.read_page(number)}] for number in (7, 77)]
+    other, prompt = (tuple(chat.render(talk, ())) for talk in talks)
+
+    def ask(tokens: tuple[int, ...], seed: int, most: int) -> asyncio.Task[Completion]:
+        return asyncio.create_task(engine.generate(Request(tokens, SamplingParams(1.0, most, seed), ())))
+
+    running = ask(other, 0, 64)
+    while not engine.sampled_tokens:
+        await asyncio.sleep(0)
+    await asyncio.gather(running, *(ask(prompt, seed, 16) for seed in range(1, 1 + GROUP)))
+    await engine.close()
+    return {
+        "case": "group",
+        "size": GROUP,
+        "prompt_tokens": len(prompt),
+        "prefilled": engine.prefilled_tokens,
+        "sampled": engine.sampled_tokens,
+        "distinct": engine.distinct,
+        "dtype": str(model.dtype),
+    }
+
+
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-def findings(row: dict[str, Any]) -> list[Finding]:
-    """Return both claims about an attempt."""
-    ratio = row["prefilled"] / row["distinct"]
+def findings(row: dict[str, Any], together: dict[str, Any]) -> list[Finding]:
+    """Return both claims about an attempt, and the one about a group."""
+    ratio, shared = (each["prefilled"] / each["distinct"] for each in (row, together))
     return [
+        Finding(
+            "prefill_ratio.group",
+            "the prompt of a group whose attempts arrive together is computed once",
+            f"tokens prefilled over distinct tokens of prompts at most {MOST:g}, {GROUP} requests beside another",
+            shared,
+            (None, None),
+            1,
+            "times",
+            shared <= MOST,
+            together,
+        ),
         Finding(
             "prefill_ratio.ratio",
             "a tool trajectory of 20 turns computes hardly a token of its prompts twice",

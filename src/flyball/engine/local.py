@@ -24,6 +24,7 @@ from flyball.engine.local_adapters import Adapters
 from flyball.engine.local_cache import ATTENTION, SlotCache
 from flyball.engine.local_linear import Projection
 from flyball.engine.local_llama import LlamaPass
+from flyball.engine.local_prefix import MIN_SHARED, common_prefix, first_of_each, num_common, source_of
 from flyball.engine.local_request import Running, Slot
 from flyball.engine.local_sampling import draw
 from flyball.engine.local_vocabulary import Vocabulary
@@ -33,7 +34,6 @@ from flyball.models.threads import in_thread
 from flyball.types import WeightsRef
 
 STEPS_PER_QUANTUM = 3
-MIN_ROOT = 16
 
 
 class LocalEngine:
@@ -82,8 +82,6 @@ class LocalEngine:
         self._vocabulary: Vocabulary | None = None
         self._keeps_caches = on_new_weights == "keep"
         self._deterministic = deterministic
-        self._shares = not deterministic and not self._keeps_caches
-        """whether a conversation may begin with what another one left in its slot"""
         self._cache = SlotCache(num_slots, exact=deterministic)
         self._root: list[int] = []
         self._root_adapter: str | None = None
@@ -192,14 +190,16 @@ class LocalEngine:
         if self._root:  # those in flight take it with them; whoever comes must not begin with it
             self._move_root_into_slots(0)
         for slot in self._slots:
-            if not slot.busy and not slot.session:
-                slot.tokens = []
+            if slot.busy or slot.session:
+                slot.stale = True
+            else:
+                slot.clear()
 
     def _forget(self) -> None:
         self._root = []
         self._cache.clear()
         for slot in self._slots:
-            slot.tokens = []
+            slot.clear()
 
     async def end_session(self, session: str) -> None:
         for slot in self._slots:
@@ -283,8 +283,8 @@ class LocalEngine:
             self._waiting.remove(running)
             running.slot = slot
             resumes = slot.session and slot.session == running.request.session
-            if (not self._shares and not resumes) or slot.adapter != running.request.adapter:
-                slot.tokens = []
+            if (not resumes and (self._deterministic or slot.stale)) or slot.adapter != running.request.adapter:
+                slot.clear()
             slot.adapter = running.request.adapter
             slot.busy, slot.session, slot.used_at = True, running.request.session, self._clock
             admitted.append(running)
@@ -311,14 +311,14 @@ class LocalEngine:
             return
         prompts = [r.tokens for r in coming]
         adapter = coming[0].request.adapter
-        common = _common_prefix(prompts) if all(r.request.adapter == adapter for r in coming) else []
+        common = common_prefix(prompts) if all(r.request.adapter == adapter for r in coming) else []
         if self._root and adapter == self._root_adapter and common[: len(self._root)] == self._root:
             return
         if len(prompts) == 1:
-            common = common[: len(_common_prefix([tuple(self._root), prompts[0]]))] if self._root else []
+            common = common[: len(common_prefix([self._root, prompts[0]]))] if self._root else []
         self._forget()
         common = common[: min(len(p) for p in prompts) - 1]
-        if len(common) < MIN_ROOT:
+        if len(common) < MIN_SHARED:
             return
         self._cache.target(None, self._tensor([0]), 0)
         n = len(common)
@@ -332,7 +332,7 @@ class LocalEngine:
     def _fit_root(self, admitted: list[Running]) -> None:
         """Shrink the root to what every admitted request starts with; live slots take over the rest."""
         prompts = [r.tokens for r in admitted]
-        length = len(_common_prefix([tuple(self._root), *prompts]))
+        length = len(common_prefix([self._root, *prompts]))
         length = min(length, min(len(p) for p in prompts) - 1)
         if any(r.request.adapter != self._root_adapter for r in admitted):
             length = 0
@@ -346,35 +346,68 @@ class LocalEngine:
         self._root = self._root[:length]
 
     def _prefill(self, admitted: list[Running]) -> list[Running]:
-        """Compute what is not cached of the admitted requests' tokens and draw the next of each."""
+        """Compute what is not cached of the admitted requests' tokens and draw the next of each.
+
+        What several begin with is computed for the first of them; the others copy it, and equal prompts all of it.
+        """
         if self._deterministic and len(admitted) > 1:
             return [ended for running in admitted for ended in self._prefill([running])]
         if self._root:
             self._fit_root(admitted)
+        last: dict[Running, torch.Tensor] = {}
+        coming = admitted
+        while coming:
+            now, coming = first_of_each([(running, self._num_cached(running)) for running in coming])
+            last.update(zip(now, self._compute(now), strict=True))
+            for first in now:
+                twins = [r for r in coming if r.computes_the_same_as(first)]
+                self._copy(first, twins, len(first.tokens))
+                last.update((twin, last[first]) for twin in twins)
+            coming = [running for running in coming if running not in last]
+        return self._sample(admitted, torch.stack([last[running] for running in admitted]))
+
+    def _num_cached(self, running: Running) -> int:
+        """How many of its tokens root and its own slot hold; the last is always computed, for what it predicts."""
+        own = num_common(running.in_slot.tokens, running.tokens)
+        return min(max(own, len(self._root)), len(running.tokens) - 1)
+
+    def _copy(self, source: Running | Slot, others: list[Running], length: int) -> None:
+        """Let the slots of `others` begin with `length` tokens of the source's."""
+        slot = source.in_slot if isinstance(source, Running) else source
+        self._cache.copy(slot.index, [other.in_slot.index for other in others], length - len(self._root))
+        for other in others:
+            other.in_slot.hold(slot.tokens[:length])
+
+    def _compute(self, batch: list[Running]) -> torch.Tensor:
+        """Pass what is not cached through the model; the last hidden state [n, C] of each."""
         root = len(self._root)
-        deltas: list[tuple[int, ...]] = []
+        deltas: list[list[int]] = []
         starts: list[int] = []
-        for running in admitted:
-            slot, prompt = running.slot, running.tokens
-            assert slot is not None
-            cached = len(_common_prefix([tuple(slot.tokens), prompt])) if slot.tokens else 0
-            cached = min(max(cached, root), len(prompt) - 1)
-            deltas.append(prompt[cached:])
+        for running in batch:
+            slot, tokens, cached = running.in_slot, running.tokens, self._num_cached(running)
+            if not self._deterministic:
+                source, found = source_of(running, self._slots, cached)
+                if source is not None:
+                    cached = min(found, len(tokens) - 1)
+                    self._copy(source, [running], cached)
+            slot.tokens = tokens[:cached]
+            deltas.append(tokens[cached:])
             starts.append(cached - root)
-            slot.tokens = list(prompt)
-            running.prefilled += len(prompt) - cached
-            self.prefilled_tokens += len(prompt) - cached
+            running.prefilled += len(tokens) - cached
+            self.prefilled_tokens += len(tokens) - cached
         width = max(map(len, deltas))
-        tokens = self._tensor([[*d, *[0] * (width - len(d))] for d in deltas])
+        padded = self._tensor([[*d, *[0] * (width - len(d))] for d in deltas])
         start = self._tensor(starts)
-        rows = self._tensor([r.slot.index for r in admitted if r.slot])
+        rows = self._tensor([running.in_slot.index for running in batch])
         extent = self._cache.target(rows, start, max(starts) + width)
         positions = start[:, None] + self._tensor(range(width))
         visible = self._tensor(range(extent)) <= positions[:, :, None]
         lengths = self._tensor([len(d) for d in deltas])
         mask = _additive(visible, self._model.dtype)[:, None]
-        hidden = self._forward(tokens, positions + root, mask, [r.request.adapter for r in admitted], lengths)
-        return self._sample(admitted, hidden[self._tensor(range(len(admitted))), lengths - 1])
+        hidden = self._forward(padded, positions + root, mask, [r.request.adapter for r in batch], lengths)
+        for running in batch:
+            running.in_slot.tokens = list(running.tokens)
+        return hidden[self._tensor(range(len(batch))), lengths - 1]
 
     def _decode(self) -> list[Running]:
         """One token for every running request."""
@@ -388,13 +421,13 @@ class LocalEngine:
         writes its garbage just behind what it holds. When few run, their rows are gathered instead.
         """
         root = len(self._root)
-        slots = [r.slot for r in batch if r.slot is not None]
+        slots = [running.in_slot for running in batch]
         high = 1 + max(slot.index for slot in slots)
         dense = 2 * len(slots) > high and not self._deterministic
         covered = self._slots[:high] if dense else slots
         starts = [max(len(slot.tokens) - root, 0) for slot in covered]
         start = self._tensor(starts)
-        latest = {r.slot.index: r.latest for r in batch if r.slot is not None}
+        latest = {running.in_slot.index: running.latest for running in batch}
         tokens = self._tensor([[latest.get(slot.index, 0)] for slot in covered])
         for slot in slots:
             slot.tokens.append(latest[slot.index])
@@ -450,11 +483,10 @@ class LocalEngine:
 
     def _release(self, running: Running) -> None:
         self._running = [r for r in self._running if r is not running]
-        slot = running.slot
-        assert slot is not None
+        slot = running.in_slot
         slot.busy = False
         if not slot.session:
-            slot.tokens = []
+            slot.clear()
 
 
 def _allowed(batch: list[Running], vocab_size: int) -> torch.Tensor | None:
@@ -474,15 +506,6 @@ def _read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
     if not state:
         raise WeightsError(f"no safetensors file in {folder}; publish weights with the learner first")
     return state
-
-
-def _common_prefix(rows: list[tuple[int, ...]]) -> list[int]:
-    shortest, longest = min(rows), max(rows)
-    n = min(len(shortest), len(longest))
-    for i in range(n):
-        if shortest[i] != longest[i]:
-            return list(shortest[:i])
-    return list(shortest[:n])
 
 
 def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

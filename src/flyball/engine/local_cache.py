@@ -95,6 +95,12 @@ class SlotCache:
             else:
                 tensors.append(grown)
 
+    def copy(self, source: int, targets: list[int], length: int) -> None:
+        """Put the first `length` columns of one slot into others."""
+        if length > 0 and targets:
+            for slots in (*self.keys, *self.values):
+                slots[targets, :, :length] = slots[source, :, :length]
+
     def shrink_root(self, length: int, slot_lengths: list[int]) -> None:
         """Keep `length` root tokens and move the rest to the front of every slot, so that sequences stay the same."""
         moved = self.root_length - length

@@ -20,7 +20,10 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass
 class Slot:
-    """One row of the cache: the tokens whose keys and values it holds, root included, as `adapter` computed them."""
+    """One row of the cache: the tokens whose keys and values it holds, root included, as `adapter` computed them.
+
+    `stale`: some are of earlier weights; its own session goes on with them, nobody else may.
+    """
 
     index: int
     session: str = ""
@@ -28,6 +31,15 @@ class Slot:
     busy: bool = False
     used_at: int = 0
     adapter: str | None = None
+    stale: bool = False
+
+    def hold(self, tokens: list[int]) -> None:
+        """Say that it holds these, by the weights in use."""
+        self.tokens, self.stale = tokens, False
+
+    def clear(self) -> None:
+        """Say that it holds nothing of use."""
+        self.hold([])
 
 
 class Running:
@@ -40,6 +52,8 @@ class Running:
         self.request = request
         self.future = future
         self.slot: Slot | None = None
+        self.tokens = list(request.prompt_ids)
+        """prompt and what was sampled so far"""
         self.prefilled = 0
         self.finish_reason: FinishReason | None = None
         self.failure: EngineError | None = None
@@ -66,9 +80,14 @@ class Running:
         self.guide = vocabulary.guide(sampling.grammar, self.request.stop_ids) if sampling.grammar else None
 
     @property
-    def tokens(self) -> tuple[int, ...]:
-        """Prompt and what was sampled so far."""
-        return (*self.request.prompt_ids, *self._sampled)
+    def in_slot(self) -> Slot:
+        """Its slot, once it is admitted."""
+        assert self.slot is not None
+        return self.slot
+
+    def computes_the_same_as(self, other: Running) -> bool:
+        """Whether both have the same tokens, to be read by the same weights."""
+        return self.request.adapter == other.request.adapter and self.tokens == other.tokens
 
     @property
     def latest(self) -> int:
@@ -91,6 +110,7 @@ class Running:
     def take(self, token: int, logprob: float, version: int, kept: Mask | None) -> None:
         """Add a token that was drawn among `kept` [V]; see whether it is the last."""
         self._sampled.append(token)
+        self.tokens.append(token)
         self._logprobs.append(logprob)
         self._versions.append(version)
         if self._support is not None and kept is not None:
