@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flyball.config import Settings, merge, parse, read_settings, read_yaml
+from flyball.config import Settings, read_settings
 from flyball.errors import ConfigError
+from flyball.settings_file import merge, parse, read_yaml
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -1,4 +1,7 @@
-"""The blocks of a settings file that say how tokens are drawn and how RL learns; see `config.py` for the rules."""
+"""The blocks of a settings file that say how tokens are drawn and how RL learns; see `settings_file.py` for the rules.
+
+`None` for a field of `rl` means "as the preset says".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every block of a settings file is: unknown keys are refused, scalars are read strictly (see `config.py`)."""
+"""What every block of a settings file is: unknown keys are refused, scalars are read strictly (see `settings_file.py`)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from flyball.config import Names
 from flyball.errors import nearest
 from flyball.graders.flags import NotGraded
 from flyball.graders.language import LANGUAGES, language_of, share_in
@@ -16,6 +15,7 @@ from flyball.graders.spec import GraderSpec
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.steps import told
 from flyball.graders.value import Value
+from flyball.section import Names
 from flyball.types import Score
 
 SAME_AS_USER = "same_as_user"

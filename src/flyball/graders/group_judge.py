@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from flyball.config import Section
 from flyball.graders.flags import NotGraded
 from flyball.graders.judge import Judge
 from flyball.graders.model import as_sent
@@ -26,6 +25,7 @@ from flyball.graders.spec import GraderSpec, SamplingParams
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.template import Template
 from flyball.graders.value import Value
+from flyball.section import Section
 from flyball.types import Attempt, Score
 
 _ASKED = (

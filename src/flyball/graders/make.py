@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flyball.config import Marks, parse
 from flyball.errors import ConfigError, nearest
 from flyball.graders import spec as specs
 from flyball.graders.clarify import Clarify, ClarifyGrader
@@ -32,6 +31,7 @@ from flyball.graders.stopping import Stop, StopGrader
 from flyball.graders.text import StringCheckGrader, TextSimilarityGrader
 from flyball.graders.tone import Tone, ToneGrader
 from flyball.graders.tool_call import ToolCallGrader, ToolCallSpec
+from flyball.settings_file import Marks, parse
 
 Make = Callable[[Any, Judge | None], SpecGrader[Any]]
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from flyball.config import Names
 from flyball.errors import nearest
 from flyball.graders import code_signs, hacks
 from flyball.graders.hacks import DETECTORS, deed_of, hacks_of
@@ -20,6 +19,7 @@ from flyball.graders.model import LabelModelGrader
 from flyball.graders.row import Row, attempt_of_text
 from flyball.graders.spec import GraderSpec, InputMessage, LabelModel, SamplingParams
 from flyball.graders.spec_grader import SpecGrader
+from flyball.section import Names
 from flyball.types import Score
 
 HONEST = "honest"

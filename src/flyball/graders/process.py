@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from flyball.config import Names
 from flyball.graders.row import Row
 from flyball.graders.spec import GraderSpec
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.steps import Step, leaves, occurs, steps_of, told
 from flyball.graders.tool_call import normal
 from flyball.graders.value import Value
+from flyball.section import Names
 from flyball.types import Score
 
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from flyball.config import Names, Section
 from flyball.graders.flags import NotGraded
 from flyball.graders.row import Row
 from flyball.graders.spec import GraderSpec
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.steps import Step, steps_of, told, written
 from flyball.graders.value import Value
+from flyball.section import Names, Section
 from flyball.types import Score
 
 Kind = Literal["email", "phone", "card", "iban", "ssn"]

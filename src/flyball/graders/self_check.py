@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from flyball.config import Names
 from flyball.graders.row import Row
 from flyball.graders.spec import GraderSpec
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.steps import Step, steps_of
+from flyball.section import Names
 from flyball.types import Score
 
 _CLAIMS = re.compile(

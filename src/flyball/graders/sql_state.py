@@ -16,12 +16,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from flyball.config import Names, Section
 from flyball.graders.flags import NotGraded
 from flyball.graders.row import Row
 from flyball.graders.spec import GraderSpec
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.value import Value
+from flyball.section import Names, Section
 from flyball.types import Score
 
 MAX_STEPS = 5_000_000

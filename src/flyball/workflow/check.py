@@ -10,13 +10,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from flyball.config import ENGINE_FIELDS, Location, Marks, Settings
+from flyball.config import ENGINE_FIELDS, Settings
 from flyball.errors import ConfigError, nearest
 from flyball.metrics import METRICS
 from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
 from flyball.rl.algorithms import ALGORITHMS, CHOICES, configured, own_choices
 from flyball.rl_settings import RLSettings
+from flyball.settings_file import Location, Marks
 from flyball.workflow.tracking import READS
 
 ANNOUNCED = {name: f"preset {name!r} {row.needs}" for name, row in ALGORITHMS.items() if row.needs}

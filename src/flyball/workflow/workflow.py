@@ -18,10 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flyball.config import Marks, Section, Settings, merge, parse, read_settings
+from flyball.config import Settings, read_settings
 from flyball.errors import ConfigError
 from flyball.graders.grader import Grader
 from flyball.graders.make import is_grader
+from flyball.section import Section
+from flyball.settings_file import Marks, merge, parse
 from flyball.tools.approval import approver_of
 from flyball.types import Limits, Task
 from flyball.workflow.user_code import import_file
