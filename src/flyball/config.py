@@ -74,19 +74,56 @@ class SFTSettings(Section):
     max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
 
 
+STAGES = ("sft", "rl")
+"""Kinds of training stages: each has a section of its name in `training`, and this order where none is written."""
+
+
 class TrainingSettings(Section):
-    """How the policy learns. A stage that is switched off is `null`."""
+    """How the policy learns: stages in order, each with a section of its own.
+
+    A stage that `stages` lists and whose section is not written has the defaults; one that it does not list is off. A
+    section that is `null` switches its stage off.
+    """
 
     seed: int = Field(default=0, ge=0, description="0 or more")
     tiny: TinySettings | None = None
     lora: LoraSettings | None = Field(default=None, description="adapters in place of full training; unset = full")
+    stages: Annotated[tuple[Literal["sft", "rl"], ...], Field(strict=False)] | None = Field(
+        default=None, min_length=1, description="in the order in which they train; unset = those whose section is set"
+    )
     sft: SFTSettings | None = SFTSettings()
     rl: RLSettings | None = RLSettings()
     controls: Annotated[tuple[Literal["sft", "rejection_sft"], ...], Field(strict=False)] = ("sft", "rejection_sft")
+    confirmation_tasks: int = Field(
+        default=64,
+        ge=0,
+        description="validation tasks that no stage picks a checkpoint by, on which each one's result is measured; "
+        "0 = no such measurement",
+    )
 
     @property
     def tiny_or_default(self) -> TinySettings:
         return self.tiny or TinySettings()
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The stages that train, in order."""
+        return self.stages or tuple(name for name in STAGES if getattr(self, name) is not None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed_or_off(cls, data: Any) -> Any:
+        listed = data.get("stages") if isinstance(data, Mapping) else None
+        if not isinstance(listed, (list, tuple)):
+            return data
+        unwritten = [name for name in STAGES if name not in data]
+        return {**data, **{name: {} if name in listed else None for name in unwritten}}
+
+    @model_validator(mode="after")
+    def _each_once(self) -> TrainingSettings:
+        if self.stages is not None and len(set(self.stages)) < len(self.stages):
+            raise ValueError("a stage has one section of settings, so it is listed once")
+        return self
 
 
 class EvaluationSettings(SamplingSettings):
