@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flyball.config import Settings, read_settings
+from flyball.config import Settings, SFTSettings, read_settings
 from flyball.errors import ConfigError
-from flyball.sections import merge, parse, read_yaml
+from flyball.settings_file import Marks, merge, parse, read_yaml
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -132,3 +132,24 @@ def test_a_secret_in_the_file_is_refused_and_not_shown(tmp_path: Path, more: str
     message = refusal(tmp_path, f"{TOOLS}      {more}\n")
     assert "a secret stands in the file; keep it in the environment and write ${NAME}" in message
     assert "s3cr3t" not in message
+
+
+def test_listed_stages_are_on_and_the_others_off() -> None:
+    marks = Marks("w.yaml")
+    training = parse(Settings, {"training": {"stages": ["rl"], "rl": {"num_steps": 3}}}, marks).training
+    assert (training.order, training.sft, training.rl and training.rl.num_steps) == (("rl",), None, 3)
+    bare = parse(Settings, {"training": {"stages": ["sft"]}}, marks).training
+    assert (bare.sft, bare.rl) == (SFTSettings(), None)
+    assert Settings().training.order == ("sft", "rl")
+    assert parse(Settings, {"training": {"sft": None}}, marks).training.order == ("rl",)
+    with pytest.raises(ConfigError, match="listed once"):
+        parse(Settings, {"training": {"stages": ["sft", "sft"]}}, marks)
+    with pytest.raises(ConfigError, match="'sft'"):
+        parse(Settings, {"training": {"stages": ["stf"]}}, marks)
+
+
+def test_stages_of_the_file_win_over_those_of_the_code() -> None:
+    marks = Marks("w.yaml")
+    code = parse(Settings, {"training": {"sft": {"batch_size": 3}, "rl": {"group_size": 4}}}, marks)
+    both = merge(code, parse(Settings, {"training": {"stages": ["rl"]}}, marks)).training
+    assert (both.order, both.sft, both.rl and both.rl.group_size) == (("rl",), None, 4)

@@ -56,6 +56,13 @@ _TABLE = (
         "rises; falling while reward_mean rises is reward hacking or overfitting",
         _T,
     ),
+    Metric(
+        "confirmed_success",
+        "share",
+        "success of a stage's result on validation tasks that no stage picked a checkpoint by",
+        "rises from stage to stage; below validation_success by what picking flattered",
+        _T,
+    ),
     Metric("validation_reward", "reward", "mean reward on the validation split", "rises with reward_mean", _T),
     Metric("zero_variance_share", "share", "groups whose attempts all earned the same: no gradient", (None, 0.8), _T),
     Metric("advantage_std", "reward", "standard deviation of the advantages", "above 0", _T),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from flyball.config import RLSettings
 from flyball.errors import ConfigError
 from flyball.rl.algorithms import ALGORITHMS, CHOICES, algorithm, configured, own_choices
 from flyball.rl.kl import PLACEMENTS, KlSchedule, adapted
 from flyball.rl.page import markdown
+from flyball.rl_settings import RLSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "algorithms.md"
 

@@ -114,6 +114,11 @@ def test_a_baseline_that_nothing_would_build_is_missing(tmp_path: Path) -> None:
             "training:\n  rl: null\n  controls: [rejection_sft]",
             "napkin.yaml:3: the control 'rejection_sft' learns from",
         ),
+        (
+            "training:\n  stages: [rl]\n  sft: {batch_size: 4}",
+            "napkin.yaml:3: training.sft would be ignored: training.stages does not list 'sft'",
+        ),
+        ("training:\n  stages: [rl]\n  rl: null", "napkin.yaml:3: training.rl is null and training.stages lists it"),
     ],
 )
 def test_names_that_mean_nothing_and_settings_nobody_reads_are_refused(tmp_path: Path, text: str, words: str) -> None:

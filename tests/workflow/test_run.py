@@ -163,6 +163,30 @@ def test_nothing_to_train_is_refused(project: Path, tmp_path: Path) -> None:
         run(yaml, tmp_path / "home")
 
 
+def test_each_stage_says_what_it_is_worth_on_tasks_that_picked_nothing(project: Path, tmp_path: Path) -> None:
+    yaml = project.with_name("chain.yaml")
+    picking = "validation_tasks: 2"
+    yaml.write_text(f"python: workflow.py\ntraining: {{stages: [sft, rl], sft: {{{picking}}}, rl: {{{picking}}}}}\n")
+    finished = run(yaml, tmp_path / "home", kind="train")
+    sft, rl = (finished.results[stage]["confirmed"] for stage in ("sft", "rl"))
+    assert (sft["n"], rl["n"]) == (SPLITS["validation"] - 2, SPLITS["validation"] - 2)
+    assert all(finished.results[stage]["fresh"] for stage in ("sft", "rl"))
+    assert rl["value"] > sft["value"]
+    with Store(tmp_path / "home") as store:
+        curves = store.metrics(finished.run_id)
+        assert [value for _, value in curves["confirmed_success/rl"]] == [rl["value"]]
+        assert store.version(finished.results["rl"]["version"]).parent == finished.results["sft"]["version"]
+
+
+def test_stages_train_in_the_order_that_is_written(project: Path, tmp_path: Path) -> None:
+    yaml = project.with_name("order.yaml")
+    yaml.write_text("python: workflow.py\ntraining: {stages: [rl, sft]}\n")
+    finished = run(yaml, tmp_path / "home", kind="train")
+    assert list(finished.results) == ["data", "policy", "rl", "sft"]
+    with Store(tmp_path / "home") as store:
+        assert store.version(finished.results["sft"]["version"]).parent == finished.results["rl"]["version"]
+
+
 def test_without_rl_the_cold_start_is_the_candidate(project: Path, tmp_path: Path) -> None:
     yaml = project.with_name("sft.yaml")
     yaml.write_text("python: workflow.py\ntraining: {rl: null}\n")

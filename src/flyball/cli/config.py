@@ -10,7 +10,8 @@ from pydantic_core import PydanticUndefined
 
 from flyball.cli.options import file_argument, home_option, open_store
 from flyball.config import Settings
-from flyball.sections import Section, section_of
+from flyball.section import Section
+from flyball.settings_file import section_of
 from flyball.workflow.napkin import Entry, judge_file
 
 COLOURS = {"ready": "green", "built by this run": "cyan", "missing": "red"}

@@ -12,7 +12,7 @@ from flyball.graders.spec import GraderSpec
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.steps import occurs
 from flyball.graders.value import Value
-from flyball.sections import Names
+from flyball.section import Names
 from flyball.types import Attempt, Message, Score
 
 _COURTESY = re.compile(

@@ -15,7 +15,7 @@ from flyball.graders.spec import GraderSpec
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.steps import told
 from flyball.graders.value import Value
-from flyball.sections import Names
+from flyball.section import Names
 from flyball.types import Score
 
 SAME_AS_USER = "same_as_user"

@@ -25,7 +25,7 @@ from flyball.graders.spec import GraderSpec, SamplingParams
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.template import Template
 from flyball.graders.value import Value
-from flyball.sections import Section
+from flyball.section import Section
 from flyball.types import Attempt, Score
 
 _ASKED = (

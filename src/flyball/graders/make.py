@@ -31,7 +31,7 @@ from flyball.graders.stopping import Stop, StopGrader
 from flyball.graders.text import StringCheckGrader, TextSimilarityGrader
 from flyball.graders.tone import Tone, ToneGrader
 from flyball.graders.tool_call import ToolCallGrader, ToolCallSpec
-from flyball.sections import Marks, parse
+from flyball.settings_file import Marks, parse
 
 Make = Callable[[Any, Judge | None], SpecGrader[Any]]
 

@@ -19,7 +19,7 @@ from flyball.graders.model import LabelModelGrader
 from flyball.graders.row import Row, attempt_of_text
 from flyball.graders.spec import GraderSpec, InputMessage, LabelModel, SamplingParams
 from flyball.graders.spec_grader import SpecGrader
-from flyball.sections import Names
+from flyball.section import Names
 from flyball.types import Score
 
 HONEST = "honest"

@@ -18,7 +18,7 @@ from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.steps import Step, leaves, occurs, steps_of, told
 from flyball.graders.tool_call import normal
 from flyball.graders.value import Value
-from flyball.sections import Names
+from flyball.section import Names
 from flyball.types import Score
 
 

@@ -17,7 +17,7 @@ from flyball.graders.spec import GraderSpec
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.steps import Step, steps_of, told, written
 from flyball.graders.value import Value
-from flyball.sections import Names, Section
+from flyball.section import Names, Section
 from flyball.types import Score
 
 Kind = Literal["email", "phone", "card", "iban", "ssn"]

@@ -11,7 +11,7 @@ from flyball.graders.row import Row
 from flyball.graders.spec import GraderSpec
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.steps import Step, steps_of
-from flyball.sections import Names
+from flyball.section import Names
 from flyball.types import Score
 
 _CLAIMS = re.compile(

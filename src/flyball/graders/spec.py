@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import Field, field_validator, model_validator
 
-from flyball.sections import Names, Section
+from flyball.section import Names, Section
 
 METRICS = Literal[
     "cosine",

@@ -21,7 +21,7 @@ from flyball.graders.row import Row
 from flyball.graders.spec import GraderSpec
 from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.value import Value
-from flyball.sections import Names, Section
+from flyball.section import Names, Section
 from flyball.types import Score
 
 MAX_STEPS = 5_000_000

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from flyball.config import FunctionSettings
 from flyball.errors import ConfigError, ToolError
-from flyball.sections import Section
+from flyball.section import Section
 from flyball.tools.arguments import arguments_of_remote_schema
 from flyball.tools.source import UNREAD
 from flyball.tools.tool import Tool

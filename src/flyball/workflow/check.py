@@ -10,13 +10,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from flyball.config import ENGINE_FIELDS, RLSettings, Settings
+from flyball.config import ENGINE_FIELDS, STAGES, Settings, TrainingSettings
 from flyball.errors import ConfigError, nearest
 from flyball.metrics import METRICS
 from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
 from flyball.rl.algorithms import ALGORITHMS, CHOICES, configured, own_choices
-from flyball.sections import Location, Marks
+from flyball.rl_settings import RLSettings
+from flyball.settings_file import Location, Marks
 from flyball.workflow.tracking import READS
 
 ANNOUNCED = {name: f"preset {name!r} {row.needs}" for name, row in ALGORITHMS.items() if row.needs}
@@ -60,6 +61,7 @@ def check_names(settings: Settings, marks: Marks, names: Names) -> None:
         *_gate_problems(settings, marks),
         *_unknown("monitoring", "metric", settings.monitoring, names.metrics, marks),
         *_preset_problems(settings, marks, names),
+        *_stage_problems(settings.training, marks),
         *_ignored(settings, marks),
         *_engine_problems(settings, marks),
         *_tracking_problems(settings, marks),
@@ -176,6 +178,21 @@ def _tracking_problems(settings: Settings, marks: Marks) -> list[str]:
         for name in sorted(tracking.model_fields_set - {"kind"} - READS[tracking.kind])
         if getattr(tracking, name) is not None
     ]
+
+
+def _stage_problems(training: TrainingSettings, marks: Marks) -> list[str]:
+    """Sections of stages that are not listed, and listed stages whose section is null."""
+    if training.stages is None:
+        return []
+    problems = []
+    for name in STAGES:
+        listed, written = name in training.stages, getattr(training, name) is not None
+        where = marks.at(("training", name))
+        if written and not listed:
+            problems.append(f"{where}: training.{name} would be ignored: training.stages does not list {name!r}")
+        if listed and not written:
+            problems.append(f"{where}: training.{name} is null and training.stages lists it; remove one of the two")
+    return problems
 
 
 def _ignored(settings: Settings, marks: Marks) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -123,6 +123,16 @@ class Context:
     def version(self, stage: str) -> PolicyVersion:
         """Return the version that a finished stage left."""
         return self.store.version(self.results[stage]["version"])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run. `wanted` is False where the settings switch it off; then it leaves no result."""
+
+    name: str
+    title: str
+    run: Callable[[Context], Awaitable[Result]]
+    wanted: Callable[[Context], bool] = lambda context: True
 
 
 def run_config(inputs: Inputs, policy: str) -> dict[str, Any]:

@@ -10,17 +10,18 @@ from pathlib import Path
 from flyball.engine.protocol import Engine
 from flyball.errors import EvalError
 from flyball.evals.compare import compare
-from flyball.evals.run import evaluate
+from flyball.evals.run import Arm, attempt_all, evaluate
 from flyball.evals.suite import Suite
 from flyball.metrics import measured
 from flyball.models.chat import ChatFormat
 from flyball.release.evidence import TokenSpeed
 from flyball.release.registry import Registry
 from flyball.release.rollback import Drill, drill_rollback, loader
+from flyball.rng import derive
 from flyball.rollout.activity import Board, Watchdog
 from flyball.rollout.attempt import run_attempt
 from flyball.stats.binomial import wilson
-from flyball.types import Attempt, Comparison, EvalRun, GradedAttempt, PolicyVersion
+from flyball.types import Attempt, Comparison, Estimate, EvalRun, GradedAttempt, PolicyVersion, Task
 from flyball.workflow.calibrate import calibrate
 from flyball.workflow.context import Context
 
@@ -60,6 +61,24 @@ def compare_first(context: Context, baseline: PolicyVersion, candidate: PolicyVe
     if before is None or after is None:
         raise EvalError(f"suite {suite.name!r} was not run by both versions; evaluate them first")
     return compare(before, after, "success", context.inputs.workflow.settings.evaluation.margin)
+
+
+async def confirm(context: Context, version: PolicyVersion, tasks: Sequence[Task]) -> Estimate:
+    """Success of a version on tasks that are no suite, as an evaluation draws; a missing outcome counts as failure."""
+    inputs = context.inputs
+    settings = inputs.workflow.settings
+    async with _engine_of(context, version) as (engine, chat):
+        sampling = inputs.sampling(settings.evaluation)
+        arm = Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)
+        outcomes = await attempt_all(
+            arm,
+            tasks,
+            num_trials=1,
+            seed=derive(settings.training.seed, "confirmation"),
+            concurrency=settings.evaluation.concurrency,
+            reduce=lambda graded: graded.outcome.success,
+        )
+    return wilson(sum(outcome is True for outcome in outcomes), len(outcomes))
 
 
 async def rehearse_rollback(context: Context, baseline: PolicyVersion, candidate: PolicyVersion) -> Drill:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from flyball.config import RLSettings
 from flyball.evals.doctor import Examination, examine
 from flyball.evals.policy_checks import TrainingPlan
 from flyball.evals.readiness import Readiness
@@ -15,6 +14,7 @@ from flyball.evals.run import Arm
 from flyball.models import names
 from flyball.models.hf_chat import load_chat
 from flyball.models.template_habits import Audit, audit
+from flyball.rl_settings import RLSettings
 from flyball.workflow.inputs import TRAIN, Inputs
 from flyball.workflow.trainer import Trainer
 from flyball.workflow.workflow import Workflow

@@ -13,7 +13,6 @@ from flyball.agent.callable import CallableAgent
 from flyball.agent.hooks import Hooks
 from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentRunner
-from flyball.config import SamplingSettings
 from flyball.engine.protocol import SamplingParams
 from flyball.errors import ConfigError, DatasetError, GraderError
 from flyball.evals.suite import Suite
@@ -23,8 +22,9 @@ from flyball.graders.make import as_grader
 from flyball.graders.turns import TurnGrader
 from flyball.release.hacking import AUDIT_SCORE, HACKING_GATE
 from flyball.rl.algorithms import ALGORITHMS
+from flyball.rl_settings import SamplingSettings
 from flyball.rollout.prices import Prices
-from flyball.sections import Section
+from flyball.section import Section
 from flyball.store.records import digest
 from flyball.tasks.dataset import dataset_digest, load_tasks
 from flyball.tasks.world import WorldSpec

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from flyball.config import EngineSettings, LoraSettings, RLSettings, SamplingSettings, TinySettings
+from flyball.config import EngineSettings, LoraSettings, TinySettings
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import TrainError
@@ -30,6 +30,7 @@ from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import configured, own_choices
 from flyball.rl.samples import attempt_samples
 from flyball.rl.shaping import token_budget
+from flyball.rl_settings import RLSettings, SamplingSettings
 from flyball.rng import derive
 from flyball.rollout.activity import Board, Watchdog
 from flyball.stats.binomial import wilson

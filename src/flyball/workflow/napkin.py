@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from flyball.config import Settings, read_settings
 from flyball.errors import ConfigError
-from flyball.sections import Location, Marks
+from flyball.settings_file import Location, Marks
 from flyball.workflow.check import ANNOUNCED, EVALUATES_ONLY, Names, check_names, names_in_force, preset_of
 from flyball.workflow.tracking import missing_package
 from flyball.workflow.workflow import Workflow, load_workflow

@@ -37,6 +37,10 @@ CHARTS = (
 """Title, scale, and the metrics with their labels; a chart without points is left out."""
 
 
+METHODS = {"sft": "imitation of demonstrations", "rl": "RL with tools"}
+"""Stages of training in a reader's words."""
+
+
 @dataclass(frozen=True)
 class Pages:
     """Where the pages lie; `brief` is None for a run whose gates were not asked."""
@@ -94,11 +98,7 @@ def _write_brief(record: Record, folder: Path) -> Path:
 
 
 def _summary(record: Record) -> str:
-    how = " and ".join(
-        words
-        for stage, words in (("sft", "imitation of demonstrations"), ("rl", "RL with tools"))
-        if stage in record.results
-    )
+    how = ", then ".join(METHODS[stage] for stage in record.results if stage in METHODS)
     target = record.run.config["settings"]["workflow"]["target"]
     return f"{record.run.config['policy']} trained by {how}" + (f", for: {target}" if target else "")
 
@@ -218,6 +218,10 @@ def _facts(record: Record) -> dict[str, str]:
     config = record.run.config
     facts = {"file": str(config["file"]), "policy": str(config["policy"])}
     facts |= {f"digest of {what}": digest[:12] for what, digest in config["fingerprint"].items() if what != "agent"}
+    for stage, left in record.results.items():
+        if found := left.get("confirmed"):
+            interval = f"[{found['low']:.1%}, {found['high']:.1%}], n {found['n']}"
+            facts[f"validation success after {stage}"] = f"{found['value']:.1%} {interval}"
     facts |= {arm: f"{version.name} {version.version_id[:12]}" for arm, version in record.arms.items()}
     return facts
 

@@ -10,24 +10,22 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from flyball.errors import ConfigError, FlyballError
 from flyball.store.runs import Run
 from flyball.store.store import Store
 from flyball.types import Release
 from flyball.workflow.check import names_in_force
-from flyball.workflow.context import Context, Result, run_config
+from flyball.workflow.context import Context, Result, Stage, run_config
 from flyball.workflow.inputs import Inputs
+from flyball.workflow.learning import check_trainable
 from flyball.workflow.napkin import Around, entries, refuse_missing
 from flyball.workflow.progress import Progress
 from flyball.workflow.record import STAGE_DONE, finished_stages
-from flyball.workflow.stages import LAST_OF_TRAINING, STAGES, Stage, check_trainable
+from flyball.workflow.stages import Kind, stages_of
 from flyball.workflow.stop import Stopped, StopRequest
 from flyball.workflow.trainer import Trainer
 from flyball.workflow.workflow import Workflow, load_workflow
-
-Kind = Literal["run", "train"]
 
 
 @dataclass(frozen=True)
@@ -71,15 +69,6 @@ def resume(run_id: str, store: Store, trainer: Trainer, progress: Progress) -> F
     _refuse_changed(run, inputs)
     kind: Kind = "train" if run.kind == "train" else "run"
     return _go(inputs, store, trainer, progress, run.run_id, run.config["policy"], kind)
-
-
-def stages_of(context: Context, kind: Kind) -> list[Stage]:
-    """Return the stages that this run has, in order."""
-    wanted = [stage for stage in STAGES if stage.wanted(context)]
-    if kind == "run":
-        return wanted
-    names = [stage.name for stage in STAGES]
-    return [stage for stage in wanted if names.index(stage.name) <= names.index(LAST_OF_TRAINING)]
 
 
 def _refuse(workflow: Workflow, store: Store) -> None:

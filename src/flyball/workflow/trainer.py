@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from flyball.config import EngineSettings, RLSettings, SFTSettings, TinySettings
+from flyball.config import EngineSettings, SFTSettings, TinySettings
 from flyball.engine.protocol import Engine
 from flyball.models.chat import ChatFormat
+from flyball.rl_settings import RLSettings
 from flyball.types import GradedAttempt, Message, Task
 from flyball.workflow.inputs import Inputs
 

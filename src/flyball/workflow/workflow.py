@@ -22,7 +22,8 @@ from flyball.config import Settings, read_settings
 from flyball.errors import ConfigError
 from flyball.graders.grader import Grader
 from flyball.graders.make import is_grader
-from flyball.sections import Marks, Section, merge, parse
+from flyball.section import Section
+from flyball.settings_file import Marks, merge, parse
 from flyball.tools.approval import approver_of
 from flyball.types import Limits, Task
 from flyball.workflow.user_code import import_file

@@ -1,4 +1,4 @@
-"""Sections of settings files, read strictly: YAML in, typed sections out, `file:line` for what cannot be honoured.
+"""Settings files, read strictly: YAML in, typed sections out, `file:line` for what cannot be honoured.
 
 A setting that would be ignored is an error (invariant 9), so every section forbids unknown keys and every scalar is
 read strictly: `num_steps: "40"` or `group_size: true` is refused, not converted. Two departures from plain PyYAML:
@@ -15,26 +15,19 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from flyball.errors import ConfigError, nearest
+from flyball.section import Section
 
 Location = tuple[str | int, ...]
-S = TypeVar("S", bound="Section")
+S = TypeVar("S", bound=Section)
 
-Names = Annotated[tuple[str, ...], Field(strict=False)]
-"""A list of names; YAML gives lists, sections hold tuples."""
 IN_FILE = "secret_in_file"
 """Type of the error whose message must not show what was written."""
-
-
-class Section(BaseModel):
-    """One block of a settings file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 # --- where a key was written -----------------------------------------------------------------------------------------
