@@ -1,6 +1,6 @@
 """The spool: what the gateway accepts is on disk within milliseconds, whatever the database does.
 
-    root/spool/0/lock                   held by the one process that appends here
+    root/spool/0/lock                   held by the one process that appends here; names the spool
     root/spool/0/00000001.seg           frames (`frames.py`); the highest number is being written
     root/spool/1/ ...                   one folder for each gateway process
 
@@ -21,6 +21,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import threading
 import time
 from collections import Counter
@@ -306,6 +307,16 @@ class SpoolReader:
         self.folder = Path(folder)
         self.damaged_bytes = 0
 
+    def identity(self) -> str:
+        """Return the name of this spool, like no other's on any machine. Raises StoreError where no spool is."""
+        path = self.folder / "lock"
+        try:
+            if name := path.read_text(encoding="ascii"):
+                return name
+        except OSError as error:
+            raise failures.from_os(path, error) from error
+        raise StoreError(f"{path} is empty: no gateway has opened the spool {self.folder} yet")
+
     def read(self, after: Place | None = None, *, limit_bytes: int = 4 << 20) -> tuple[list[Frame], Place | None]:
         """Return frames from the place `after` (None = the beginning) and the place behind them.
 
@@ -377,6 +388,9 @@ def _lock(folder: Path) -> int:
             f"{folder} is being appended to by another process; give every gateway a spool folder of its own "
             "(`Spool.claim` finds a free one)"
         ) from error
+    if not os.fstat(file).st_size:
+        os.write(file, secrets.token_hex(8).encode())
+        os.fsync(file)
     return file
 
 
