@@ -20,6 +20,7 @@ fault is a failure, anyone else's is a re-run and then `Missing` (invariant 2).
     │   └── WeightsError    weights of another architecture, size or place than asked for; the old ones stay
     ├── GraderError    grader       a grader raised or returned what is not a score
     ├── StoreError     store        what happened could not be written or read back
+    │   └── SpoolInUseError another process appends to this spool folder
     ├── TrainError     train        a training step was refused or became unstable
     ├── EvalError      evals        an evaluation or comparison that would not be valid
     └── ReleaseError   release      a registry, gate or rollback that was refused
@@ -122,6 +123,10 @@ class GraderError(FlyballError, RuntimeError):
 
 class StoreError(FlyballError, RuntimeError):
     boundary = "store"
+
+
+class SpoolInUseError(StoreError):
+    pass
 
 
 class TrainError(FlyballError, RuntimeError):

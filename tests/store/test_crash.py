@@ -78,17 +78,17 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, graded: Callable[
         assert written(store, run_id)[-1] == "after"
 
 
-def test_a_database_that_cannot_grow_undoes_the_batch(store: Store, graded: Callable[..., GradedAttempt]) -> None:
-    run_id = store.new_run("train", {})
-    store.add_attempt(run_id, "rl", 0, graded("before"))
-    pages = store._db.rows("PRAGMA page_count")[0][0]
-    store._db.rows(f"PRAGMA max_page_count = {pages + 2}")
+def test_a_database_that_cannot_grow_undoes_the_batch(sqlite: Store, graded: Callable[..., GradedAttempt]) -> None:
+    run_id = sqlite.new_run("train", {})
+    sqlite.add_attempt(run_id, "rl", 0, graded("before"))
+    pages = sqlite._db.rows("PRAGMA page_count")[0][0]
+    sqlite._db.rows(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(StoreError, match=r"flyball\.db cannot grow: the disk.*free space.*then resume"):
-        store.add_attempts(run_id, "rl", 1, [graded(f"a{i}") for i in range(50)])
-    assert written(store, run_id) == ["before"]
-    store._db.rows("PRAGMA max_page_count = 1000000")
-    store.add_attempt(run_id, "rl", 1, graded("after"))
-    assert written(store, run_id) == ["before", "after"]
+        sqlite.add_attempts(run_id, "rl", 1, [graded(f"a{i}") for i in range(50)])
+    assert written(sqlite, run_id) == ["before"]
+    sqlite._db.rows("PRAGMA max_page_count = 1000000")
+    sqlite.add_attempt(run_id, "rl", 1, graded("after"))
+    assert written(sqlite, run_id) == ["before", "after"]
 
 
 def test_an_artifact_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -100,13 +101,13 @@ def test_an_alias_moves_only_from_where_it_is(store: Store) -> None:
         store.set_alias("production", "zzz", expected="abc1", actor="ana", reason="typo")
 
 
-def test_of_many_who_move_an_alias_at_once_one_wins(store: Store) -> None:
+def test_of_many_who_move_an_alias_at_once_one_wins(store: Store, again: Callable[[], Store]) -> None:
     store.put_version(V1)
     outcomes: list[str] = []
 
     def move(actor: str) -> None:
         try:
-            with Store(store.root) as own:
+            with again() as own:
                 own.set_alias("production", "abc1", expected=None, actor=actor, reason="race")
             outcomes.append("won")
         except StoreError:

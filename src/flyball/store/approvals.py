@@ -6,13 +6,12 @@ A request is a row, its answer another; neither changes. `expired` needs no row:
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
 from flyball.errors import StoreError, nearest
-from flyball.store.database import Database, now
+from flyball.store.database import Database, Row, now
 
 ApprovalState = Literal["pending", "approved", "denied", "expired"]
 _STATES = {"approve": "approved", "deny": "denied"}
@@ -86,7 +85,7 @@ class ApprovalTables:
         if len(rows) != 1:
             known = [row[0] for row in self._db.rows("SELECT approval_id FROM approvals")]
             count = "no approval" if not rows else f"{len(rows)} approvals"
-            raise StoreError(f"{self._db.path} has {count} {approval_id!r}{nearest(approval_id, known)}")
+            raise StoreError(f"{self._db.name} has {count} {approval_id!r}{nearest(approval_id, known)}")
         return _approval(rows[0])
 
     def approvals(self, state: ApprovalState | None = None) -> list[Approval]:
@@ -97,7 +96,7 @@ class ApprovalTables:
         return [one for one in found if state is None or one.state == state]
 
 
-def _approval(row: sqlite3.Row) -> Approval:
+def _approval(row: Row) -> Approval:
     state = _STATES.get(row["decision"] or "")
     if state is None:
         expired = datetime.fromisoformat(row["expires_at"]) <= datetime.now(UTC)

@@ -6,14 +6,13 @@ again adds rows: both opinions stay, each with the version of its graders (invar
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flyball.errors import StoreError
 from flyball.store import records
-from flyball.store.database import Database, now
+from flyball.store.database import Database, Row, Transaction, now
 from flyball.store.runs import RunTables
 from flyball.types import GradedAttempt, Missing, Outcome, RewardEvent, Score
 
@@ -111,7 +110,7 @@ class AttemptTables(RunTables):
 
     def _insert_attempt(
         self,
-        db: sqlite3.Connection,
+        db: Transaction,
         run_id: str,
         phase: str,
         step: int,
@@ -130,22 +129,21 @@ class AttemptTables(RunTables):
                 )
             return int(known["seq"])
         row = (run_id, attempt.attempt_id, phase, step, task.task_id, task.split, task.family, attempt.stop.value)
-        cursor = db.execute(
+        inserted = db.execute(
             """INSERT INTO attempts (run_id, attempt_id, phase, step, task_id, split, family, stop, digest, body, at)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq""",
             (*row, digest, body, now()),
         )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+        return int(inserted.fetchone()["seq"])
 
     def _attempt_row(self, run_id: str, attempt_id: str) -> int:
         sql = "SELECT seq FROM attempts WHERE run_id = ? AND attempt_id = ?"
         rows = self._db.rows(sql, (run_id, attempt_id))
         if not rows:
-            raise StoreError(f"{self._db.path} has no attempt {attempt_id!r} in run {run_id!r}; see attempts(run_id)")
+            raise StoreError(f"{self._db.name} has no attempt {attempt_id!r} in run {run_id!r}; see attempts(run_id)")
         return int(rows[0]["seq"])
 
-    def _graded(self, row: sqlite3.Row) -> GradedAttempt:
+    def _graded(self, row: Row) -> GradedAttempt:
         what = f"attempt {row['attempt_id']}"
         return GradedAttempt(self._db.record(row["body"], what), **self._db.record(row["judgement"], what))
 
@@ -160,7 +158,7 @@ def _pack_judgement(graded: GradedAttempt) -> bytes:
     return records.pack(body)[1]
 
 
-def _insert_judgement(db: sqlite3.Connection, attempt: int, graded: GradedAttempt, body: bytes) -> None:
+def _insert_judgement(db: Transaction, attempt: int, graded: GradedAttempt, body: bytes) -> None:
     latest = db.execute(
         "SELECT body FROM judgements WHERE attempt = ? ORDER BY seq DESC LIMIT 1", (attempt,)
     ).fetchone()

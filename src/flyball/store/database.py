@@ -1,103 +1,85 @@
-"""One SQLite file: opened safely, migrated, and written in transactions that are on disk before they return.
+"""What the tables need of a database: transactions that are on disk before they return, rows, and migrations.
 
-WAL lets readers go on while a writer works; synchronous=FULL makes COMMIT wait for the disk, so what was acknowledged
-survives kill -9 and power loss. The price is about 4 ms a commit: write attempts in batches. One connection under one
-lock serves every thread of a process; other processes open their own.
+`sqlite.py` keeps one file and needs no server; `postgres.py` serves several machines. The tables are written once, in
+SQLite's SQL with its three kinds of parameters (`?`, `?1`, `:name`); each database turns what differs into its own.
+Reads inside a `write` block see what it wrote. One writer at a time, so what a block has read still holds when it
+writes.
 """
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flyball.errors import StoreError
-from flyball.store import failures, records
-from flyball.store.schema import MIGRATIONS
+from flyball.store import records
+from flyball.store.schema import MIGRATIONS, Refusal
 
-APPLICATION_ID = 0x464C5942
-"""`FLYB` in the file header, so that another program's database is never migrated."""
+Parameters = Sequence[Any] | Mapping[str, Any]
 
 
-class Database:
-    """A connection to the database at `path`, made if absent.
+class Row(Protocol):
+    """One row: columns by name or by number, or all of them in order."""
 
-    Raises StoreError when it cannot be opened or written, is damaged, belongs to another program, or was written by a
-    newer flyball.
-    """
+    def __getitem__(self, key: str | int, /) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def keys(self) -> Iterable[str]: ...
 
-    def __init__(self, path: Path, *, busy_seconds: float = failures.BUSY_SECONDS) -> None:
-        self.path = path
-        self._lock = threading.RLock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise failures.from_os(path.parent, error) from error
-        try:
-            self._connection = sqlite3.connect(path, busy_seconds, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise failures.from_sqlite(path, error) from error
-        try:
-            self._prepare()
-        except BaseException:
-            self._connection.close()
-            raise
 
+class Count(Protocol):
+    """How many rows were written."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+
+class Result(Count, Protocol):
+    """What a statement gave."""
+
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+
+
+class Transaction(Protocol):
+    """The inside of a `write` block."""
+
+    def execute(self, sql: str, parameters: Parameters = (), /) -> Result: ...
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]], /) -> Count: ...
+
+
+class Database(ABC):
+    """A migrated database. `name` is the path or the address, without a password, for messages."""
+
+    name: str
+
+    @abstractmethod
+    def write(self) -> AbstractContextManager[Transaction]:
+        """One transaction: on disk when the block ends, undone when it raises. Raises StoreError."""
+
+    @abstractmethod
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """Return every row of a query. Raises StoreError."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close the connection; a second close does nothing."""
-        with self._lock:
-            self._connection.close()
 
-    @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: on disk when the block ends, undone when it raises. Raises StoreError."""
-        with self._lock, self._translated():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+    @abstractmethod
+    def _has_table(self, table: str) -> bool: ...
 
-    def rows(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
-        """Return every row of a query. Raises StoreError."""
-        with self._lock, self._translated():
-            return self._connection.execute(sql, parameters).fetchall()
+    @abstractmethod
+    def _ddl(self, statement: str | Refusal) -> Iterable[str]:
+        """Return a statement of the schema as this database says it."""
 
     def record(self, body: bytes | str, what: str) -> Any:
         """Read a record found in a row; `what` names the row if it is damaged. Raises StoreError."""
         try:
             return records.from_json(body) if isinstance(body, str) else records.unpack(body)
         except StoreError as error:
-            raise StoreError(f"{self.path}, {what}: {error.args[0]}") from error
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise failures.from_sqlite(self.path, error) from error
-
-    def _prepare(self) -> None:
-        self._connection.row_factory = sqlite3.Row
-        owner = self.rows("PRAGMA application_id")[0][0]
-        if owner != APPLICATION_ID and self.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
-            raise StoreError(f"{self.path} is a SQLite database of another program; choose another store folder")
-        mode = self.rows("PRAGMA journal_mode = WAL")[0][0]
-        if mode != "wal":
-            raise StoreError(
-                f"{self.path} is on a file system without shared memory (journal mode {mode!r}, WAL is needed). "
-                "Put the store on a local disk"
-            )
-        for pragma in ("synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON"):
-            self.rows(f"PRAGMA {pragma}")
-        self._migrate()
+            raise StoreError(f"{self.name}, {what}: {error.args[0]}") from error
 
     def _migrate(self) -> None:
         """Bring an older schema up to date, all or nothing; two processes may try at once."""
@@ -105,17 +87,17 @@ class Database:
             with self.write() as db:
                 for name, statements in MIGRATIONS[self._version() :]:
                     for statement in statements:
-                        db.execute(statement)
+                        for sql in self._ddl(statement):
+                            db.execute(sql)
                     db.execute("INSERT INTO migrations (name, at) VALUES (?, ?)", (name, now()))
-                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         if (version := self._version()) > len(MIGRATIONS):
             raise StoreError(
-                f"{self.path} has schema version {version}, this flyball knows {len(MIGRATIONS)}; it was written by a "
-                "newer one. Upgrade flyball, or choose another store folder"
+                f"{self.name} has schema version {version}, this flyball knows {len(MIGRATIONS)}; it was written by a "
+                "newer one. Upgrade flyball, or choose another store"
             )
 
     def _version(self) -> int:
-        if not self.rows("SELECT 1 FROM sqlite_master WHERE name = 'migrations'"):
+        if not self._has_table("migrations"):
             return 0
         return int(self.rows("SELECT max(version) FROM migrations")[0][0])
 

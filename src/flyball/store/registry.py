@@ -5,13 +5,12 @@ Nothing but `release/` moves a production alias (invariant 8); the store only ma
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from typing import cast
 
 from flyball.errors import StoreError, nearest
 from flyball.store import records
-from flyball.store.database import Database, now
+from flyball.store.database import Database, Row, now
 from flyball.types import EvalRun, PolicyVersion, Release
 
 
@@ -66,7 +65,7 @@ class RegistryTables:
                 db.execute("INSERT INTO versions (version_id, name, body, at) VALUES (?, ?, ?, ?)", row)
             elif self._db.record(known["body"], f"version {version.version_id}") != version:
                 raise StoreError(
-                    f"version {version.version_id} is already in {self._db.path} with other content; a version never "
+                    f"version {version.version_id} is already in {self._db.name} with other content; a version never "
                     "changes. Derive the id from everything the version binds"
                 )
 
@@ -77,7 +76,7 @@ class RegistryTables:
         if len(found) != 1:
             known = [version.version_id for version in self.versions()]
             count = "no version" if not found else f"{len(found)} versions"
-            raise StoreError(f"{self._db.path} has {count} {version_id!r}{nearest(version_id, known)}")
+            raise StoreError(f"{self._db.name} has {count} {version_id!r}{nearest(version_id, known)}")
         return found[0]
 
     def versions(self, name: str | None = None) -> list[PolicyVersion]:
@@ -99,7 +98,7 @@ class RegistryTables:
         """Return the latest state of one release. Raises StoreError."""
         if not (states := self.release_history(release_id)):
             known = [release.release_id for release in self.releases()]
-            raise StoreError(f"{self._db.path} has no release {release_id!r}{nearest(release_id, known)}")
+            raise StoreError(f"{self._db.name} has no release {release_id!r}{nearest(release_id, known)}")
         return states[-1]
 
     def release_history(self, release_id: str) -> list[Release]:
@@ -150,5 +149,5 @@ class RegistryTables:
         sql = "SELECT alias, version_id, previous, actor, reason, at FROM alias_moves WHERE alias = ? ORDER BY seq"
         return [AliasMove(*row) for row in self._db.rows(sql, (alias,))]
 
-    def _release(self, row: sqlite3.Row) -> Release:
+    def _release(self, row: Row) -> Release:
         return cast(Release, self._db.record(row["body"], f"release {row['release_id']}"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 
 from flyball.errors import StoreError
-from flyball.store.database import Database, now
+from flyball.store.database import Database, Row, now
 
 
 @dataclass(frozen=True)
@@ -52,5 +51,5 @@ class RoutingRows:
         ]
 
 
-def _route(row: sqlite3.Row) -> StoredRoute:
+def _route(row: Row) -> StoredRoute:
     return StoredRoute(row["version"], row["release_id"], row["body"], row["at"])

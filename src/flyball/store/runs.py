@@ -57,7 +57,9 @@ class RunTables:
         with self._db.write() as db:
             at = now()
             db.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, ?, 'running', '', ?, ?)", (run_id, kind, name or kind, text, at, at)
+                """INSERT INTO runs (run_id, kind, name, config, status, reason, created_at, updated_at)
+                VALUES (?, ?, ?, ?, 'running', '', ?, ?)""",
+                (run_id, kind, name or kind, text, at, at),
             )
         return run_id
 
@@ -68,7 +70,7 @@ class RunTables:
         if len(exact) != 1:
             known = [row[0] for row in self._db.rows("SELECT run_id FROM runs")]
             count = "no run" if not exact else f"{len(exact)} runs"
-            raise StoreError(f"{self._db.path} has {count} {run_id!r}{nearest(run_id, known)}")
+            raise StoreError(f"{self._db.name} has {count} {run_id!r}{nearest(run_id, known)}")
         return self._run(exact[0])
 
     def runs(self, kind: str | None = None) -> list[Run]:
@@ -135,7 +137,7 @@ class RunTables:
 
     def _require_run(self, run_id: str) -> None:
         if not self._db.rows("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)):
-            raise StoreError(f"{self._db.path} has no run {run_id!r}; begin one with new_run")
+            raise StoreError(f"{self._db.name} has no run {run_id!r}; begin one with new_run")
 
     def _run(self, row: Any) -> Run:
         config = self._db.record(row["config"], f"run {row['run_id']}")

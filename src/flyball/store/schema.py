@@ -1,6 +1,7 @@
 """The tables, version by version.
 
-A migration is a name and its statements; `database.py` applies each in one transaction and notes it in `migrations`.
+A migration is a name and its statements, in SQLite's SQL; `database.py` applies each in one transaction and notes it in
+`migrations`, and `postgres.py` says it in PostgreSQL's.
 A migration that has been released is never edited: the next version is a new entry at the end.
 
 Facts are append-only: triggers refuse UPDATE and DELETE, so a later opinion (a second grading, a moved alias, the next
@@ -9,6 +10,22 @@ Bodies are records of `records.py`; the columns beside them are what is searched
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A trigger: `action` (UPDATE, DELETE, UPDATE OF columns) on a row of `table` is refused."""
+
+    name: str
+    table: str
+    action: str
+
+    @property
+    def says(self) -> str:
+        return f"{self.table} is append-only: add a new row instead"
+
 
 _TABLES = (
     "CREATE TABLE migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, at TEXT NOT NULL)",
@@ -78,16 +95,9 @@ _ROUTES = (
 )
 
 
-def _refuse(name: str, table: str, action: str) -> str:
-    return (
-        f"CREATE TRIGGER {name} BEFORE {action} ON {table} "
-        f"BEGIN SELECT RAISE(ABORT, '{table} is append-only: add a new row instead'); END"
-    )
-
-
-def _append_only(*tables: str) -> tuple[str, ...]:
+def _append_only(*tables: str) -> tuple[Refusal, ...]:
     return tuple(
-        _refuse(f"{table}_never_{word}", table, action)
+        Refusal(f"{table}_never_{word}", table, action)
         for word, action in (("change", "UPDATE"), ("go", "DELETE"))
         for table in tables
     )
@@ -95,8 +105,8 @@ def _append_only(*tables: str) -> tuple[str, ...]:
 
 _TRIGGERS = (
     *_append_only(*APPEND_ONLY),
-    _refuse("runs_never_go", "runs", "DELETE"),
-    _refuse("runs_change_status_only", "runs", "UPDATE OF run_id, kind, name, config, created_at"),
+    Refusal("runs_never_go", "runs", "DELETE"),
+    Refusal("runs_change_status_only", "runs", "UPDATE OF run_id, kind, name, config, created_at"),
 )
 
 _APPROVALS = (
@@ -109,9 +119,72 @@ _APPROVALS = (
         decision TEXT NOT NULL, actor TEXT NOT NULL, reason TEXT NOT NULL, at TEXT NOT NULL)""",
 )
 
-MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+# What was served: one table for each kind of frame, and how far each spool was read. Of `ingested`, `spool_places` and
+# `bodies` alone rows change or go: counts, places, and what is erased.
+_SERVING = (
+    """CREATE TABLE served_requests (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, project TEXT NOT NULL, call_id TEXT NOT NULL, kind TEXT NOT NULL,
+        session TEXT NOT NULL, arm TEXT NOT NULL, version_id TEXT NOT NULL, release_id TEXT NOT NULL, at REAL NOT NULL,
+        facts TEXT NOT NULL, frame TEXT NOT NULL, UNIQUE (project, call_id, kind))""",
+    """CREATE TABLE served_calls (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, project TEXT NOT NULL, call_id TEXT NOT NULL, session TEXT NOT NULL,
+        agent TEXT NOT NULL, arm TEXT NOT NULL, version_id TEXT NOT NULL, release_id TEXT NOT NULL, at REAL NOT NULL,
+        exactness TEXT NOT NULL, parent TEXT, continues TEXT, stands_at TEXT, ends TEXT, status INTEGER NOT NULL,
+        problem TEXT, model TEXT NOT NULL, tokens_in INTEGER, tokens_out INTEGER, cost_usd REAL NOT NULL,
+        seconds REAL NOT NULL, body TEXT, tools TEXT, facts TEXT NOT NULL, frame TEXT NOT NULL,
+        UNIQUE (project, call_id))""",
+    "CREATE INDEX calls_of_session ON served_calls (project, session)",
+    "CREATE INDEX calls_by_time ON served_calls (at)",
+    """CREATE TABLE served_sessions (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, project TEXT NOT NULL, session TEXT NOT NULL, first_call TEXT NOT NULL,
+        arm TEXT NOT NULL, version_id TEXT NOT NULL, release_id TEXT NOT NULL, release_channel TEXT NOT NULL,
+        at REAL NOT NULL, calls INTEGER NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
+        tool_calls_count INTEGER NOT NULL, tool_error_count INTEGER NOT NULL, duration_ms REAL NOT NULL,
+        cost_usd REAL NOT NULL, facts TEXT NOT NULL, frame TEXT NOT NULL, UNIQUE (project, session, first_call))""",
+    "CREATE INDEX served_sessions_of_version ON served_sessions (version_id, release_channel)",
+    """CREATE TABLE feedback (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, project TEXT NOT NULL, report_id TEXT NOT NULL, session TEXT NOT NULL,
+        call_id TEXT NOT NULL, at REAL NOT NULL, outcome INTEGER, score REAL, override TEXT, kpi TEXT,
+        context TEXT, facts TEXT NOT NULL, frame TEXT NOT NULL, UNIQUE (project, report_id))""",
+    "CREATE INDEX feedback_of_session ON feedback (project, session)",
+    """CREATE TABLE bodies (
+        digest TEXT PRIMARY KEY, size INTEGER NOT NULL, data BLOB NOT NULL, at REAL NOT NULL)""",
+    "CREATE INDEX bodies_by_time ON bodies (at)",
+    """CREATE TABLE body_holds (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT NOT NULL, retention TEXT NOT NULL, actor TEXT NOT NULL,
+        reason TEXT NOT NULL, at TEXT NOT NULL)""",
+    "CREATE INDEX holds_of_body ON body_holds (digest)",
+    """CREATE TABLE tombstones (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT NOT NULL, actor TEXT NOT NULL, reason TEXT NOT NULL,
+        at TEXT NOT NULL)""",
+    "CREATE INDEX tombstones_of_body ON tombstones (digest)",
+    "CREATE TABLE spool_places (spool TEXT PRIMARY KEY, segment INTEGER NOT NULL, byte INTEGER NOT NULL)",
+    """CREATE TABLE ingested (
+        spool TEXT NOT NULL, segment INTEGER NOT NULL, kind TEXT NOT NULL, arm TEXT NOT NULL, stored INTEGER NOT NULL,
+        repeated INTEGER NOT NULL, quarantined INTEGER NOT NULL, PRIMARY KEY (spool, segment, kind, arm))""",
+    """CREATE TABLE quarantine (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, spool TEXT NOT NULL, kind TEXT NOT NULL, arm TEXT NOT NULL,
+        reason TEXT NOT NULL, body BLOB NOT NULL, at TEXT NOT NULL)""",
+    """CREATE TABLE reconciliations (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, spool TEXT NOT NULL, life INTEGER NOT NULL, kind TEXT NOT NULL,
+        arm TEXT NOT NULL, accepted INTEGER NOT NULL, declared INTEGER NOT NULL, found INTEGER NOT NULL,
+        at TEXT NOT NULL)""",
+)
+_SERVING_FACTS = (
+    "served_requests",
+    "served_calls",
+    "served_sessions",
+    "feedback",
+    "body_holds",
+    "tombstones",
+    "quarantine",
+    "reconciliations",
+)
+
+MIGRATIONS: tuple[tuple[str, tuple[str | Refusal, ...]], ...] = (
     ("first tables", (*_TABLES, *_TRIGGERS)),
     ("routing tables", (*_ROUTES, *_append_only("routes"))),
     ("approvals", (*_APPROVALS, *_append_only("approvals", "approval_answers"))),
+    ("what was served", (*_SERVING, *_append_only(*_SERVING_FACTS))),
 )
 """Entry i brings the schema to version i + 1."""

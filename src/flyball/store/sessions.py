@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sqlite3
 from collections.abc import Iterable
 
 from flyball.errors import StoreError
 from flyball.store import records
-from flyball.store.database import now
+from flyball.store.database import Row, now
 from flyball.store.runs import RunTables
 from flyball.types import Channel, SessionRecord
 
@@ -47,7 +46,7 @@ class SessionTables(RunTables):
             AND (?3 IS NULL OR release_channel = ?3) ORDER BY seq"""
         return [self._session(row) for row in self._db.rows(sql, (run_id, policy_version, channel))]
 
-    def _session(self, row: sqlite3.Row) -> SessionRecord:
+    def _session(self, row: Row) -> SessionRecord:
         values = {name: row[name] for name in _FIELDS}
         values["human_override"] = bool(row["human_override"])
         values["outcome"] = None if row["outcome"] is None else bool(row["outcome"])

@@ -1,7 +1,8 @@
 """The store: one folder that holds everything that happened.
 
     root/flyball.db    SQLite: runs, events, metrics, attempts, judgements, evaluations, versions, releases, routing
-                       tables, sessions, approvals
+                       tables, sessions, approvals, what was served
+    root/spool/        what gateways accepted, until it is in the database
     root/artifacts/    files by their content: weights, tokenizers, exported states, reports
 
 Each parent class owns the tables of one subject and documents its methods. What a method has written is on disk when
@@ -13,25 +14,27 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-from flyball.store.approvals import ApprovalTables
 from flyball.store.artifacts import Artifacts
 from flyball.store.attempts import AttemptTables
 from flyball.store.database import Database
-from flyball.store.registry import RegistryTables
+from flyball.store.ingest import IngestTables
 from flyball.store.routing import RoutingRows
+from flyball.store.served import ServedTables
 from flyball.store.sessions import SessionTables
+from flyball.store.sqlite import SqliteDatabase
 
 
-class Store(AttemptTables, SessionTables, RegistryTables, RoutingRows, ApprovalTables):
+class Store(AttemptTables, SessionTables, ServedTables, IngestTables, RoutingRows):
     """The store in the folder `root`, made if absent. One object serves all threads; other processes open their own.
 
-    `artifacts` holds files by digest. Every method raises StoreError, with the path and the way out, when the disk or
-    the database refuses. Usable as a context manager that closes at the end.
+    With `database`, the address of PostgreSQL (`postgresql://user@host/name`, extra `postgres`), the rows are there and
+    the folder holds the artifacts alone. `artifacts` holds files by digest. Every method raises StoreError, with the
+    path and the way out, when the disk or the database refuses. Usable as a context manager that closes at the end.
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, *, database: str | None = None) -> None:
         self.root = Path(root)
-        self._db = Database(self.root / "flyball.db")
+        self._db = _database(self.root, database)
         self.artifacts = Artifacts(self.root / "artifacts")
 
     def close(self) -> None:
@@ -43,3 +46,11 @@ class Store(AttemptTables, SessionTables, RegistryTables, RoutingRows, ApprovalT
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _database(root: Path, address: str | None) -> Database:
+    if address is None:
+        return SqliteDatabase(root / "flyball.db")
+    from flyball.store.postgres import PostgresDatabase  # an extra
+
+    return PostgresDatabase(address)
