@@ -54,8 +54,14 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: on disk when the block ends, undone when it raises. Raises StoreError."""
+        """One transaction: on disk when the block ends, undone when it raises. Raises StoreError.
+
+        Inside another block of this thread it is a part of that one's transaction.
+        """
         with self._lock, self._translated():
+            if self._connection.in_transaction:
+                yield self._connection
+                return
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

@@ -1,7 +1,8 @@
 """The store: one folder that holds everything that happened.
 
     root/flyball.db    SQLite: runs, events, metrics, attempts, judgements, evaluations, versions, releases, routing
-                       tables, sessions, approvals
+                       tables, sessions, approvals, audit log
+    root/audit.key     the key that signs the audit log
     root/artifacts/    files by their content: weights, tokenizers, exported states, reports
 
 Each parent class owns the tables of one subject and documents its methods. What a method has written is on disk when
@@ -10,6 +11,7 @@ it returns (invariant 10), and facts are added, never changed.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -33,6 +35,10 @@ class Store(AttemptTables, SessionTables, RegistryTables, RoutingRows, ApprovalT
         self.root = Path(root)
         self._db = Database(self.root / "flyball.db")
         self.artifacts = Artifacts(self.root / "artifacts")
+
+    def together(self) -> AbstractContextManager[object]:
+        """A block whose writes are one transaction: all on disk when it ends, none when it raises."""
+        return self._db.write()
 
     def close(self) -> None:
         """Close the database; a second close does nothing."""
