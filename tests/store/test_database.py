@@ -13,6 +13,7 @@ import pytest
 
 from flyball.errors import StoreError
 from flyball.store import database
+from flyball.store.audit import Act
 from flyball.store.schema import MIGRATIONS
 from flyball.store.sqlite import SqliteDatabase
 from flyball.store.store import Store
@@ -59,7 +60,7 @@ def test_migrations_are_added_never_edited(sqlite: Store) -> None:
     """Their digests as they were when they were written: a change of the schema is another entry at the end of both."""
     statements = [[sql for one in part for sql in sqlite._db._ddl(one)] for _, part in MIGRATIONS]
     digests = [hashlib.sha256("\n".join(part).encode()).hexdigest()[:12] for part in statements]
-    assert digests == ["2e2db6e9f723", "35a0f95e594f", "b5adff602e4e", "4ea8798b4887"]
+    assert digests == ["2e2db6e9f723", "35a0f95e594f", "b5adff602e4e", "4ea8798b4887", "c8e3f4701c1d"]
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"])
@@ -81,7 +82,7 @@ def test_every_schema_there_was_is_brought_up_to_date(
     with Store(tmp_path, database=address) as store:
         assert [row["name"] for row in store._db.rows("SELECT * FROM migrations")] == [name for name, _ in MIGRATIONS]
         assert [one.attempt.attempt_id for one in store.attempts(run_id)] == ["a0", "a1", "a2"]
-        store.add_route(1, "r1", "{}")
+        store.add_route(1, "r1", "{}", Act(action="route", actor="flyball", at=2.0, subject="r1"))
         store.request_approval("s", "c", "refund", "{}", "2999-01-01T00:00:00+00:00")
         assert store.served_sessions() == []
 

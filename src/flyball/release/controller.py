@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from flyball.errors import ReleaseError
 from flyball.release.canary.detection import Detection, check_launch
@@ -21,6 +21,7 @@ from flyball.release.canary.verdict import CanaryVerdict, judge_canary
 from flyball.release.registry import PRODUCTION, Registry
 from flyball.release.routing import RoutingTable, SessionPolicy, Stage
 from flyball.release.verdict import is_ready
+from flyball.store.audit import Act
 from flyball.store.store import Store
 from flyball.types import Release
 
@@ -190,5 +191,13 @@ class Controller:
         return following
 
     def _write(self, table: RoutingTable) -> None:
-        self._store.add_route(table.version, table.release_id, table.to_json())
+        act = Act(
+            action="route",
+            actor=table.actor,
+            at=table.since,
+            subject=table.release_id,
+            reason=table.reason,
+            detail=asdict(table),
+        )
+        self._store.add_route(table.version, table.release_id, table.to_json(), act)
         self.repair()

@@ -57,7 +57,10 @@ class Database(ABC):
 
     @abstractmethod
     def write(self) -> AbstractContextManager[Transaction]:
-        """One transaction: on disk when the block ends, undone when it raises. Raises StoreError."""
+        """One transaction: on disk when the block ends, undone when it raises. Raises StoreError.
+
+        Inside another block of this thread it is a part of that one's transaction.
+        """
 
     @abstractmethod
     def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:

@@ -95,7 +95,7 @@ class PostgresDatabase(Database):
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """One transaction: on disk when the block ends, undone when it raises. Raises StoreError."""
+        """See Database."""
         with self._lock, self._translated():
             connection = self._open()
             with connection.transaction():

@@ -5,12 +5,14 @@ Nothing but `release/` moves a production alias (invariant 8); the store only ma
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import cast
 
 from flyball.errors import StoreError, nearest
 from flyball.store import records
-from flyball.store.database import Database, Row, now
+from flyball.store.audit import Act, AuditTables
+from flyball.store.database import Row, now
 from flyball.types import EvalRun, PolicyVersion, Release
 
 
@@ -26,10 +28,11 @@ class AliasMove:
     at: str
 
 
-class RegistryTables:
-    """The part of `Store` that knows evaluations, versions, releases and aliases."""
+class RegistryTables(AuditTables):
+    """The part of `Store` that knows evaluations, versions, releases and aliases.
 
-    _db: Database
+    Each state of a release and each move of an alias is an entry of the audit log, written in the same transaction.
+    """
 
     def put_eval(self, run: EvalRun) -> str:
         """Write an evaluation and return its digest; the same one again changes nothing. Raises StoreError."""
@@ -93,6 +96,12 @@ class RegistryTables:
                 "INSERT INTO releases (release_id, stage, body, at) VALUES (?, ?, ?, ?)",
                 (release.release_id, release.stage, body, now()),
             )
+            gates = {result.name: result.state for result in release.gates}
+            detail = {"stage": release.stage, "verdict": release.verdict, "gates": gates}
+            detail |= {"baseline": release.baseline, "candidate": release.candidate}
+            self.add_act(
+                Act(action="release", actor="flyball", at=time.time(), subject=release.release_id, detail=detail)
+            )
 
     def release(self, release_id: str) -> Release:
         """Return the latest state of one release. Raises StoreError."""
@@ -132,6 +141,8 @@ class RegistryTables:
                 VALUES (?, ?, ?, ?, ?, ?)""",
                 (alias, version_id, current, actor, reason, move.at),
             )
+            detail = {"from": current, "to": version_id}
+            self.add_act(Act(action="alias", actor=actor, at=time.time(), subject=alias, reason=reason, detail=detail))
         return move
 
     def alias(self, alias: str) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flyball.errors import StoreError
-from flyball.store.database import Database, Row, now
+from flyball.store.audit import Act, AuditTables
+from flyball.store.database import Row, now
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,13 @@ class StoredRoute:
     at: str
 
 
-class RoutingRows:
+class RoutingRows(AuditTables):
     """The part of `Store` that knows routing tables."""
 
-    _db: Database
-
-    def add_route(self, version: int, release_id: str, body: str) -> None:
+    def add_route(self, version: int, release_id: str, body: str, act: Act) -> None:
         """Write table number `version`, the one after the latest: of two controllers, one wins and the other is told.
+
+        `act` says who changed the routing and why; it becomes an entry of the audit log in the same transaction.
 
         Raises StoreError when the number is not the next one.
         """
@@ -37,6 +38,7 @@ class RoutingRows:
                 )
             sql = "INSERT INTO routes (version, release_id, body, at) VALUES (?, ?, ?, ?)"
             db.execute(sql, (version, release_id, body, now()))
+            self.add_act(act)
 
     def route(self) -> StoredRoute | None:
         """Return the table in force, None before the first."""

@@ -181,10 +181,18 @@ _SERVING_FACTS = (
     "reconciliations",
 )
 
+_AUDIT = (
+    """CREATE TABLE audit (
+        seq INTEGER PRIMARY KEY, action TEXT NOT NULL, subject TEXT NOT NULL, entry TEXT NOT NULL, at TEXT NOT NULL)""",
+    "CREATE INDEX audit_of_subject ON audit (subject, action)",
+    "CREATE TABLE audit_checkpoints (size INTEGER PRIMARY KEY, note TEXT NOT NULL)",
+)
+
 MIGRATIONS: tuple[tuple[str, tuple[str | Refusal, ...]], ...] = (
     ("first tables", (*_TABLES, *_TRIGGERS)),
     ("routing tables", (*_ROUTES, *_append_only("routes"))),
     ("approvals", (*_APPROVALS, *_append_only("approvals", "approval_answers"))),
     ("what was served", (*_SERVING, *_append_only(*_SERVING_FACTS))),
+    ("audit log", (*_AUDIT, *_append_only("audit", "audit_checkpoints"))),
 )
 """Entry i brings the schema to version i + 1."""

@@ -54,8 +54,11 @@ class SqliteDatabase(Database):
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """One transaction: on disk when the block ends, undone when it raises. Raises StoreError."""
+        """See Database."""
         with self._lock, self._translated():
+            if self._connection.in_transaction:
+                yield self._connection
+                return
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

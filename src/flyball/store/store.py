@@ -1,7 +1,8 @@
 """The store: one folder that holds everything that happened.
 
     root/flyball.db    SQLite: runs, events, metrics, attempts, judgements, evaluations, versions, releases, routing
-                       tables, sessions, approvals, what was served
+                       tables, sessions, approvals, what was served, audit log
+    root/audit.key     the key that signs the audit log
     root/spool/        what gateways accepted, until it is in the database
     root/artifacts/    files by their content: weights, tokenizers, exported states, reports
 
@@ -11,6 +12,7 @@ it returns (invariant 10), and facts are added, never changed.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -36,6 +38,10 @@ class Store(AttemptTables, SessionTables, ServedTables, IngestTables, RoutingRow
         self.root = Path(root)
         self._db = _database(self.root, database)
         self.artifacts = Artifacts(self.root / "artifacts")
+
+    def together(self) -> AbstractContextManager[object]:
+        """A block whose writes are one transaction: all on disk when it ends, none when it raises."""
+        return self._db.write()
 
     def close(self) -> None:
         """Close the database; a second close does nothing."""
