@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from flyball.errors import TrainError
 from flyball.rl.advantage import has_signal
-from flyball.rl.aggregate import loss_weights
+from flyball.rl.aggregate import loss_weights, sequences_of
 from flyball.rl.algorithms import Algorithm
 from flyball.rl.conflict import conflict_weights
 from flyball.rl.credit import Episode
@@ -175,7 +175,7 @@ def _temperatures(calls: Sequence[Call]) -> tuple[float, ...]:
 
 def weighted(samples: Sequence[TrainingSample], mode: str, horizon: int | None = None) -> list[TrainingSample]:
     """The samples with the aggregation mode turned into loss weights over all of them."""
-    weights = loss_weights([s.loss_mask for s in samples], mode, horizon)
+    weights = loss_weights([s.loss_mask for s in samples], mode, horizon, sequences_of(samples))
     return [replace(s, loss_weights=w) for s, w in zip(samples, weights, strict=True)]
 
 

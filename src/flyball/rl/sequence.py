@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from flyball.rl.aggregate import loss_weights
+from flyball.rl.aggregate import loss_weights, sequences_of
 from flyball.rl.algorithms import Algorithm
 from flyball.rl.correction import by_length, correction, log_gap
 from flyball.rl.ratio import as_sequence_ratio
@@ -70,8 +70,9 @@ def renormalised(samples: Sequence[TrainingSample], algorithm: Algorithm, horizo
         )
         mask[mask] = chosen.weights(log_rho, algorithm.correction_low, algorithm.correction_high)[1]
         accepted.append(mask)
-    before = loss_weights([s.loss_mask for s in samples], algorithm.loss_agg_mode, horizon)
-    after = loss_weights(accepted, algorithm.loss_agg_mode, horizon)
+    parts = sequences_of(samples)
+    before = loss_weights([s.loss_mask for s in samples], algorithm.loss_agg_mode, horizon, parts)
+    after = loss_weights(accepted, algorithm.loss_agg_mode, horizon, parts)
     return [
         replace(s, loss_weights=np.divide(s.loss_weights * a, b, out=np.zeros_like(b), where=b > 0))
         for s, a, b in zip(samples, after, before, strict=True)
