@@ -10,6 +10,7 @@ fault is a failure, anyone else's is a re-run and then `Missing` (invariant 2).
     ├── ModelError     model        a model folder, tokenizer or chat template that cannot be used
     ├── WorldError     world        the user's world raised in reset, user_reply or export_state
     ├── SandboxError   sandbox      no rung holds on this host, or the sandbox itself failed
+    │   └── RungError       this rung cannot do what the job asks; the message names the next one
     ├── ToolError      tool         a tool raised, timed out or returned what cannot be shown
     │   └── ToolServerError a tool server that gave no answer that can be used: the machinery's fault
     ├── AgentError     agent        the agent program raised, exited or answered nonsense
@@ -72,6 +73,10 @@ class WorldError(FlyballError, RuntimeError):
 
 class SandboxError(FlyballError, RuntimeError):
     boundary = "sandbox"
+
+
+class RungError(SandboxError):
+    pass
 
 
 class ToolError(FlyballError, RuntimeError):

@@ -253,3 +253,47 @@ def test_cases_and_baselines_that_are_none(cases: dict[str, Any]) -> None:
     assert isinstance(score(SPEEDUP, FAST, {"cases": "no"}).value, Missing)
     broken = score({**SPEEDUP, "baseline": {"lists.py": "x"}}, FAST, cases)
     assert isinstance(broken.value, Missing) and broken.value.fault is Fault.INFRASTRUCTURE
+
+
+# --- on the rung for snippets ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_monty(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pydantic_monty", reason="the extra monty is not installed")
+    monkeypatch.setenv("FLYBALL_SANDBOX", "monty")
+
+
+@pytest.mark.parametrize(
+    ("body", "value", "flag"),
+    [
+        ("return sample['output_text'] == 'yes'", 1.0, ""),
+        ("return float('nan')", "returned nan", "python_grader_runtime_error"),
+        ("return 'one'", "returned str 'one'", "python_grader_runtime_error"),
+        ("return item['absent']", "KeyError: 'absent' (line 2)", "python_grader_runtime_error"),
+        ("return sample['output_json']['a']", "KeyError: 'output_json'", "sample_parse_error"),
+        ("import numpy", "No module named 'numpy'", "python_grader_runtime_error"),
+    ],
+)
+def test_monty_judges_as_the_other_rungs_do(on_monty: None, body: str, value: object, flag: str) -> None:
+    got = score({"type": "python", "source": f"def grade(sample, item):\n    {body}"}, "yes", {})
+    if not flag:
+        assert got.value == value
+    else:
+        told = got.value.cause if isinstance(got.value, Missing) else got.explanation
+        assert str(value) in told and error_flags(got)[flag] and not got.raw
+
+
+def test_what_monty_cannot_load_is_refused_before_anything_is_judged(on_monty: None) -> None:
+    with pytest.raises(ConfigError, match="No module named 'numpy'"):
+        grader_from({"type": "python", "name": "g", "source": "import numpy\ndef grade(sample, item): return 1"})
+    with pytest.raises(ConfigError, match="a program is to be run"):
+        grader_from({"name": "g", **UNIT_TESTS})
+
+
+def test_another_interpreter_is_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pydantic_monty", reason="the extra monty is not installed")
+    spec = {"type": "python", "name": "g", "source": "def grade(sample, item): return 1"}
+    here = grader_from(spec).version
+    monkeypatch.setenv("FLYBALL_SANDBOX", "monty")
+    assert grader_from(spec).version != here

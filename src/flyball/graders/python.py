@@ -1,7 +1,9 @@
 """`python`: source that defines `grade(sample, item)`, run in a sandbox only (openai-rft 3.6).
 
 One sandbox per grader and worker loads the source once; every call is a fork of it without network, two minutes long at
-most, that leaves nothing behind. Packages are those installed here, so their versions are part of the grader's.
+most, that leaves nothing behind. Packages are those installed here, so their versions are part of the grader's. Where
+the host has no rung that runs CPython, Monty judges what its part of Python suffices for: another interpreter, so
+another version of the grader.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from flyball.graders.flags import NotGraded
 from flyball.graders.row import Row
 from flyball.graders.spec import Python
 from flyball.graders.spec_grader import SpecGrader, unit_score
-from flyball.sandbox.calls import GRADER_BOUNDS, Calls, Said
-from flyball.sandbox.job import Bounds
+from flyball.sandbox.calls import GRADER_BOUNDS, Function, number_function
+from flyball.sandbox.job import Bounds, Said
+from flyball.sandbox.monty import Monty
 from flyball.sandbox.sandbox import Sandbox, find_sandbox
 from flyball.tools.jsonable import as_json
 from flyball.types import Score
@@ -45,16 +48,20 @@ class PythonGrader(SpecGrader[Python]):
         for name in self._imported:
             if name not in sys.stdlib_module_names and find_spec(name) is None:
                 raise ConfigError(f"grader {spec.name!r} imports {name!r}, which is not installed here; install it")
+        self._bounds = bounds
         try:
-            self._sandbox = sandbox or find_sandbox()
+            self._sandbox = sandbox or find_sandbox(snippets=True)
+            if isinstance(self._sandbox.rung, Monty):
+                number_function(self._sandbox, spec.source, "grade", bounds).close()  # refused now, not by every sample
         except SandboxError as error:
             raise ConfigError(f"grader {spec.name!r} is Python source, and {error.args[0]}") from None
-        self._bounds = bounds
         self._mine = threading.local()
-        self._opened: list[Calls] = []
+        self._opened: list[Function] = []
         self._workers = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="flyball-python-grader")
 
     def _made_of(self) -> list[str]:
+        if isinstance(self._sandbox.rung, Monty):
+            return [self._sandbox.rung.version]
         return [f"python {platform.python_version()}", *_versions(self._imported)]
 
     async def judge(self, row: Row) -> Score:
@@ -75,15 +82,15 @@ class PythonGrader(SpecGrader[Python]):
     async def aclose(self) -> None:
         """End the sandboxes."""
         self._workers.shutdown(wait=False, cancel_futures=True)
-        for calls in self._opened:
-            calls.close()
+        for grade in self._opened:
+            grade.close()
 
     def _call(self, arguments: Any) -> Said:
-        calls: Calls | None = getattr(self._mine, "calls", None)
-        if calls is None:
-            calls = self._mine.calls = Calls(self._sandbox, self.spec.source, "grade", bounds=self._bounds)
-            self._opened.append(calls)
-        return calls.call(arguments)
+        grade: Function | None = getattr(self._mine, "grade", None)
+        if grade is None:
+            grade = self._mine.grade = number_function(self._sandbox, self.spec.source, "grade", self._bounds)
+            self._opened.append(grade)
+        return grade.call(arguments)
 
 
 def _imports(source: str) -> list[str]:

@@ -46,6 +46,7 @@ class Bubblewrap:
     """Starts commands under bwrap. As root it needs a control group, which bounds the number of processes."""
 
     name = "bubblewrap"
+    probe = "probe"
 
     def missing(self) -> str | None:
         """Return what this host lacks, None when it can be tried."""

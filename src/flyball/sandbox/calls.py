@@ -9,13 +9,14 @@ import select
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from flyball.errors import SandboxError
 from flyball.sandbox.files import FIXED
-from flyball.sandbox.job import MIB, Bounds, Job
+from flyball.sandbox.job import MIB, Bounds, Job, Said
+from flyball.sandbox.monty import Monty
 from flyball.sandbox.process import Process
 from flyball.sandbox.sandbox import Sandbox, inside
 from flyball.sandbox.view import view
@@ -30,20 +31,23 @@ GRADER_BOUNDS = Bounds(
 """What OpenAI grants a Python grader (openai-rft 3.6): two minutes, 2 GB of memory, 1 GB of disk."""
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a call gave: `value`, or `error` with its `kind` (see inside/forkserver.py) and the exception's `type`."""
+class Function(Protocol):
+    """A function of untrusted source. Not for several threads at a time."""
 
-    value: Any
-    error: str = ""
-    kind: str = ""
-    type: str = ""
-    cpu_seconds: float = 0.0
+    def call(self, arguments: Sequence[Any]) -> Said:
+        """Call it with JSON values. Raises SandboxError when the sandbox fails, never for the code."""
+        ...
 
-    @property
-    def failed(self) -> bool:
-        """Whether there is no value; None is one."""
-        return bool(self.kind)
+    def close(self) -> None:
+        """End what runs it; the next call starts it again."""
+        ...
+
+
+def number_function(sandbox: Sandbox, source: str, function: str, bounds: Bounds = GRADER_BOUNDS) -> Function:
+    """Return a function that answers with a number, on whatever rung this is. Raises RungError."""
+    if isinstance(sandbox.rung, Monty):
+        return sandbox.rung.function(source, function, bounds)
+    return Calls(sandbox, source, function, bounds=bounds)
 
 
 class Calls:

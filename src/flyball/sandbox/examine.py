@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 from flyball.errors import SandboxError
-from flyball.sandbox.calls import Calls, Said, read_frame
+from flyball.sandbox.calls import Calls, read_frame
 from flyball.sandbox.files import FIXED
-from flyball.sandbox.job import Bounds, Job
+from flyball.sandbox.job import Bounds, Job, Said
 from flyball.sandbox.sandbox import Sandbox, inside
 
 CODE = "code"

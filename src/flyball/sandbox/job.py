@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
+from typing import Any
 
 from flyball.errors import SandboxError
 
@@ -102,3 +103,19 @@ class Result:
     def ok(self) -> bool:
         """Whether the command ended by itself and with 0."""
         return self.exit_code == 0
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a call gave: `value`, or `error` with its `kind` (see inside/forkserver.py) and the exception's `type`."""
+
+    value: Any
+    error: str = ""
+    kind: str = ""
+    type: str = ""
+    cpu_seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no value; None is one."""
+        return bool(self.kind)

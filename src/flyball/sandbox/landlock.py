@@ -32,6 +32,7 @@ class Landlock:
     """Starts commands in a Landlock domain. As root it needs a control group, which bounds the number of processes."""
 
     name = "landlock"
+    probe = "probe"
 
     def missing(self) -> str | None:
         """Return what this host lacks, None when it can be tried."""

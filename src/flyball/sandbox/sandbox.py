@@ -1,7 +1,7 @@
 """The sandbox of this host: the first rung that a probe, run inside it, found to hold.
 
-Rungs in order: bubblewrap, Landlock. `FLYBALL_SANDBOX` names one instead. Where none holds, nothing runs, unless the
-variable says `unsafe`.
+Rungs in order: bubblewrap, Landlock, and for snippets of Python that need no program Monty. `FLYBALL_SANDBOX` names one
+instead. Where none holds, nothing runs, unless the variable says `unsafe`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from flyball.sandbox.bubblewrap import Bubblewrap
 from flyball.sandbox.files import FIXED, WORK, read_files, sandbox_folder
 from flyball.sandbox.job import Bounds, Job, Result
 from flyball.sandbox.landlock import Landlock
+from flyball.sandbox.monty import Monty, beyond
 from flyball.sandbox.process import Process
 from flyball.sandbox.unsafe import Unsafe
 from flyball.sandbox.view import INTERPRETER
@@ -31,30 +32,45 @@ PROBE_PROCESSES = 8
 INSIDE = Path(__file__).parent / "inside"
 
 
+class Started(Protocol):
+    """A job that a rung has taken up."""
+
+    def run(self, stdin: bytes) -> Result:
+        """Wait for its end. Raises SandboxError when the rung failed."""
+        ...
+
+
 class Rung(Protocol):
-    """One way to hold code in."""
+    """One way to hold code in. `probe`: the program of `inside/` that tries what must not work."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def probe(self) -> str: ...
 
     def missing(self) -> str | None:
         """Return what this host lacks for it, None when it can be tried."""
         ...
 
-    def start(self, command: tuple[str, ...], folder: Path, bounds: Bounds, packages: bool) -> Process:
+    def start(self, command: tuple[str, ...], folder: Path, bounds: Bounds, packages: bool) -> Started:
         """Start a command in `folder/work`, beside `fixed` and `tmp`. Raises SandboxError."""
         ...
 
 
 RUNGS: tuple[Rung, ...] = (Bubblewrap(), Landlock())
+"""Those that run any command, in order."""
+SNIPPETS: Rung = Monty()
+"""The one after them, for Python alone."""
 UNSAFE: Rung = Unsafe()
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """Runs jobs, each in a new sandbox of the same rung."""
+    """Runs jobs, each in a new sandbox of the same rung. `passed_over`: why each rung before it does not hold."""
 
     rung: Rung
+    passed_over: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def python(self) -> tuple[str, ...]:
@@ -71,31 +87,41 @@ class Sandbox:
 
     @contextmanager
     def process(self, job: Job) -> Iterator[Process]:
-        """Start a job whose process the caller talks to himself; it is ended when the block is left."""
+        """Start a job whose process the caller talks to himself; it is ended when the block is left.
+
+        Raises RungError where the rung has no processes.
+        """
         with sandbox_folder(job.files, job.fixed) as folder:
             process = self.rung.start(job.command, folder, job.bounds, job.packages)
+            if not isinstance(process, Process):
+                raise beyond("a process that is talked to while it runs")
             try:
                 yield process
             finally:
                 process.close()
 
 
-def find_sandbox() -> Sandbox:
-    """Return the sandbox of this host, found out once. Raises SandboxError with what each rung lacks."""
-    return _find(os.environ.get(CHOICE, ""))
+def find_sandbox(*, snippets: bool = False) -> Sandbox:
+    """Return the sandbox of this host, found out once; with `snippets`, for Python that needs no program.
+
+    Raises SandboxError with what each rung lacks, RungError when the rung that was chosen runs snippets alone.
+    """
+    return _find(os.environ.get(CHOICE, ""), snippets)
 
 
 @functools.cache
-def _find(choice: str) -> Sandbox:
-    rungs = {rung.name: rung for rung in (*RUNGS, UNSAFE)}
+def _find(choice: str, snippets: bool) -> Sandbox:
+    rungs = {rung.name: rung for rung in (*RUNGS, SNIPPETS, UNSAFE)}
     if choice == UNSAFE.name:
         return Sandbox(UNSAFE)
     if choice and choice not in rungs:
         raise SandboxError(f"{CHOICE} is {choice!r}{nearest(choice, rungs)}")
-    lacks = {}
-    for rung in [rungs[choice]] if choice else RUNGS:
+    if choice == SNIPPETS.name and not snippets:
+        raise beyond("a program is to be run")
+    lacks: dict[str, str] = {}
+    for rung in [rungs[choice]] if choice else [*RUNGS, *([SNIPPETS] if snippets else [])]:
         if (why := lack(rung)) is None:
-            return Sandbox(rung)
+            return Sandbox(rung, lacks)
         lacks[rung.name] = why
     raise SandboxError(
         "no sandbox holds on this host: "
@@ -123,8 +149,8 @@ def lack(rung: Rung) -> str | None:
         }
         sandbox = Sandbox(rung)
         job = Job(
-            (*sandbox.python, f"../{FIXED}/probe.py", json.dumps(spec)),
-            fixed=inside("probe"),
+            (*sandbox.python, f"../{FIXED}/{rung.probe}.py"),
+            fixed={**inside(rung.probe), "spec.json": json.dumps(spec).encode()},
             bounds=Bounds(seconds=20, processes=PROBE_PROCESSES),
         )
         try:

@@ -19,6 +19,7 @@ class Unsafe:
     """Starts commands as they are: for code that you trust, on a host that offers no rung."""
 
     name = "unsafe"
+    probe = "probe"
 
     def missing(self) -> str | None:
         """Return None: it can always be tried."""

@@ -1,10 +1,10 @@
 """Tries, from inside, what a sandbox must refuse, and prints the names of what went through as a JSON list.
 
-    python -I -S probe.py SPEC
+    python -I -S probe.py
 
-SPEC is JSON: `outside` (a process), `secret` (a file that must not be readable), `port` (of a listener on loopback),
-`processes` (how many may be started) and `mark` with `folders` (a file name that is tried in these folders of the host,
-where the caller looks for it afterwards).
+`spec.json` beside this file holds `outside` (a process), `secret` (a file that must not be readable), `port` (of a
+listener on loopback), `processes` (how many may be started) and `mark` with `folders` (a file name that is tried in
+these folders of the host, where the caller looks for it afterwards).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 PTRACE_SEIZE = 0x4206
@@ -104,7 +104,7 @@ PROBES: tuple[Callable[[dict[str, Any]], bool], ...] = (
 
 def main() -> None:
     """Print what went through."""
-    spec = json.loads(sys.argv[1])
+    spec = json.loads(Path(__file__).with_name("spec.json").read_text())
     through = []
     for probe in PROBES:
         try:
