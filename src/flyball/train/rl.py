@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flyball.errors import TrainError
+from flyball.errors import TrainError, TrainMemoryError
 from flyball.metrics import measured
 from flyball.rl.algorithms import Algorithm
 from flyball.rl.correction import acceptance_by_length
@@ -124,6 +124,8 @@ async def _learn(
     began = time.perf_counter()
     try:
         metrics |= await asyncio.to_thread(update, learner, reference, groups, plan, progress)
+    except TrainMemoryError:  # the run ends here, and may be taken up again
+        raise
     except TrainError as refused:  # the learner dropped the step, its weights are unchanged
         progress.stopped_early = str(refused)
     metrics["train_seconds"] = time.perf_counter() - began
