@@ -18,11 +18,14 @@ fault is a failure, anyone else's is a re-run and then `Missing` (invariant 2).
     │   ├── ContextError    a prompt that leaves no room for a token
     │   ├── GrammarError    a grammar that this engine or this model cannot honour; the attempt may ask without it
     │   ├── NumericsError   NaN or infinite logits: the weights are damaged or diverged
+    │   ├── EngineLostError the engine's own process has ended; no re-run of an attempt cures it, so the run ends
+    │   ├── EngineMemoryError   the engine had no memory left for what it was doing
     │   └── WeightsError    weights of another architecture, size or place than asked for; the old ones stay
     ├── GraderError    grader       a grader raised or returned what is not a score
     ├── StoreError     store        what happened could not be written or read back
     │   └── SpoolInUseError another process appends to this spool folder
     ├── TrainError     train        a training step was refused or became unstable
+    │   └── TrainMemoryError    the learner had no memory left for what it was doing
     ├── EvalError      evals        an evaluation or comparison that would not be valid
     └── ReleaseError   release      a registry, gate or rollback that was refused
 """
@@ -121,6 +124,14 @@ class WeightsError(EngineError):
     pass
 
 
+class EngineLostError(EngineError):
+    pass
+
+
+class EngineMemoryError(EngineError):
+    pass
+
+
 class GraderError(FlyballError, RuntimeError):
     boundary = "grader"
     fault = Fault.GRADER
@@ -138,12 +149,27 @@ class TrainError(FlyballError, RuntimeError):
     boundary = "train"
 
 
+class TrainMemoryError(TrainError):
+    pass
+
+
 class EvalError(FlyballError, ValueError):
     boundary = "evals"
 
 
 class ReleaseError(FlyballError, RuntimeError):
     boundary = "release"
+
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch's allocators write when they fail: those of CUDA and MPS, and that of the processor."""
+
+
+def no_memory(error: BaseException) -> str:
+    """What Python or one of torch's allocators said when it had no memory to give; "" for any other error."""
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    marked = isinstance(error, RuntimeError) and any(mark in said.lower() for mark in NO_MEMORY)
+    return said if marked or isinstance(error, MemoryError) else ""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

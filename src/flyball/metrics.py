@@ -127,6 +127,8 @@ _TABLE = (
     Metric(
         "stale_share", "share", "trained tokens older than max_off_policy_steps allows groups to begin", (None, 0.2), _T
     ),
+    Metric("replayed_share", "share", "groups of an update that were learned from before", "as replay_ratio asks", _T),
+    Metric("replay_age", "steps", "since the replayed groups were learned from first", "as low as replay_steps", _T),
     Metric(
         "sampler_gap",
         "nats",

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from flyball.errors import Fault
+from flyball.errors import Fault, TrainMemoryError
 from flyball.models.load import load_model
 from flyball.rl.algorithms import algorithm
 from flyball.rl.guards import LASTING
@@ -380,3 +381,24 @@ def test_killed_and_resumed_it_is_as_if_unbroken(
     )
     assert all(desk.recorded[step] is attempts for step, attempts in before.items())
     assert desk.recorded == expected.recorded
+
+
+def test_a_step_without_memory_ends_the_run_and_a_resumed_one_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    unbroken, learner, desk = small_learner(), small_learner(), Desk()
+    go(tmp_path / "unbroken", unbroken)
+
+    def refuse(*_: Any) -> None:
+        if learner.version == 3 and learner.model.training:
+            torch.empty(2**50)
+
+    handle = learner.model.model.norm.register_forward_pre_hook(refuse)
+    with pytest.raises(
+        TrainMemoryError, match=r"no memory for the gradient of 6 conversations .*can't allocate memory"
+    ):
+        go(tmp_path / "broken", learner, desk)
+    handle.remove()
+    assert sorted(desk.recorded) == [1, 2, 3, 4] and all(p.grad is None for p in learner.model.parameters())
+    again = small_learner()
+    done = go(tmp_path / "broken", again, desk)
+    assert done.step == PLAN.num_steps and not done.stopped_early
+    assert same_weights(again.snapshot(), unbroken.snapshot())

@@ -29,7 +29,15 @@ from flyball.engine.local_request import Running, Slot
 from flyball.engine.local_sampling import draw
 from flyball.engine.local_vocabulary import Vocabulary
 from flyball.engine.protocol import Completion, Request
-from flyball.errors import ConfigError, EngineError, NumericsError, WeightsError, nearest
+from flyball.errors import (
+    ConfigError,
+    EngineError,
+    EngineMemoryError,
+    NumericsError,
+    WeightsError,
+    nearest,
+    no_memory,
+)
 from flyball.models.threads import in_thread
 from flyball.types import WeightsRef
 
@@ -142,8 +150,18 @@ class LocalEngine:
                 running.aborted = True
 
     async def load_weights(self, ref: WeightsRef) -> None:
-        """Load a published safetensors folder, also while requests run. Raises WeightsError; the old weights stay."""
-        state = await in_thread(_read_safetensors, Path(ref.path))
+        """Load a published safetensors folder, also while requests run.
+
+        Raises WeightsError, or EngineMemoryError when there is no room to read it; the old weights stay.
+        """
+        try:
+            state = await in_thread(_read_safetensors, Path(ref.path))
+        except (MemoryError, RuntimeError) as error:
+            if not (said := no_memory(error)):
+                raise
+            raise EngineMemoryError(
+                f"no memory to read the weights in {ref.path}: {said}; the old ones stay"
+            ) from error
         await in_thread(self._take, state, ref.version, ref.path)
 
     def use_weights(self, state: dict[str, torch.Tensor], version: int) -> None:
@@ -227,7 +245,21 @@ class LocalEngine:
                         done.future.set_exception(done.failure)
                 await asyncio.sleep(0)
         except Exception as error:
-            self._fail(error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}"))
+            self._fail(self._typed(error))
+
+    def _typed(self, error: Exception) -> EngineError:
+        """The error as its caller gets it; one for want of memory says what the memory was for."""
+        if isinstance(error, EngineError):
+            return error
+        if not (said := no_memory(error)):
+            return EngineError(f"{type(error).__name__}: {error}")
+        longest = max((len(running.tokens) for running in self._running), default=0)
+        return EngineMemoryError(
+            f"no memory to compute {len(self._running)} requests at a time, the longest of {longest} tokens so far; "
+            f"their cache holds {self._cache.num_bytes / 2**30:.2f} GiB ({self._cache.num_slots} conversations x "
+            f"{self._cache.columns} tokens), beside the weights: {said}. The cache was dropped and the "
+            "engine goes on; lower `concurrency` or `limits` (turns, new tokens), or take a smaller model"
+        )
 
     def _fail(self, failure: EngineError) -> None:
         """Tell everyone in flight, and start afresh: a NaN left in the cache would outlive the weights it is from."""

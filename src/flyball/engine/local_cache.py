@@ -95,6 +95,11 @@ class SlotCache:
             else:
                 tensors.append(grown)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of root and slots."""
+        return sum(t.nbytes for t in (*self.keys, *self.values, *self.root_keys, *self.root_values))
+
     def copy(self, source: int, targets: list[int], length: int) -> None:
         """Put the first `length` columns of one slot into others."""
         if length > 0 and targets:

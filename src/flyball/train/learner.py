@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from flyball.errors import ConfigError, TrainError, nearest
+from flyball.errors import ConfigError, TrainError, TrainMemoryError, nearest, no_memory
 from flyball.models.load import save_model
 from flyball.models.lora import ADAPTER, has_lora, merged_state, save_adapter
 from flyball.rl.loss import TOKEN_LOSSES, Tokens
@@ -95,7 +95,7 @@ class LocalLearner:
         _refuse_other_distributions(samples, self.temperature)
         out = [(np.zeros(len(s.token_ids), np.float32), np.zeros(len(s.token_ids), np.float32)) for s in samples]
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self._memory_for("the logprobs", samples):
             for pack in packs(samples, self.max_tokens):
                 *values, row, position = self._token_logprobs(samples, pack)
                 drawn = zip(row.tolist(), position.tolist(), *(v.tolist() for v in values), strict=True)
@@ -107,9 +107,14 @@ class LocalLearner:
     def forward_backward(self, samples: Sequence[TrainingSample], spec: LossSpec) -> dict[str, float]:
         """Add the gradient of sum(weights * loss). Returns the loss and token-mean metrics.
 
-        Raises TrainError when the loss is not finite (the gradient is then dropped), and as `forward` does.
+        Raises TrainError when the loss is not finite, TrainMemoryError when memory runs out (the gradient is then
+        dropped), and as `forward` does.
         """
         _refuse_other_distributions(samples, self.temperature)
+        with self._memory_for("the gradient", samples):
+            return self._add_gradient(samples, spec)
+
+    def _add_gradient(self, samples: Sequence[TrainingSample], spec: LossSpec) -> dict[str, float]:
         self.model.train()
         sums: dict[str, float] = {"loss": 0.0, "entropy": 0.0}
         tokens = 0
@@ -133,15 +138,19 @@ class LocalLearner:
         }
 
     def optim_step(self, lr_scale: float = 1.0) -> dict[str, float]:
-        """Clip the gradient, step, clear. Raises TrainError for a gradient that is not finite; weights then stay."""
+        """Clip the gradient, step, clear. Raises TrainError for a gradient that is not finite; weights then stay.
+
+        After a TrainMemoryError some weights may have moved: go on from a checkpoint.
+        """
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         if not torch.isfinite(norm):
             self._clear()
             raise TrainError(f"gradient norm is {float(norm)}; the step was dropped, weights are unchanged")
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.lr * lr_scale
-            optimizer.step()
+        with self._memory_for("the optimizer's step", ()):
+            for optimizer in self._optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.config.lr * lr_scale
+                optimizer.step()
         self._clear()
         self.version += 1
         return {"grad_norm": float(norm)}
@@ -195,6 +204,25 @@ class LocalLearner:
     def _clear(self) -> None:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
+
+    @contextlib.contextmanager
+    def _memory_for(self, what: str, samples: Sequence[TrainingSample]) -> Iterator[None]:
+        """Drop the gradient and raise TrainMemoryError, with what the memory was for, where none is left."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not (said := no_memory(error)):
+                raise
+            self._clear()
+            weights = sum(p.nbytes for p in self.model.parameters()) / 2**30
+            longest = max((len(sample.token_ids) for sample in samples), default=0)
+            of = f" of {len(samples)} conversations (the longest has {longest} tokens, {self.max_tokens} at a time)"
+            raise TrainMemoryError(
+                f"no memory for {what}{of if samples else ''} beside weights of {weights:.2f} GiB and what the "
+                f"optimizer holds: {said}. What was recorded is kept and "
+                "`--resume` goes on from the last checkpoint; shorten conversations (`limits`), train adapters "
+                "(`training.lora`), or take a smaller model"
+            ) from error
 
     # --- one pass ----------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ class Progress:
 
     `stopped_early` says why training ended before its last step; '' while it goes on and when it got there. It is
     saved, so a loop that ended is not taken up again. `settled` holds the seconds of the attempts whose fate is known,
-    by fate (see `train/attempt_metrics.py`).
+    by fate (see `train/attempt_metrics.py`), `replays` how often groups were replayed (see `train/replay.py`).
     """
 
     step: int = 0
@@ -37,6 +37,7 @@ class Progress:
     stopped_early: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
     settled: dict[str, list[float]] = field(default_factory=dict)
+    replays: dict[str, int] = field(default_factory=dict)
 
 
 def share_done(progress: Progress, num_steps: int, max_seconds: float | None) -> float:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flyball.errors import TrainError
+from flyball.errors import TrainError, TrainMemoryError
 from flyball.metrics import measured
 from flyball.models.threads import in_thread
 from flyball.rl.algorithms import Algorithm
@@ -31,6 +31,7 @@ from flyball.train.attempt_metrics import attempt_metrics, censoring, mismatch, 
 from flyball.train.learner import LocalLearner, LossSpec
 from flyball.train.prepare import prepared, with_policy_now
 from flyball.train.progress import Checkpoints, Progress, share_done
+from flyball.train.replay import ReplayBuffer, ReplayPlan, replay_metrics
 from flyball.train.rollouts import Rollouts
 from flyball.train.sft import OnStep, Validate, out_of_time
 from flyball.types import Estimate, GradedAttempt, TrainingSample
@@ -54,6 +55,7 @@ class RLPlan:
     updates_per_batch: int = 1
     attempts_per_step: int = 1
     max_off_policy_steps: int = 0
+    replay: ReplayPlan | None = None
 
     def lr_scale(self, progress: Progress) -> float:
         """Share of the peak for the step that comes next: warm-up, then down to a tenth in a straight line."""
@@ -85,6 +87,7 @@ async def run_rl(
     `observe` returns what else is known about the time since it was last called; its metrics are those of the step.
     """
     progress = checkpoints.resume(rollouts.resume_at)
+    buffer = ReplayBuffer(plan.replay, rollouts.past_batch) if plan.replay else None
     earlier, started = progress.seconds, time.monotonic()
     if progress.step == plan.num_steps or progress.stopped_early:
         return progress
@@ -93,7 +96,7 @@ async def run_rl(
             checkpoints.keep_best(progress, (await validate()).value)
         while progress.step < plan.num_steps and not progress.stopped_early:
             began = time.perf_counter()
-            metrics = await _learn(learner, reference, plan, progress, rollouts)
+            metrics = await _learn(learner, reference, plan, progress, rollouts, buffer)
             progress.seconds = earlier + time.monotonic() - started
             progress.history.append(metrics)
             progress.stopped_early = progress.stopped_early or instability(progress.history) or ""
@@ -112,7 +115,12 @@ async def run_rl(
 
 
 async def _learn(
-    learner: LocalLearner, reference: LocalLearner, plan: RLPlan, progress: Progress, rollouts: Rollouts
+    learner: LocalLearner,
+    reference: LocalLearner,
+    plan: RLPlan,
+    progress: Progress,
+    rollouts: Rollouts,
+    buffer: ReplayBuffer | None,
 ) -> dict[str, float]:
     """Wait for the batch of the step and learn from it. A step that the learner refused is a reason to stop."""
     began = time.perf_counter()
@@ -121,9 +129,15 @@ async def _learn(
     metrics = attempt_metrics(graded)
     settle(progress.settled, graded)
     metrics |= censoring(progress.settled) | {"rollout_seconds": time.perf_counter() - began}
+    if buffer is not None:
+        again, ages = buffer.draw(progress.step, groups, progress.replays)
+        metrics |= replay_metrics(len(groups), ages)
+        groups = [*groups, *again]
     began = time.perf_counter()
     try:
         metrics |= await in_thread(update, learner, reference, groups, plan, progress)
+    except TrainMemoryError:  # the run ends here, and may be taken up again
+        raise
     except TrainError as refused:  # the learner dropped the step, its weights are unchanged
         progress.stopped_early = str(refused)
     metrics["train_seconds"] = time.perf_counter() - began
@@ -178,7 +192,7 @@ def update(
     everything = [sample for batch in batches for sample in batch]
     metrics |= measured("kl", kl_to_reference(learner, reference, everything, progress.step))
     metrics |= staleness(everything, learner.version, plan.max_off_policy_steps * plan.updates_per_batch)
-    if plan.max_off_policy_steps:
+    if plan.max_off_policy_steps or plan.replay:
         some = _drawn(everything, progress.step)
         metrics |= mismatch(some, learner.forward(some), learner.version)
     kl_coef = plan.kl_coef(progress)

@@ -92,6 +92,10 @@ class Rollouts(Protocol):
         """Wait for the batch to learn from."""
         ...
 
+    def past_batch(self, step: int) -> Groups:
+        """The batch of an earlier step, as it is kept."""
+        ...
+
     async def learned(self) -> None:
         """The last batch is in the learner's weights."""
         ...
@@ -116,13 +120,17 @@ class InTurn:
 
     async def next_batch(self, step: int) -> Groups:
         """One group per task: the attempts that are kept, else new ones, then kept."""
-        tasks = self._batches.of_step(step)
-        if kept := self._ledger.kept(step + 1):
-            size = len(kept) // len(tasks)
-            return [kept[i : i + size] for i in range(0, len(kept), size)]
-        groups = await self._attempt(tasks, step)
+        if kept := self.past_batch(step):
+            return kept
+        groups = await self._attempt(self._batches.of_step(step), step)
         self._ledger.keep(step + 1, [g for group in groups for g in group])
         return groups
+
+    def past_batch(self, step: int) -> Groups:
+        """The attempts that are kept, one group per task; none where the step was not attempted."""
+        kept = self._ledger.kept(step + 1)
+        size = len(kept) // len(self._batches.of_step(step)) or 1
+        return [kept[i : i + size] for i in range(0, len(kept), size)]
 
     async def learned(self) -> None:
         """The next batch takes the weights itself."""
@@ -189,6 +197,12 @@ class Ahead:
 
     async def next_batch(self, step: int) -> Groups:
         return (await self._running.next_batch())[1]
+
+    def past_batch(self, step: int) -> Groups:
+        """See Rollouts: the groups that the log says were trained at this step."""
+        size = self._lead.group_size
+        taken = next(event for event in self._log.events if isinstance(event, Taken) and event.version == step)
+        return [[self._kept(group)[index] for index in range(size)] for group in taken.groups]
 
     async def learned(self) -> None:
         """Publish the weights, then let the groups begin that they allow."""
