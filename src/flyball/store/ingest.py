@@ -213,26 +213,24 @@ def _read(frame: Frame) -> BaseModel | str:
 
 def _add(batch: _Batch, frame: Frame, read: BaseModel) -> None:
     digest = hashlib.sha256(frame.body).hexdigest()
-    values: dict[str, Any] = dict(read)
-    known = type(read).model_fields
+    said = vars(read)
     columns: dict[str, Any] = {
-        **{name: value for name, value in values.items() if name in known},
-        "version_id": values.get("version", ""),
-        "release_id": values.get("release_id") or "",
-        "arm": values.get("arm") or frame.arm,
+        **said,
+        "version_id": said.get("version", ""),
+        "release_id": said.get("release_id") or "",
+        "arm": said.get("arm") or frame.arm,
         "kind": frame.kind,
+        "facts": orjson.dumps(read.model_extra or {}).decode(),
         "frame": digest,
     }
     if isinstance(read, CallFrame):
-        said = {"messages": read.messages, "message": read.message, "tokens": read.tokens}
-        columns["body"] = _body(batch, said if any(part is not None for part in said.values()) else None)
+        parts = {"messages": read.messages, "message": read.message, "tokens": read.tokens}
+        columns["body"] = _body(batch, parts if any(part is not None for part in parts.values()) else None)
         columns["tools"] = _body(batch, read.tools)
-    if isinstance(read, FeedbackFrame):
+    elif isinstance(read, FeedbackFrame):
         for name, fact in (("override", read.override), ("kpi", read.kpi), ("context", read.context)):
             columns[name] = None if fact is None else fact.model_dump_json()
     table = _TABLES[frame.kind]
-    facts = {name: value for name, value in values.items() if name not in columns}
-    columns["facts"] = orjson.dumps(facts).decode()
     batch.rows.setdefault((frame.kind, frame.arm), []).append(tuple(columns[name] for name in table.columns))
     batch.frames[digest] = frame
 

@@ -40,6 +40,9 @@ from flyball.store.frames import FRAME_OVERHEAD, MAGIC, MAX_BODY, Arm, Frame, Ki
 Loss = Literal["disk_full", "read_only", "io", "backlog"]
 """Why a frame was not stored; `backlog`: more was waiting for the disk than `max_pending_bytes`."""
 
+SEGMENT_BYTES = 64 << 20
+GROUP_SECONDS = 0.005
+MAX_PENDING_BYTES = 64 << 20
 COUNTER_SECONDS = 60.0
 _REASONS: dict[int, Loss] = {
     errno.ENOSPC: "disk_full",
@@ -93,17 +96,18 @@ class _Group:
 class Spool:
     """The appending end of the spool in `folder`, made if absent. Safe for threads; one process at a time.
 
-    Opening cuts the torn tail that a crash may have left (`torn_bytes`). Raises StoreError when another process appends
-    here, or the folder cannot be written.
+    A segment ends at about `segment_bytes`; a group waits `group_seconds` for others to join it; more than
+    `max_pending_bytes` never wait for the disk. Opening cuts the torn tail that a crash may have left (`torn_bytes`).
+    Raises StoreError when another process appends here, or the folder cannot be written.
     """
 
     def __init__(
         self,
         folder: Path | str,
         *,
-        segment_bytes: int = 64 << 20,
-        group_seconds: float = 0.005,
-        max_pending_bytes: int = 64 << 20,
+        segment_bytes: int = SEGMENT_BYTES,
+        group_seconds: float = GROUP_SECONDS,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
     ) -> None:
         self.folder = Path(folder)
         self.counts = Counts()
@@ -129,12 +133,24 @@ class Spool:
         self._thread.start()
 
     @classmethod
-    def claim(cls, root: Path | str) -> Spool:
+    def claim(
+        cls,
+        root: Path | str,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        group_seconds: float = GROUP_SECONDS,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
+    ) -> Spool:
         """Open the first folder `0`, `1`, ... under `root` that no other process appends to. Raises StoreError."""
         number = 0
         while True:
             try:
-                return cls(Path(root) / str(number))
+                return cls(
+                    Path(root) / str(number),
+                    segment_bytes=segment_bytes,
+                    group_seconds=group_seconds,
+                    max_pending_bytes=max_pending_bytes,
+                )
             except SpoolInUseError:
                 number += 1
 
