@@ -30,6 +30,7 @@ WORKER = Path(__file__).with_name("vllm_worker.py")
 REASONS = Path(__file__).with_name("vllm_cpu_reasons.json")
 LEAST = {32: 1.2, 64: 1.0}
 SETTINGS = {
+    "OMP_NUM_THREADS": str(os.cpu_count()),  # left out, vLLM serves with one thread of two
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
