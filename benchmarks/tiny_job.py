@@ -70,7 +70,9 @@ def reward(attempt: Attempt, hidden: Mapping[str, Any]) -> float:
     return sum(sum(call.completion_ids) for call in attempt.trajectory.calls) % 8 / 8
 
 
-def tiny_job(folder: Path, *, num_tasks: int, seed: int = 0, **rl: Any) -> RLJob:
+def tiny_job(
+    folder: Path, *, num_tasks: int, seed: int = 0, engine: Mapping[str, Any] | None = None, **rl: Any
+) -> RLJob:
     """The job in `folder`, where its policy is made if it is not there yet. `rl`: settings of `training.rl`."""
     policy = folder / "policy"
     if not policy.is_dir():
@@ -82,7 +84,7 @@ def tiny_job(folder: Path, *, num_tasks: int, seed: int = 0, **rl: Any) -> RLJob
     tasks = [Task(f"count-{i}", {"number": i}, limits=LIMITS) for i in range(num_tasks)]
     held_out = [Task(f"v-{i}", {"number": -1 - i}, split="validation", limits=LIMITS) for i in range(NUM_VALIDATION)]
     training = {"rl": {"learning_rate": 1e-3, "stop": STOP, **rl}, "sft": None, "controls": ()}
-    workflow = Workflow(Desk, [*tasks, *held_out], success, reward, policy=policy, training=training)
+    workflow = Workflow(Desk, [*tasks, *held_out], success, reward, policy=policy, training=training, engine=engine)
     settings = workflow.settings.training.rl
     assert settings is not None
     job_folder = folder / "rl"

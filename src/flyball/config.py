@@ -150,6 +150,12 @@ class EngineSettings(Section):
     deterministic: bool | None = Field(
         default=None, description="local: each conversation alone, equal to the bit whoever else runs; slower"
     )
+    separate_process: bool | None = Field(
+        default=None, description="local: in a process of its own, weights through shared memory; unset = in this one"
+    )
+    adapters: dict[str, str] | None = Field(
+        default=None, description="local: peft folders by name; each name is a policy, the adapter on the file's policy"
+    )
     url: str | None = Field(
         default=None, pattern=r"^https?://", description="address, with /v1 for http and without it for vllm"
     )
@@ -169,7 +175,7 @@ class EngineSettings(Section):
 
 
 ENGINE_FIELDS: Mapping[str, frozenset[str]] = {
-    "local": frozenset({"tool_format", "deterministic"}),
+    "local": frozenset({"tool_format", "deterministic", "separate_process", "adapters"}),
     "vllm": frozenset({"tool_format", "url", "model", "key_env", "num_logprobs"}),
     "http": frozenset({"url", "key_env", "max_context", "max_tokens_field"}),
 }

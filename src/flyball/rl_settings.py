@@ -51,6 +51,12 @@ class RLSettings(SamplingSettings):
     max_off_policy_steps: int | None = Field(
         default=None, ge=0, description="async: how many batches may begin ahead, 0 or more; unset = 1"
     )
+    replay_ratio: float = Field(
+        default=0.0, ge=0, le=8, description="earlier groups learned from again beside each new one, 0 (none) to 8"
+    )
+    replay_steps: int | None = Field(
+        default=None, ge=1, description="from how many of the last steps they are, at least 1; unset = 4"
+    )
     version_mode: Literal["in_flight", "own_version"] | None = Field(
         default=None,
         description="async: in_flight (running attempts get new weights) or own_version (they keep theirs)",

@@ -34,6 +34,7 @@ class Server:
 
     engine: LocalEngine
     processed: bool = True
+    context: int = CONTEXT
     spoil: Callable[[dict[str, Any]], Any] = lambda answer: answer
     fail: list[int] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -50,7 +51,7 @@ class Server:
         return Starlette(routes=routes)
 
     async def models(self, _: HttpRequest) -> Response:
-        return JSONResponse({"data": [{"id": "policy", "max_model_len": CONTEXT}]})
+        return JSONResponse({"data": [{"id": "policy", "max_model_len": self.context}]})
 
     async def completions(self, http: HttpRequest) -> Response:
         if self.fail:
@@ -66,6 +67,7 @@ class Server:
             top_p=body["top_p"],
             top_k=max(body["top_k"], 0),
             min_p=body["min_p"],
+            stop=tuple(body["stop"]),
         )
         prompt = tuple(body["prompt"])
         done = await self.engine.generate(Request(prompt, sampling, tuple(body["stop_token_ids"])))

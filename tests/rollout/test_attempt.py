@@ -9,8 +9,8 @@ import pytest
 
 from flyball.agent.loop import ToolLoop
 from flyball.engine.fake import FakeEngine
-from flyball.engine.protocol import SamplingParams
-from flyball.errors import ConfigError, DatasetError
+from flyball.engine.protocol import Completion, Request, SamplingParams
+from flyball.errors import ConfigError, DatasetError, EngineLostError
 from flyball.models.fake import tool_call_text
 from flyball.rng import derive
 from flyball.rollout.attempt import MAX_RERUNS, run_attempt
@@ -229,3 +229,16 @@ def test_prices_by_hand() -> None:
     assert got.cost_usd == 0.25
     with pytest.raises(ConfigError, match="usd_per_cpu_second is -1"):
         Prices(usd_per_cpu_second=-1)
+
+
+def test_an_engine_that_is_gone_ends_the_run_and_not_the_attempt() -> None:
+    """No re-run could cure it, so no attempt is recorded as Missing for it."""
+
+    class Gone(FakeEngine):
+        async def generate(self, request: Request) -> Completion:
+            raise EngineLostError("the engine process 7 was killed by signal 9")
+
+    world = fresh()
+    with pytest.raises(EngineLostError, match="killed by signal 9"):
+        attempt(Gone(["3"]), world)
+    assert world.opened == world.closed == 1

@@ -23,7 +23,7 @@ from flyball.train.learner import LocalLearner
 from flyball.train.progress import Checkpoints, Progress
 from flyball.train.rl import RLPlan, run_rl
 from flyball.train.rollouts import Ahead, Batches, InTurn, Lead, Ledger, Rollouts, step_seed
-from flyball.train.serving import InFlight, OwnVersion, Serving, Weights
+from flyball.train.serving import FromMemory, InFlight, OwnVersion, Serving, Weights
 from flyball.types import Attempt, Call, Estimate, GradedAttempt, Outcome, StopReason, Task, Trajectory
 from tests.train.small import VOCAB, Killed, same_weights, small_learner, validated
 
@@ -108,7 +108,8 @@ class Life:
         if self.serve == "own_version":
             self.serving = OwnVersion(Speaker, lambda: Weights(learner.snapshot(), learner.version), 3)  # type: ignore
         else:
-            self.serving = InFlight(Speaker(), lambda: Weights(learner.snapshot(), learner.version))  # type: ignore
+            weights = lambda: Weights(learner.snapshot(), learner.version)  # noqa: E731
+            self.serving = InFlight(FromMemory(Speaker(), weights))  # type: ignore[arg-type]
         lead = Lead(self.plan.max_off_policy_steps, GROUP, 4, in_step=self.in_step)
         ahead = Ahead(BATCHES, lead, self.serving, self.draw, self.disk.ledger, self.disk.folder / "schedule.jsonl")
         append = ahead._log.append
@@ -335,7 +336,7 @@ def test_an_engine_is_given_on_when_no_group_needs_its_version() -> None:
             assert serving.engine(version).version == version
             learn()
         assert serving.num_engines == 2
-        judge = serving.judge()
+        judge = await serving.judge()
         assert judge.version == 3 and judge is not serving.engine(3)
         await serving.close()
 

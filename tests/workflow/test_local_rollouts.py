@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,12 @@ import pytest
 import torch
 
 from benchmarks.tiny_job import Desk, tiny_job
+from flyball.engine.local_process import ProcessEngine
+from flyball.engine.protocol import Completion, Request
+from flyball.errors import EngineLostError
 from flyball.metrics import check
 from flyball.types import GradedAttempt
+from flyball.workflow import local_trainer
 from flyball.workflow.local_trainer import LocalTrainer
 from flyball.workflow.trainer import Trained, Watch
 
@@ -38,13 +44,27 @@ class Ear:
         )
 
 
-def go(folder: Path, latencies: Mapping[int, list[float]] | None = None, **rl: Any) -> tuple[Trained, Ear]:
+def go(
+    folder: Path, latencies: Mapping[int, list[float]] | None = None, exist_ok: bool = False, **rl: Any
+) -> tuple[Trained, Ear]:
     torch.set_num_threads(1)
-    folder.mkdir()
+    folder.mkdir(exist_ok=exist_ok)
     Desk.open_anew(latencies or {})
     job = tiny_job(folder, num_tasks=8, num_steps=STEPS, tasks_per_step=SIZE, group_size=GROUP, validate_every=2, **rl)
     ear = Ear()
     return asyncio.run(LocalTrainer().rl(job, ear.watch)), ear
+
+
+class Mortal(ProcessEngine):
+    """An engine whose process is killed at its tenth request."""
+
+    asked = 0
+
+    async def generate(self, request: Request) -> Completion:
+        Mortal.asked += 1
+        if Mortal.asked == 10:
+            os.kill(self.pid, signal.SIGKILL)
+        return await super().generate(request)
 
 
 def weights(folder: Path) -> str:
@@ -87,3 +107,27 @@ def test_what_is_stuck_is_told_while_it_is(tmp_path: Path) -> None:
     _, ear = go(tmp_path / "run", {0: [0.0, 0.5]}, schedule="async", stuck_after_seconds=0.1)
     told = [line for line in ear.lines if line.startswith("world Desk.user_reply has not returned for ")]
     assert told and all("task count-0" in line for line in told)
+
+
+@pytest.mark.slow
+def test_an_engine_in_a_process_of_its_own_ends_at_the_same_weights(tmp_path: Path) -> None:
+    apart: dict[str, Any] = {"reference": True, "engine": {"separate_process": True}}
+    go(tmp_path / "here", reference=True)
+    go(tmp_path / "apart", **apart)
+    go(tmp_path / "ahead", schedule="async", max_off_policy_steps=0, **apart)  # a process for validation beside it
+    assert weights(tmp_path / "here") == weights(tmp_path / "apart") == weights(tmp_path / "ahead")
+
+
+@pytest.mark.slow
+def test_a_killed_engine_process_ends_the_run_and_it_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart: dict[str, Any] = {"reference": True, "engine": {"separate_process": True}}
+    go(tmp_path / "whole", reference=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(local_trainer, "ProcessEngine", Mortal)
+        with pytest.raises(EngineLostError, match="was killed by signal 9"):
+            go(tmp_path / "killed", **apart)
+    assert Mortal.asked >= 10
+    go(tmp_path / "killed", exist_ok=True, **apart)
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")

@@ -15,7 +15,7 @@ from typing import Any
 from flyball.capture.constraint import Constraint
 from flyball.capture.ledger import Ledger, Place, text_of
 from flyball.engine.protocol import Completion, Engine, Request, SamplingParams
-from flyball.errors import ConfigError, ContextError, EngineError, GrammarError
+from flyball.errors import ConfigError, ContextError, EngineError, EngineLostError, GrammarError
 from flyball.models.chat import ChatFormat, Parsed
 from flyball.rng import derive
 from flyball.types import Call, Limits, Message, StopReason, ToolCall, ToolResult
@@ -69,6 +69,8 @@ class Door:
         self.session = session
         self.limits = limits
         self.ended: Stopped | None = None
+        self.lost: EngineLostError | None = None
+        """set when the engine's process has ended, so that no further attempt can be made"""
         self._over = asyncio.Event()
         self._cost_usd = cost_usd
         self._engine = engine
@@ -284,6 +286,8 @@ class Door:
         except ContextError as error:
             raise self.stop(StopReason.MAX_TOKENS, str(error)) from error
         except EngineError as error:
+            if isinstance(error, EngineLostError):
+                self.lost = error
             if isinstance(error, GrammarError) and request.sampling.grammar != self.sampling.grammar:
                 raise  # the agent may ask without it
             raise self.stop(StopReason.ENGINE_ERROR, str(error)) from error

@@ -43,8 +43,8 @@ async def run_attempt(
 ) -> Attempt:
     """Attempt `task` once. `versions` is kept with the attempt, completed by the world's and the agent's.
 
-    What the attempt waits for is on the `board` while it does. Raises DatasetError, ConfigError and ModelError,
-    which no re-run cures; every other fault is a StopReason.
+    What the attempt waits for is on the `board` while it does. Raises DatasetError, ConfigError, ModelError and
+    EngineLostError, which no re-run cures; every other fault is a StopReason.
     """
     world.check(task)
     attempt = Attempt(
@@ -65,6 +65,8 @@ async def run_attempt(
         # A trace of its own for each run: a tool server keeps the world of an attempt by it.
         fresh = replace(attempt, session_id=session, trace_id=f"trace_{uuid.uuid4().hex}")
         attempt = await _run_once(fresh, world, runner, door, spent, watched)
+        if door.lost is not None:
+            raise door.lost
         if attempt.stop.fault is not Fault.INFRASTRUCTURE:
             break
     return attempt

@@ -10,13 +10,16 @@ number that an engine stamps on its tokens is the learner's, which also counts s
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from flyball.engine.protocol import Engine
 from flyball.errors import TrainError
 from flyball.models.threads import in_thread
+from flyball.types import WeightsRef
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,55 @@ class MemoryEngine(Engine, Protocol):
     def use_weights(self, state: Any, version: int) -> None:
         """Use these weights from now on."""
         ...
+
+
+class Follower(Protocol):
+    """An engine that can be brought to the learner's weights."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    async def follow(self) -> None:
+        """Give the engine the learner's weights of this moment. Raises EngineError where it does not take them."""
+        ...
+
+
+class FromMemory:
+    """`weights()` returns the learner's weights of this moment; the engine copies them, between two decode steps."""
+
+    def __init__(self, engine: MemoryEngine, weights: Callable[[], Weights]) -> None:
+        self.engine, self._weights = engine, weights
+
+    async def follow(self) -> None:
+        """See Follower. In a thread: the event loop goes on."""
+        weights = self._weights()
+        await in_thread(self.engine.use_weights, weights.state, weights.stamp)
+
+
+class FromFolder:
+    """For an engine that reads weights from a disk. `publish(path)` writes the learner's weights of this moment.
+
+    The folder of a version is removed when the next one is loaded. Weights that are loaded are not written again:
+    `version()` says which the learner has.
+    """
+
+    def __init__(
+        self, engine: Engine, publish: Callable[[Path], WeightsRef], version: Callable[[], int], folder: Path
+    ) -> None:
+        self.engine, self._publish, self._version, self._folder = engine, publish, version, folder
+        self._loaded: Path | None = None
+
+    async def follow(self) -> None:
+        """See Follower."""
+        path = self._folder / f"version-{self._version()}"
+        if path == self._loaded:
+            return
+        shutil.rmtree(path, ignore_errors=True)  # left by a process that was killed here
+        ref = await in_thread(self._publish, path)
+        await self.engine.load_weights(replace(ref, path=str(path.resolve())))
+        before, self._loaded = self._loaded, path
+        if before is not None:
+            shutil.rmtree(before)
 
 
 class Serving(Protocol):
@@ -60,7 +112,7 @@ class Serving(Protocol):
         """Return the engine for an attempt of a group that began on `version`."""
         ...
 
-    def judge(self) -> Engine:
+    async def judge(self) -> Engine:
         """Return an engine with the newest weights, for validation."""
         ...
 
@@ -114,7 +166,7 @@ class OwnVersion:
         """See Serving."""
         return next(holder.engine for holder in self._holders if holder.version == version)
 
-    def judge(self) -> Engine:
+    async def judge(self) -> Engine:
         """See Serving. It is an engine that no group uses: their arithmetic must not depend on validation."""
         self._judge = self._judge or self._new_engine()
         self._judge.use_weights(self._published.state, self._published.stamp)
@@ -131,29 +183,28 @@ class OwnVersion:
 
 
 class InFlight:
-    """See above. `weights()` returns the learner's weights of this moment; they are copied by the engine."""
+    """See above."""
 
     needs_old_weights = False
     max_versions = None
 
-    def __init__(self, engine: MemoryEngine, weights: Callable[[], Weights]) -> None:
-        self._engine, self._weights = engine, weights
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
 
     async def publish(self, version: int) -> None:
-        """See Serving. In a thread: the engine takes them between two decode steps."""
-        weights = self._weights()
-        await in_thread(self._engine.use_weights, weights.state, weights.stamp)
+        """See Serving."""
+        await self._follower.follow()
 
     def hold(self, version: int, in_use: Collection[int]) -> None:
         """Nothing to hold: every group goes on with the newest weights."""
 
     def engine(self, version: int) -> Engine:
         """See Serving."""
-        return self._engine
+        return self._follower.engine
 
-    def judge(self) -> Engine:
+    async def judge(self) -> Engine:
         """See Serving."""
-        return self._engine
+        return self._follower.engine
 
     async def close(self) -> None:
-        await self._engine.close()
+        await self._follower.engine.close()

@@ -34,7 +34,6 @@ NEEDED = (
 
 EVALUATES_ONLY = {
     "http": "an endpoint that answers in text gives neither the tokens it sampled nor their logprobs",
-    "vllm": "training hands its weights to an engine in this process",
 }
 """Kinds of engine that cannot be trained with, and why."""
 
@@ -128,9 +127,15 @@ def _preset_problems(settings: Settings, marks: Marks, names: Names) -> list[str
     if ignored or preset not in ALGORITHMS:
         return ignored
     try:
-        configured(preset, own_choices(rl))
+        chosen = configured(preset, own_choices(rl))
     except ConfigError as exc:
         return [f"{where}: training.rl: {exc.args[0]}"]
+    if rl.replay_ratio and chosen.correction == "none":
+        where = marks.at(("training", "rl", "replay_ratio"))
+        return [
+            f"{where}: training.rl.replay_ratio is {rl.replay_ratio}, and preset {preset!r} with correction 'none' "
+            "would take replayed tokens for the policy's own; set `correction: tis`, or remove it"
+        ]
     return []
 
 
@@ -154,6 +159,8 @@ def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
         problems.append(
             f"{where}: unknown tool_format {engine.tool_format!r}{nearest(engine.tool_format, TOOL_FORMATS)}"
         )
+    if engine.kind == "vllm" and settings.training.rl is not None:
+        problems += _beyond_vllm(settings.training.rl, marks)
     if engine.kind == "http":
         problems += [
             f"{marks.at(('evaluation', name))}: evaluation.{name} would be ignored: OpenAI's interface does not know "
@@ -162,6 +169,20 @@ def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
             if getattr(settings.evaluation, name)
         ]
     return problems
+
+
+def _beyond_vllm(rl: RLSettings, marks: Marks) -> list[str]:
+    """What training asks of an engine that a server of vLLM, which holds one version, cannot do."""
+    asked = {
+        "reference": (rl.reference, "its batches are not equal to the bit from run to run"),
+        "version_mode": (rl.version_mode == "own_version", "it holds the newest weights only; use in_flight"),
+        "on_new_weights": (rl.on_new_weights == "keep", "it drops what it cached when weights are loaded"),
+    }
+    return [
+        f"{marks.at(('training', 'rl', name))}: training.rl.{name} cannot be had of a vllm engine: {why}"
+        for name, (wanted, why) in asked.items()
+        if wanted
+    ]
 
 
 def _tracking_problems(settings: Settings, marks: Marks) -> list[str]:
@@ -220,6 +241,11 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
             for name in ("clip_ratio_low", "clip_ratio_high", "dual_clip")
             if getattr(training.rl, name) is not None
         ]
+    if training.rl is not None and training.rl.replay_steps is not None and not training.rl.replay_ratio:
+        problems.append(
+            f"{marks.at(('training', 'rl', 'replay_steps'))}: training.rl.replay_steps would be ignored: replay_ratio "
+            "is 0, so nothing is replayed; set it, or remove replay_steps"
+        )
     return problems + (_ignored_by_schedule(training.rl, marks) if training.rl else [])
 
 

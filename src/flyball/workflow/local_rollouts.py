@@ -1,17 +1,16 @@
-"""Rollouts of one machine: engines in this process that follow the learner, in turn with its updates or ahead."""
+"""Rollouts for a learner in this process: engines that follow it, in turn with its updates or ahead."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Engine
 from flyball.evals.run import Arm, attempt_all
 from flyball.rollout.activity import Board
 from flyball.train.learner import LocalLearner
 from flyball.train.rollouts import Ahead, Batches, InTurn, Lead, Ledger, Rollouts, step_seed
-from flyball.train.serving import InFlight, OwnVersion, Weights
+from flyball.train.serving import Follower, InFlight, MemoryEngine, OwnVersion, Weights
 from flyball.types import GradedAttempt, Task
 from flyball.workflow.trainer import RLJob
 
@@ -24,37 +23,42 @@ class Source:
     """Rollouts, an engine with the newest weights for validation, and the end of all engines."""
 
     rollouts: Rollouts
-    judge: Callable[[], Engine]
+    judge: Callable[[], Awaitable[Engine]]
     close: Callable[[], Awaitable[None]]
 
 
-def source_of(
-    job: RLJob, learner: LocalLearner, new_engine: Callable[[], LocalEngine], arm_on: ArmOn, ledger: Ledger
-) -> Source:
+@dataclass(frozen=True)
+class Engines:
+    """Where engines come from: `one` that follows the learner, or a `new` one for each version that is kept."""
+
+    one: Callable[[], Awaitable[Follower]]
+    new: Callable[[], MemoryEngine]
+
+
+async def source_of(job: RLJob, learner: LocalLearner, engines: Engines, arm_on: ArmOn, ledger: Ledger) -> Source:
     """Return what the job's `schedule` asks for."""
     settings = job.settings
     batches = Batches(job.tasks, settings.num_steps, settings.tasks_per_step, job.seed)
-    make = _in_turn if settings.schedule == "sync" else _ahead
-    return make(job, batches, learner, new_engine, arm_on, ledger)
+    if settings.schedule == "sync":
+        return _in_turn(job, batches, await engines.one(), arm_on, ledger)
+    serving: OwnVersion | InFlight
+    if settings.keeps_versions:
+        serving = OwnVersion(engines.new, lambda: Weights(learner.snapshot(), learner.version), settings.lead + 1)
+    else:
+        serving = InFlight(await engines.one())
+    return _ahead(job, batches, serving, arm_on, ledger)
 
 
-def _in_turn(
-    job: RLJob,
-    batches: Batches,
-    learner: LocalLearner,
-    new_engine: Callable[[], LocalEngine],
-    arm_on: ArmOn,
-    ledger: Ledger,
-) -> Source:
-    engine, size = new_engine(), job.settings.group_size
+def _in_turn(job: RLJob, batches: Batches, follower: Follower, arm_on: ArmOn, ledger: Ledger) -> Source:
+    size = job.settings.group_size
 
-    def newest() -> Engine:
-        engine.use_weights(learner.weights(), learner.version)
-        return engine
+    async def newest() -> Engine:
+        await follower.follow()
+        return follower.engine
 
     async def attempt(tasks: Sequence[Task], step: int) -> list[list[GradedAttempt]]:
         flat = await attempt_all(
-            arm_on(newest()),
+            arm_on(await newest()),
             tasks,
             num_trials=size,
             seed=step_seed(job.seed, step),
@@ -63,23 +67,11 @@ def _in_turn(
         )
         return [flat[i : i + size] for i in range(0, len(flat), size)]
 
-    return Source(InTurn(batches, attempt, ledger), newest, engine.close)
+    return Source(InTurn(batches, attempt, ledger), newest, follower.engine.close)
 
 
-def _ahead(
-    job: RLJob,
-    batches: Batches,
-    learner: LocalLearner,
-    new_engine: Callable[[], LocalEngine],
-    arm_on: ArmOn,
-    ledger: Ledger,
-) -> Source:
+def _ahead(job: RLJob, batches: Batches, serving: OwnVersion | InFlight, arm_on: ArmOn, ledger: Ledger) -> Source:
     settings = job.settings
-    serving: OwnVersion | InFlight
-    if settings.keeps_versions:
-        serving = OwnVersion(new_engine, lambda: Weights(learner.snapshot(), learner.version), settings.lead + 1)
-    else:
-        serving = InFlight(new_engine(), lambda: Weights(learner.weights(), learner.version))
 
     async def draw(engine: Engine, task: Task, index: int, seed: int) -> GradedAttempt:
         return await arm_on(engine).draw(task, index, seed)

@@ -1,4 +1,4 @@
-"""The trainer of one machine: learner and engine in this process, on `flyball.train` and `flyball.engine.local`.
+"""The trainer of one machine: the learner in this process; the engine too, or in another process, or a server of vLLM.
 
 Importing this module brings torch; only commands that need a model do.
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flyball.config import EngineSettings, LoraSettings, TinySettings
 from flyball.engine.local import LocalEngine
+from flyball.engine.local_process import ProcessEngine, ProcessSpec
 from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import TrainError
 from flyball.evals.run import Arm, attempt_all
@@ -24,7 +25,7 @@ from flyball.models import names
 from flyball.models.chat import ChatFormat
 from flyball.models.hf_chat import HfChat, load_chat, signature
 from flyball.models.load import load_model, new_tiny_model, pays_bfloat16, save_model
-from flyball.models.lora import add_lora
+from flyball.models.lora import ADAPTER, add_lora
 from flyball.models.planted import hold_planted
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import configured, own_choices
@@ -37,17 +38,23 @@ from flyball.stats.binomial import wilson
 from flyball.train.learner import LocalLearner, OptimizerConfig
 from flyball.train.progress import Checkpoints
 from flyball.train.reference import compute_with_one_thread
+from flyball.train.replay import ReplayPlan
 from flyball.train.rl import RLPlan, run_rl
 from flyball.train.rollouts import Ledger
+from flyball.train.serving import Follower, FromFolder, FromMemory, MemoryEngine, Weights
 from flyball.train.sft import SFTPlan, Validate, demonstration_sample, run_sft
 from flyball.types import Estimate, GradedAttempt, Task, TrainingSample
+from flyball.workflow.adapters import AdapterEngine, base_of
 from flyball.workflow.inputs import Inputs
-from flyball.workflow.local_rollouts import TimeShares, source_of
-from flyball.workflow.remote_engines import open_vllm
+from flyball.workflow.local_rollouts import Engines, TimeShares, source_of
+from flyball.workflow.remote_engines import connect_vllm, open_vllm
 from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
 
 PACK_TOKENS = 4096
+PUBLISHED = "published"
+"""Folder, in that of a job, of the weights that an engine behind a server reads."""
 VALIDATION_CONCURRENCY = 64
+REPLAY_STEPS = 4
 RL_EPS = 1e-5
 """AdamW's epsilon under RL: with 1e-8 the noise of a rare token's gradient moves its embedding as far as a signal."""
 
@@ -93,7 +100,7 @@ class LocalTrainer:
 
     async def rl(self, job: RLJob, watch: Watch) -> Trained:
         """Group-relative RL against the frozen start; the checkpoint is picked on validation."""
-        settings, chosen = job.settings, configured(job.preset, own_choices(job.settings))
+        settings = job.settings
         if settings.reference:
             compute_with_one_thread()
         chat, model = _chat(job.policy, job.inputs), load_model(job.policy)
@@ -106,19 +113,7 @@ class LocalTrainer:
             seed=job.seed,
         )
         reference = _learner(copy.deepcopy(model), chat, OptimizerConfig(), settings.temperature)
-        plan = RLPlan(
-            chosen,
-            settings.num_steps,
-            settings.tasks_per_step,
-            job.seed,
-            settings.validate_every,
-            settings.patience,
-            settings.max_minutes and settings.max_minutes * 60,
-            updates_per_batch=settings.updates_per_batch,
-            attempts_per_step=settings.tasks_per_step * settings.group_size,
-            horizon=_horizon(job.tasks) if chosen.loss_agg_mode == "seq-mean-token-sum-norm" else None,
-            max_off_policy_steps=settings.lead,
-        )
+        plan = _plan(job)
         board, inputs = Board(), job.inputs
         drawn, judged = inputs.sampling(settings), inputs.sampling(inputs.workflow.settings.evaluation)
 
@@ -126,8 +121,9 @@ class LocalTrainer:
             return Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices, board=board)
 
         ledger = Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step))
-        new_engine = partial(_rl_engine, reference.model, chat, settings, inputs.workflow.settings.engine)
-        source = source_of(job, learner, new_engine, partial(arm, drawn), ledger)
+        new = partial(_rl_engine, job.policy, reference.model, chat, settings, inputs.workflow.settings.engine)
+        engines = Engines(partial(_follower, inputs.workflow.settings.engine, learner, new, job.folder), new)
+        source = await source_of(job, learner, engines, partial(arm, drawn), ledger)
         checkpoints = Checkpoints(job.folder, learner)
         try:
             with Watchdog(board, lambda stuck: watch.tell(str(stuck)), settings.stuck_after_seconds):
@@ -159,10 +155,15 @@ class LocalTrainer:
         self, folder: Path, settings: EngineSettings, *, concurrency: int, seed: int
     ) -> tuple[Engine, ChatFormat]:
         """See Trainer. A vLLM server is told to load the folder, which it must be able to read."""
+        if (base := base_of(folder)) is not None:
+            chat = load_chat(base, settings.tool_format)
+            engine = _local_engine(base, lambda: load_model(base), chat, settings, concurrency)
+            engine.add_adapter(ADAPTER, folder)
+            return AdapterEngine(engine, ADAPTER), chat
         chat = load_chat(folder, settings.tool_format)
         if settings.kind == "vllm":
             return await open_vllm(folder, settings), chat
-        return _local_engine(load_model(folder), chat, settings, concurrency), chat
+        return _local_engine(folder, lambda: load_model(folder), chat, settings, concurrency), chat
 
     async def _imitate(
         self,
@@ -194,8 +195,10 @@ class LocalTrainer:
         )
         checkpoints = Checkpoints(job.folder, learner)
         tasks = job.inputs.splits.get("validation", [])[: settings.validation_tasks]
-        engine = _local_engine(copy.deepcopy(model), chat, job.inputs.workflow.settings.engine, 64)
-        arm = _arm(job.inputs, engine, chat, job.inputs.workflow.settings.evaluation)
+        asked = job.inputs.workflow.settings.engine
+        new = partial(_local_engine, policy, lambda: copy.deepcopy(model), chat, asked, VALIDATION_CONCURRENCY)
+        follower = await _follower(asked, learner, new, job.folder)
+        arm = _arm(job.inputs, follower.engine, chat, job.inputs.workflow.settings.evaluation)
         try:
             done = await run_sft(
                 learner,
@@ -205,12 +208,10 @@ class LocalTrainer:
                 checkpoints,
                 on_step=watch.step,
                 should_stop=watch.should_stop,
-                validate=_validator(partial(_newest, engine, learner), lambda _: arm, tasks, job.seed)
-                if tasks
-                else None,
+                validate=_validator(partial(_newest, follower), lambda _: arm, tasks, job.seed) if tasks else None,
             )
         finally:
-            await engine.close()
+            await follower.engine.close()
         return Trained(
             checkpoints.best(done),
             done.step,
@@ -218,6 +219,25 @@ class LocalTrainer:
             stopped_early=done.stopped_early,
             note=f"{done.step} steps on {len(samples)} conversations, best at step {done.best_step}",
         )
+
+
+def _plan(job: RLJob) -> RLPlan:
+    settings, chosen = job.settings, configured(job.preset, own_choices(job.settings))
+    replay = ReplayPlan(settings.replay_ratio, settings.replay_steps or REPLAY_STEPS, job.seed)
+    return RLPlan(
+        chosen,
+        settings.num_steps,
+        settings.tasks_per_step,
+        job.seed,
+        settings.validate_every,
+        settings.patience,
+        settings.max_minutes and settings.max_minutes * 60,
+        updates_per_batch=settings.updates_per_batch,
+        attempts_per_step=settings.tasks_per_step * settings.group_size,
+        horizon=_horizon(job.tasks) if chosen.loss_agg_mode == "seq-mean-token-sum-norm" else None,
+        max_off_policy_steps=settings.lead,
+        replay=replay if settings.replay_ratio else None,
+    )
 
 
 def _refuse_too_long(samples: Sequence[TrainingSample], context: int) -> None:
@@ -264,45 +284,69 @@ def _chat(folder: Path, inputs: Inputs) -> HfChat:
     return load_chat(folder, inputs.workflow.settings.engine.tool_format)
 
 
-def _local_engine(model: Any, chat: HfChat, settings: EngineSettings, num_slots: int) -> LocalEngine:
+def _local_engine(
+    folder: Path,
+    model: Callable[[], Any],
+    chat: HfChat,
+    settings: EngineSettings,
+    num_slots: int,
+    on_new_weights: Literal["recompute", "keep"] = "recompute",
+    reference: bool = False,
+) -> LocalEngine | ProcessEngine:
+    """The engine of the settings: in this process, with the `model`, or in one of its own, which reads `folder`."""
+    deterministic = reference or bool(settings.deterministic)
+    if settings.separate_process:
+        return ProcessEngine(ProcessSpec(str(folder), num_slots, on_new_weights, deterministic, settings.tool_format))
     return LocalEngine(
-        _for_sampling(model),
+        _for_sampling(model()),
         num_slots=num_slots,
         tokenizer=chat.tokenizer,
-        deterministic=bool(settings.deterministic),
+        on_new_weights=on_new_weights,
+        deterministic=deterministic,
     )
+
+
+async def _follower(
+    settings: EngineSettings,
+    learner: LocalLearner,
+    new_engine: Callable[[], MemoryEngine],
+    folder: Path,
+) -> Follower:
+    """An engine that follows the learner: a vLLM server by folders that it reads, a local one from memory."""
+    if settings.kind == "vllm":
+        engine = await connect_vllm(settings)
+        return FromFolder(engine, learner.publish, lambda: learner.version, folder / PUBLISHED)
+    return FromMemory(new_engine(), lambda: Weights(learner.weights(), learner.version))
 
 
 def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, settings: SamplingSettings) -> Arm:
     return Arm(inputs.world, inputs.runner, engine, chat, inputs.sampling(settings), inputs.graders, inputs.prices)
 
 
-def _rl_engine(start: Any, chat: HfChat, settings: RLSettings, engine: EngineSettings) -> LocalEngine:
-    """An engine with a copy of `start`. Conversations of a validation count among those that keep a slot."""
-    deterministic = settings.reference or bool(engine.deterministic)
-    return LocalEngine(
-        _for_sampling(copy.deepcopy(start)),
-        num_slots=max(settings.concurrency, VALIDATION_CONCURRENCY) if deterministic else settings.concurrency,
-        tokenizer=chat.tokenizer,
-        on_new_weights=settings.on_new_weights or "recompute",
-        deterministic=deterministic,
-    )
+def _rl_engine(
+    folder: Path, start: Any, chat: HfChat, settings: RLSettings, engine: EngineSettings
+) -> LocalEngine | ProcessEngine:
+    """An engine that begins as `start`. Conversations of a validation count among those that keep a slot."""
+    alone = settings.reference or bool(engine.deterministic)
+    num_slots = max(settings.concurrency, VALIDATION_CONCURRENCY) if alone else settings.concurrency
+    keeps = settings.on_new_weights or "recompute"
+    return _local_engine(folder, lambda: copy.deepcopy(start), chat, engine, num_slots, keeps, settings.reference)
 
 
-def _newest(engine: LocalEngine, learner: LocalLearner) -> Engine:
+async def _newest(follower: Follower) -> Engine:
     """The engine, with the learner's current weights."""
-    engine.use_weights(learner.weights(), learner.version)
-    return engine
+    await follower.follow()
+    return follower.engine
 
 
 def _validator(
-    newest: Callable[[], Engine], arm_on: Callable[[Engine], Arm], tasks: Sequence[Task], seed: int
+    newest: Callable[[], Awaitable[Engine]], arm_on: Callable[[Engine], Arm], tasks: Sequence[Task], seed: int
 ) -> Validate:
     """Success of the newest weights on fixed tasks and draws; a missing outcome counts as failure."""
 
     async def validate() -> Estimate:
         outcomes = await attempt_all(
-            arm_on(newest()),
+            arm_on(await newest()),
             tasks,
             num_trials=1,
             seed=derive(seed, "validation"),

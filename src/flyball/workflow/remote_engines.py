@@ -34,11 +34,16 @@ def key_of(settings: EngineSettings) -> str:
     return key
 
 
-async def open_vllm(folder: Path, settings: EngineSettings) -> VllmEngine:
-    """The server of the settings, with the weights of `folder` loaded into it. Raises EngineError, WeightsError."""
+async def connect_vllm(settings: EngineSettings) -> VllmEngine:
+    """The server of the settings, with whatever weights it has. Raises EngineError."""
     assert settings.url is not None and settings.model is not None  # workflow/check.py sees to it
     bound = {} if settings.num_logprobs is None else {"num_logprobs": settings.num_logprobs}
-    engine = await VllmEngine.connect(settings.url, settings.model, api_key=key_of(settings), **bound)
+    return await VllmEngine.connect(settings.url, settings.model, api_key=key_of(settings), **bound)
+
+
+async def open_vllm(folder: Path, settings: EngineSettings) -> VllmEngine:
+    """The server of the settings, with the weights of `folder` loaded into it. Raises EngineError, WeightsError."""
+    engine = await connect_vllm(settings)
     try:
         await engine.load_weights(WeightsRef(engine.version, str(folder.resolve()), ""))
     except BaseException:

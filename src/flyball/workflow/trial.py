@@ -9,6 +9,7 @@ from flyball.errors import ConfigError, FlyballError
 from flyball.release.evidence import TokenSpeed
 from flyball.store.store import Store
 from flyball.types import PolicyVersion
+from flyball.workflow.adapters import make_policy
 from flyball.workflow.context import Context, run_config
 from flyball.workflow.evaluation import evaluate_suites
 from flyball.workflow.inputs import Inputs, require_anchors
@@ -33,8 +34,8 @@ def evaluate_policy(
 
     Each is a version in the registry (name or beginning of an id), a folder, or a known name; default: the newest
     version that this workflow trained. With an http engine it is the name of one of the endpoint's models, by default
-    the workflow's policy. Returns None when Ctrl-C ended it. Raises ConfigError for a policy that is
-    not there.
+    the workflow's policy. A name of `engine.adapters` is that adapter on the workflow's policy. Returns None when
+    Ctrl-C ended it. Raises ConfigError for a policy that is not there.
     """
     inputs = Inputs(workflow)
     inputs.check()
@@ -82,9 +83,19 @@ def _newest(store: Store, workflow: Workflow) -> str:
 def _version(context: Context, name: str) -> PolicyVersion:
     """Return a version of the registry, or register the folder or known name."""
     known = [] if context.inputs.workflow.settings.engine.kind == "http" else context.store.versions()
+    adapters = context.inputs.workflow.settings.engine.adapters or {}
+    if name in adapters:
+        return _adapter(context, name, adapters[name])
     if found := [v for v in known if v.name == name] or [v for v in known if v.version_id.startswith(name)]:
         return found[-1]
     if name == "tiny":
         raise ConfigError("policy 'tiny' is made by a run; name a version from `flyball runs`, or a folder")
     folder = context.trainer.find_policy(context.inputs.policy_folder_or_name(name))
     return context.register(Path(name).name, folder)
+
+
+def _adapter(context: Context, name: str, folder: str) -> PolicyVersion:
+    """Register an adapter on the workflow's policy, which is registered before it."""
+    base = _version(context, str(context.inputs.workflow.policy))
+    made = make_policy(context.inputs.workflow.folder / folder, base, context.folder_of(f"adapters/{name}"))
+    return context.register(name, made, parent=base)
