@@ -11,6 +11,7 @@ Whenever a spool tells what it accepted and what it lost, the difference to what
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -175,6 +176,16 @@ def write_feedback(db: Transaction, fact: FeedbackFrame) -> bool:
             "never changed: give the correction an id of its own"
         )
     return False
+
+
+def write_calls(database: Database, calls: Sequence[CallFrame]) -> int:
+    """Write calls without a spool, in one transaction, and return how many were new."""
+    batch = _Batch()
+    for call in calls:
+        _add(batch, Frame("call", call.model_dump_json().encode(), at_ms=time.time_ns() // 1_000_000), call)
+    with database.write() as db:
+        put_bodies(db, batch.bodies, at=_newest(batch))
+        return sum(db.executemany(_CALLS.insert, rows).rowcount for rows in batch.rows.values())
 
 
 def _apply(db: Transaction, spool: str, place: Place, frames: Sequence[Frame], done: Ingested) -> None:

@@ -1,0 +1,1 @@
+"""Traces in the words of others: one JSON object a line, ATIF, OpenTelemetry GenAI, Langfuse."""
