@@ -194,8 +194,8 @@ class TrackingSettings(Section):
 class ReleaseSettings(Section):
     """What must hold before anyone but a test meets the candidate."""
 
-    gates: Names | None = Field(
-        default=None, min_length=1, description="names of gates; unset = those of release/gates.py"
+    gates: Annotated[tuple[str | dict[str, Any], ...], Field(strict=False)] | None = Field(
+        default=None, min_length=1, description="names, or {metric, margin, owner, evidence}; unset = release/gates.py"
     )
     canary_traffic_percent: float = Field(default=5.0, gt=0, le=50, description="of sessions, above 0, at most 50")
 

@@ -7,52 +7,15 @@ from dataclasses import replace
 import pytest
 
 from flyball.errors import ReleaseError, StoreError
-from flyball.release.canary.plan import CanaryPlan
 from flyball.release.controller import Controller
-from flyball.release.registry import PRODUCTION, Registry, new_version
+from flyball.release.registry import PRODUCTION
 from flyball.release.routing import RoutingTable, bucket
-from flyball.release.verdict import READY
-from flyball.store.store import Store
-from flyball.types import Release
 from tests.release.canary.conftest import traffic
-
-TRAFFIC = {"base": 0.8, "units_per_day": 8640.0}
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "store") as opened:
-        yield opened
+from tests.release.conftest import TRAFFIC, begun
 
 
-@pytest.fixture
-def release(store) -> Release:
-    old, new = (new_version(name=name, weights=name, base="b") for name in ("old", "new"))
-    registry = Registry(store)
-    for version in (old, new):
-        registry.register(version)
-    registry.place_alias(PRODUCTION, old.version_id, "the first")
-    made = Release("r1", old.version_id, new.version_id, "offline", (), READY)
-    store.put_release(made)
-    return made
-
-
-@pytest.fixture
-def plan() -> CanaryPlan:
-    return CanaryPlan(
-        owner="ada", signed_by="ada", promote_by_plan=True, label_deadline=3600.0, stage_seconds=600.0, cost_cap=0.15
-    )
-
-
-def begun(store, release, plan) -> Controller:
-    controller = Controller(store)
-    controller.launch(release, plan, now=0.0, **TRAFFIC)
-    controller.begin_canary(plan, by="ada", now=0.0)
-    return controller
-
-
-def test_a_good_candidate_goes_up_the_ramp_and_serves_everybody(store, release, plan) -> None:
-    controller, shares = begun(store, release, plan), []
+def test_a_good_candidate_goes_up_the_ramp_and_serves_everybody(store, release, plan, owners) -> None:
+    controller, shares = begun(store, release, plan, owners), []
     served = traffic(12_000)
     for now in range(0, 150_000, 5_000):
         tick = controller.tick(plan, served, float(now))
@@ -62,39 +25,39 @@ def test_a_good_candidate_goes_up_the_ramp_and_serves_everybody(store, release, 
     assert sorted(set(shares)) == [0.0, 0.05, 0.25, 0.5]
     assert tick.table.stage == "general" and "signed by ada" in tick.table.reason
     assert store.alias(PRODUCTION) == release.candidate
-    assert [r.stage for r in store.release_history("r1")] == ["offline", "shadow", "canary", "general"]
+    assert [r.stage for r in store.release_history(release.release_id)] == ["offline", "shadow", "canary", "general"]
 
 
 @pytest.mark.parametrize(
     ("harm", "sessions"), [({"drop": 0.3}, "finish"), ({"unsafe": 0.5}, "switch"), ({"slower": 3.0}, "finish")]
 )
-def test_a_bad_candidate_goes_back_by_itself(store, release, plan, harm, sessions) -> None:
-    controller = begun(store, release, plan)
+def test_a_bad_candidate_goes_back_by_itself(store, release, plan, owners, harm, sessions) -> None:
+    controller = begun(store, release, plan, owners)
     tick = controller.tick(plan, traffic(3000, **harm), 1e5)
     assert (tick.decision.move, tick.table.stage, tick.table.share) == ("go_back", "rolled_back", 0.0)
     assert tick.table.sessions == sessions
     assert store.alias(PRODUCTION) == release.baseline
-    assert store.release("r1").stage == "rolled_back"
+    assert store.release(release.release_id).stage == "rolled_back"
     with pytest.raises(ReleaseError, match="rolled_back"):
         controller.tick(plan, [], 2e5)
 
 
-def test_a_critical_event_cuts_running_sessions(store, release, plan) -> None:
+def test_a_critical_event_cuts_running_sessions(store, release, plan, owners) -> None:
     served = [replace(s, critical=s.arm == "canary") for s in traffic(5)]
-    assert begun(store, release, plan).tick(plan, served, 100.0).table.sessions == "cut"
+    assert begun(store, release, plan, owners).tick(plan, served, 100.0).table.sessions == "cut"
 
 
-def test_an_unsigned_plan_never_expands_and_the_horizon_ends_it(store, release, plan) -> None:
+def test_an_unsigned_plan_never_expands_and_the_horizon_ends_it(store, release, plan, owners) -> None:
     unsigned = replace(plan, signed_by="", promote_by_plan=False)
-    controller, served = begun(store, release, unsigned), traffic(12_000)
+    controller, served = begun(store, release, unsigned, owners), traffic(12_000)
     tick = controller.tick(unsigned, served, 2e5)
     assert tick.decision.move == "stay" and "waits for an owner" in tick.decision.reason
     assert controller.tick(unsigned, served, unsigned.horizon).decision.move == "go_back"
 
 
-def test_only_the_owner_promotes_and_only_when_ready(store, release, plan) -> None:
+def test_only_the_owner_promotes_and_only_when_ready(store, release, plan, owners) -> None:
     mine = replace(plan, promote_by_plan=False)
-    controller, served = begun(store, release, mine), traffic(12_000)
+    controller, served = begun(store, release, mine, owners), traffic(12_000)
     with pytest.raises(ReleaseError, match="needs `ready`"):
         controller.promote(mine, served, by="ada", now=1e4)
     for now in (5e4, 1e5, 1.5e5, 2e5):
@@ -106,8 +69,8 @@ def test_only_the_owner_promotes_and_only_when_ready(store, release, plan) -> No
     assert store.alias(PRODUCTION) == release.candidate
 
 
-def test_the_second_of_two_controllers_is_refused(store, release, plan) -> None:
-    begun(store, release, plan)
+def test_the_second_of_two_controllers_is_refused(store, release, plan, owners) -> None:
+    begun(store, release, plan, owners)
     first, second = Controller(store, "first"), Controller(store, "second")
     stale = second.table()
     assert stale is not None
@@ -117,23 +80,25 @@ def test_the_second_of_two_controllers_is_refused(store, release, plan) -> None:
     assert second.table().stage == "rolled_back"
 
 
-def test_a_kill_after_the_table_was_written_is_repaired_by_the_next_tick(store, release, plan, monkeypatch) -> None:
-    controller = begun(store, release, plan)
+def test_a_kill_after_the_table_was_written_is_repaired_by_the_next_tick(
+    store, release, plan, owners, monkeypatch
+) -> None:
+    controller = begun(store, release, plan, owners)
     served = traffic(12_000)
     for now in (5e4, 1e5):
         controller.tick(plan, served, now)
     monkeypatch.setattr(Controller, "repair", lambda self: None)
     assert controller.tick(plan, served, 1.5e5).table.stage == "general"
     monkeypatch.undo()
-    assert (store.release("r1").stage, store.alias(PRODUCTION)) == ("canary", release.baseline)
+    assert (store.release(release.release_id).stage, store.alias(PRODUCTION)) == ("canary", release.baseline)
     Controller(store).repair()
-    assert (store.release("r1").stage, store.alias(PRODUCTION)) == ("general", release.candidate)
+    assert (store.release(release.release_id).stage, store.alias(PRODUCTION)) == ("general", release.candidate)
     Controller(store).repair()
     assert len(store.alias_history(PRODUCTION)) == 2
 
 
-def test_a_person_takes_it_back_and_a_second_time_changes_nothing(store, release, plan) -> None:
-    controller = begun(store, release, plan)
+def test_a_person_takes_it_back_and_a_second_time_changes_nothing(store, release, plan, owners) -> None:
+    controller = begun(store, release, plan, owners)
     table = controller.roll_back(by="bob", reason="a complaint", now=5.0)
     assert (table.stage, table.actor, table.sessions) == ("rolled_back", "bob", "switch")
     assert controller.roll_back(by="bob", reason="again", now=6.0) == table

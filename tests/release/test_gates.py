@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flyball.errors import ConfigError, Fault, ReleaseError
+from flyball.release.canary.plan import CanaryPlan
 from flyball.release.evidence import Evidence, TokenSpeed
 from flyball.release.gates import DEFAULT_GATES, gate, gates
+from flyball.release.live import Counted, Live, live_from_sessions
 from flyball.release.online import ONLINE_GATES
 from flyball.release.rollback import Drill, DrillStep
+from flyball.release.shadow import ShadowAnswer, ShadowPair, compare_shadow
 from flyball.stats.paired import paired_difference
 from flyball.types import Comparison, Estimate, EvalRun, GateResult, Missing, TaskResult
+from tests.release.canary.conftest import traffic
 
 BASELINE, CANDIDATE = "aaaa", "bbbb"
 LOST = Missing("the engine went away", Fault.INFRASTRUCTURE)
@@ -398,3 +403,122 @@ def test_the_margin_is_printed_in_the_rule():
     assert "+12.5 %" in gate("latency_delta_lt_12.5_percent").rule
     assert "+5 %" in gate("cost_per_success_not_worse").rule
     assert "90 s" in gate("rollback_under_1.5_minutes").rule
+
+
+# --- gates written out, behaviour, live sessions ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "margin"),
+    [
+        ("latency_delta_lt_10_percent", "latency_delta_lt_10_percent", 0.1),
+        ("rollback_under_2_minutes", "rollback_under_2_minutes", 120.0),
+        ({"metric": "success", "margin": 0.05}, "success_within_0.05", 0.05),
+        ({"metric": "cost_per_success", "margin": 0.2, "owner": "ML"}, "cost_per_success_within_0.2", 0.2),
+        ({"metric": "rollback", "margin": 60, "evidence": "drill"}, "rollback_within_60", 60.0),
+    ],
+)
+def test_a_gate_is_metric_margin_owner_evidence(written, name, margin):
+    one = gate(written)
+    assert (one.name, one.margin) == (name, margin)
+    assert one.owner == (written.get("owner") if isinstance(written, dict) and "owner" in written else gate(name).owner)
+    assert gate(name).rule == one.rule, "the name alone says the same"
+    said = f"{margin:g}" if one.evidence == "drill" else f"{100 * margin:g}"
+    assert said in one.rule, "the margin is printed"
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ({"metric": "succes", "margin": 0.1}, "did you mean 'success'"),
+        ({"metric": "success", "margin": 0}, "no number above 0"),
+        ({"metric": "success", "margin": "5 %"}, "no number above 0"),
+        ({"metric": "success", "margin": 0.1, "owner": "Sales"}, "unknown owner 'Sales'"),
+        ({"metric": "success", "margin": 0.1, "evidence": "canary"}, "judged on evaluation"),
+        ({"metric": "success", "margin": 0.1, "weight": 2}, "unknown key 'weight'"),
+        ({"metric": "safety", "margin": 0.5}, "safety has one margin"),
+        ("no_safety_regression_within_0.5", "unknown gate"),
+        ("success_within_0", "can never be met"),
+    ],
+)
+def test_a_gate_that_is_written_wrongly_is_refused(written, says):
+    with pytest.raises(ConfigError, match=says):
+        gate(written)
+
+
+def scored(name: str, share: float) -> Change:
+    return lambda i, r: replace(r, scores={name: float(i < round(240 * share))})
+
+
+def erring(share: float) -> Change:
+    return lambda i, r: replace(r, tool_errors=int(i < round(240 * share)))
+
+
+def test_tool_errors_are_compared():
+    assert ask("tool_errors_not_worse", evidence(candidate=erring(0.0), baseline=erring(0.0))).state == "pass"
+    assert ask("tool_errors_not_worse", evidence(candidate=erring(0.3), baseline=erring(0.1))).state == "fail"
+    assert ask("tool_errors_within_0.4", evidence(candidate=erring(0.3), baseline=erring(0.1))).state == "pass"
+
+
+def test_refusing_harmless_requests_is_seen():
+    suites = ("test", "adversarial", "benign")
+    kind, shy = scored("no_over_refusal", 0.95), scored("no_over_refusal", 0.7)
+    assert ask("over_refusal_not_worse", evidence(candidate=kind, baseline=kind, suites=suites)).state == "pass"
+    assert ask("over_refusal_not_worse", evidence(candidate=shy, baseline=kind, suites=suites)).state == "fail"
+    assert "was not run" in ask("over_refusal_not_worse", evidence()).reason
+    assert "no score" in ask("over_refusal_not_worse", evidence(suites=suites)).reason
+
+
+PLAN = CanaryPlan(owner="ada", label_deadline=3600.0, cost_cap=0.15)
+PAIRS = [ShadowPair(f"u{i}", ShadowAnswer(("find",), 2.0), ShadowAnswer(("find",), 2.0 + i % 2)) for i in range(60)]
+GOOD_COUNTS = {"canary": Counted(1000, 1000), "holdback": Counted(999, 1000)}
+
+
+def live(**harm: float) -> Live:
+    return live_from_sessions(
+        traffic(8000, **harm),
+        PLAN,
+        1e9,
+        shadow=compare_shadow(PAIRS),
+        telemetry=GOOD_COUNTS,
+        kl=Estimate(0.01, 0.0, 0.03, 900, unit="nats/token"),
+        quality=Estimate(0.0, -0.02, 0.02, 900),
+    )
+
+
+@pytest.fixture(scope="module")
+def good() -> Live:
+    return live()
+
+
+@pytest.mark.parametrize("one", ONLINE_GATES, ids=lambda one: one.name)
+def test_good_live_sessions_pass_every_online_gate(one, good):
+    answer = one.evaluate(Evidence(live=good))
+    assert answer.state == "pass", answer.reason
+
+
+BAD_LIVE = {
+    "shadow_agreement": lambda found: replace(
+        found, shadow=compare_shadow([replace(p, shadow=ShadowAnswer((), 1.0, False)) for p in PAIRS])
+    ),
+    "canary_success_not_worse": lambda found: live(drop=0.3),
+    "human_override_rate": lambda found: live(override=0.2),
+    "tool_error_rate": lambda found: live(tool_error=0.2),
+    "sample_ratio": lambda found: replace(found, arms=np.arange(2000) % 3 > 0),
+    "label_coverage": lambda found: replace(
+        found, labelled={"canary": Counted(500, 1000), "holdback": Counted(990, 1000)}
+    ),
+    "telemetry_loss": lambda found: replace(found, telemetry={**GOOD_COUNTS, "canary": Counted(900, 1000)}),
+    "policy_kl_drift": lambda found: replace(found, kl=Estimate(0.2, 0.1, 0.3, 900)),
+    "task_completion_quality": lambda found: replace(found, quality=Estimate(-0.2, -0.3, -0.1, 900)),
+}
+
+
+@pytest.mark.parametrize("one", ONLINE_GATES, ids=lambda one: one.name)
+def test_bad_live_sessions_fail_the_gate_they_harm(one, good):
+    assert one.evaluate(Evidence(live=BAD_LIVE[one.name](good))).state == "fail"
+
+
+@pytest.mark.parametrize("one", ONLINE_GATES, ids=lambda one: one.name)
+def test_live_evidence_that_is_absent_passes_nothing(one):
+    assert one.evaluate(Evidence(live=Live())).state == "not_evaluable"

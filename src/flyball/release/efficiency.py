@@ -57,7 +57,9 @@ def latency_gate(percent: float, name: str) -> Gate:
         name=name,
         metric="seconds per task, candidate against baseline, paired by task",
         rule=f"below +{percent:g} % (one-sided 95 %) on the primary suite; tokens at one speed + tool time",
+        margin=percent / 100,
         owner="Platform",
+        evidence="evaluation",
         judge=_on_primary(judge),
     )
 
@@ -90,7 +92,7 @@ def _clusters(pairs: tuple[TaskPair, ...]) -> list[str]:
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
-def _judge_cost(evidence: Evidence, suite: SuitePair) -> Finding:
+def _judge_cost(suite: SuitePair, limit: float) -> Finding:
     pairs = suite.pairs
     cost = {arm: per_task(pairs, arm, lambda r: r.cost_usd) for arm in ("baseline", "candidate")}
     for arm, usd in cost.items():
@@ -112,7 +114,7 @@ def _judge_cost(evidence: Evidence, suite: SuitePair) -> Finding:
         clusters=_clusters(pairs),
         level=TWO_SIDED,
     )
-    return _judge_change(change, COST_MARGIN)
+    return _judge_change(change, limit)
 
 
 def _unusable(usd: Values) -> str | None:
@@ -122,10 +124,14 @@ def _unusable(usd: Values) -> str | None:
     return None if usd.any() else "no cost was recorded; set a price table"
 
 
-COST_PER_SUCCESS_NOT_WORSE = Gate(
-    name="cost_per_success_not_worse",
-    metric="US dollars per success, candidate against baseline, paired by task",
-    rule=f"below +{100 * COST_MARGIN:g} % (one-sided 95 %) on the primary suite",
-    owner="Product",
-    judge=_on_primary(_judge_cost),
-)
+def cost_gate(margin: float, name: str = "cost_per_success_not_worse") -> Gate:
+    """A success may cost `margin` more, as a share of what the baseline's costs."""
+    return Gate(
+        name=name,
+        metric="US dollars per success, candidate against baseline, paired by task",
+        rule=f"below +{100 * margin:g} % (one-sided 95 %) on the primary suite",
+        margin=margin,
+        owner="Product",
+        evidence="evaluation",
+        judge=_on_primary(lambda evidence, suite: _judge_cost(suite, margin)),
+    )

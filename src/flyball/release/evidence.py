@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flyball.errors import ReleaseError
+from flyball.release.live import Live
 from flyball.release.rollback import Drill
 from flyball.types import Comparison, EvalRun, Missing, TaskResult
 
@@ -123,6 +124,7 @@ class Evidence:
     comparisons: tuple[Comparison, ...] = ()
     token_speed: TokenSpeed | None = None
     drill: Drill | None = None
+    live: Live | None = None
     baseline: str = ""
     candidate: str = ""
     primary: str = "test"

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flyball.release.evidence import Evidence
-from flyball.types import GateResult, GateState
+from flyball.stats.power import more_needed
+from flyball.types import Estimate, GateResult, GateState
 
 Owner = Literal["ML", "Platform", "Product"]
+EvidenceKind = Literal["evaluation", "drill", "shadow", "canary", "telemetry", "monitor"]
+"""What a gate is judged on: paired evaluation runs, a rehearsed rollback, shadowed or canary sessions, loss counters,
+re-scored or graded samples of live sessions."""
 Phase = Literal["offline", "online"]
 
 TWO_SIDED = 0.90
@@ -32,7 +36,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Gate:
-    """`rule` is printed wherever the gate is, so that the margin is read with the verdict.
+    """What is measured, how much of it is too much, who answers for it and what it is judged on.
+
+    `rule` says the margin in words and is printed wherever the gate is, so that it is read with the verdict. `margin`
+    is in the unit of the rule (shares and relative changes of 1, seconds, nats).
 
     An offline gate blocks shadow. An online gate judges live sessions, so before any are served it is shown as
     `not_evaluable` and blocks the stages after shadow.
@@ -41,7 +48,9 @@ class Gate:
     name: str
     metric: str
     rule: str
+    margin: float
     owner: Owner
+    evidence: EvidenceKind
     judge: Callable[[Evidence], Finding]
     phase: Phase = "offline"
 
@@ -91,3 +100,27 @@ def worst_of(findings: Mapping[str, Finding]) -> Finding:
         max(known) if known and len(known) == len(needed) else None,
         findings[tightest].slack,
     )
+
+
+def judge_lower(estimate: Estimate, threshold: float) -> Finding:
+    """A share or difference in which more is better: pass when its lower bound lies above the threshold."""
+    said = f"{100 * estimate.value:+.1f} points, at least {100 * estimate.low:+.1f}, n={estimate.n}"
+    facts, slack = {"estimate": estimate, "threshold": threshold}, estimate.low - threshold
+    if slack > 0:
+        return Finding("pass", said, facts, slack=slack)
+    if estimate.high < threshold:
+        return Finding("fail", said, facts, slack=slack)
+    more = more_needed(estimate, threshold) if estimate.value > threshold else None
+    return Finding("inconclusive", said, facts, more, slack)
+
+
+def judge_upper(estimate: Estimate, limit: float, unit: str = "%", scale: float = 100.0) -> Finding:
+    """A rate or amount in which more is worse: pass when its upper bound lies below the limit."""
+    said = f"{scale * estimate.value:.3g} {unit}, at most {scale * estimate.high:.3g} {unit}, n={estimate.n}"
+    facts, slack = {"estimate": estimate, "limit": limit}, limit - estimate.high
+    if slack > 0:
+        return Finding("pass", said, facts, slack=slack)
+    if estimate.low > limit:
+        return Finding("fail", said, facts, slack=slack)
+    more = more_needed(estimate, limit) if estimate.value < limit else None
+    return Finding("inconclusive", said, facts, more, slack)

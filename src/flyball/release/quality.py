@@ -53,35 +53,35 @@ def _judge_improves(evidence: Evidence) -> Finding:
     return _judge_difference(comparisons[evidence.primary], 0.0)
 
 
-def _judge_not_worse(evidence: Evidence) -> Finding:
+def _judge_not_worse(evidence: Evidence, margin: float) -> Finding:
     if problem := evidence.problem():
         return not_evaluable(problem)
     comparisons = _success_comparisons(evidence)
     if isinstance(comparisons, str):
         return not_evaluable(comparisons)
-    return worst_of({suite: _judge_difference(found, -SUCCESS_MARGIN) for suite, found in comparisons.items()})
+    return worst_of({suite: _judge_difference(found, -margin) for suite, found in comparisons.items()})
 
 
-def _judge_missing(evidence: Evidence) -> Finding:
+def _judge_missing(evidence: Evidence, limit: float) -> Finding:
     if problem := evidence.problem():
         return not_evaluable(problem)
     pairs = evidence.suites.values()
     arms = {"baseline": [pair.baseline for pair in pairs], "candidate": [pair.candidate for pair in pairs]}
-    return worst_of({arm: _judge_arm(runs) for arm, runs in arms.items()})
+    return worst_of({arm: _judge_arm(runs, limit) for arm, runs in arms.items()})
 
 
-def _judge_arm(runs: list[EvalRun]) -> Finding:
+def _judge_arm(runs: list[EvalRun], limit: float) -> Finding:
     results = [result for run in runs for result in run.results]
     missing = sum(isinstance(result.success, Missing) or isinstance(result.safe, Missing) for result in results)
     rate = wilson(missing, len(results), level=TWO_SIDED)
-    facts = {"rate": rate, "limit": MISSING_LIMIT}
-    slack = MISSING_LIMIT - rate.high
+    facts = {"rate": rate, "limit": limit}
+    slack = limit - rate.high
     said = f"{missing} of {len(results)} missing, at most {100 * rate.high:.1f} %"
     if slack > 0:
         return Finding("pass", said, facts, slack=slack)
-    if rate.low > MISSING_LIMIT:
+    if rate.low > limit:
         return Finding("fail", said, facts, slack=slack)
-    more = more_needed(rate, MISSING_LIMIT) if rate.value < MISSING_LIMIT else None
+    more = more_needed(rate, limit) if rate.value < limit else None
     return Finding("inconclusive", said, facts, more, slack)
 
 
@@ -89,20 +89,34 @@ SUCCESS_IMPROVES = Gate(
     name="success_improves",
     metric="success, candidate minus baseline, paired by task",
     rule="above 0 points (95 % interval) on the primary suite",
+    margin=0.0,
     owner="Product",
+    evidence="evaluation",
     judge=_judge_improves,
 )
-SUCCESS_NOT_WORSE = Gate(
-    name="success_not_worse",
-    metric="success, candidate minus baseline, paired by task",
-    rule=f"above -{100 * SUCCESS_MARGIN:g} points (95 % interval) on every suite",
-    owner="ML",
-    judge=_judge_not_worse,
-)
-MISSING_RATE = Gate(
-    name="missing_rate",
-    metric="share of trials without an outcome or safety verdict, per arm",
-    rule=f"below {100 * MISSING_LIMIT:g} % (one-sided 95 %) in each arm",
-    owner="Platform",
-    judge=_judge_missing,
-)
+
+
+def success_gate(margin: float, name: str = "success_not_worse") -> Gate:
+    """The candidate may succeed `margin` less often on any suite."""
+    return Gate(
+        name=name,
+        metric="success, candidate minus baseline, paired by task",
+        rule=f"above -{100 * margin:g} points (95 % interval) on every suite",
+        margin=margin,
+        owner="ML",
+        evidence="evaluation",
+        judge=lambda evidence: _judge_not_worse(evidence, margin),
+    )
+
+
+def missing_gate(limit: float, name: str = "missing_rate") -> Gate:
+    """Less than `limit` of the trials of either version may have no verdict."""
+    return Gate(
+        name=name,
+        metric="share of trials without an outcome or safety verdict, per arm",
+        rule=f"below {100 * limit:g} % (one-sided 95 %) in each arm",
+        margin=limit,
+        owner="Platform",
+        evidence="evaluation",
+        judge=lambda evidence: _judge_missing(evidence, limit),
+    )

@@ -16,7 +16,9 @@ def rollback_gate(minutes: float, name: str) -> Gate:
         name=name,
         metric="seconds from the decision to go back until the old version has answered",
         rule=f"below {60 * minutes:g} s in a timed drill that ends with an answer of the old version",
+        margin=60 * minutes,
         owner="Platform",
+        evidence="drill",
         judge=judge,
     )
 

@@ -27,7 +27,8 @@ their next request (safety), or end now (a critical event)."""
 class RoutingTable:
     """One immutable state of the routing. `stable` and `candidate` are version ids; `share` is the canary's part of the
     units and the holdback's as well; `plan` is the digest of the plan
-    it follows; `since` is when this stage and share began, in seconds since 1970."""
+    it follows; `since` is when this stage and share began, in seconds since 1970. `probe` is a secret key that the
+    candidate answers while the way back is rehearsed (`serving.drill_routing`); no user has it."""
 
     version: int
     release_id: str
@@ -40,6 +41,7 @@ class RoutingTable:
     plan: str
     since: float
     sessions: SessionPolicy = "finish"
+    probe: str = ""
     actor: str = "flyball"
     reason: str = ""
 
@@ -60,6 +62,8 @@ class RoutingTable:
 
     def serves(self, key: str) -> str:
         """The version id that answers this key."""
+        if self.stage == "general" or (self.probe and key == self.probe):
+            return self.candidate
         return self.candidate if self.arm(key) == "canary" else self.stable
 
     def to_json(self) -> str:

@@ -6,7 +6,8 @@ unknown, and the online gates say so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from flyball.release.evidence import Evidence
 from flyball.release.gates import DEFAULT_GATES, evaluate_gates, gate, gates
@@ -32,11 +33,17 @@ def is_ready(words: str) -> bool:
     return words == READY
 
 
-def judge_release(evidence: Evidence, names: Iterable[str] = DEFAULT_GATES) -> Release:
+def content_id(baseline: str, candidate: str, results: tuple[GateResult, ...]) -> str:
+    """The id of a release: the digest of its versions and of what its gates said, numbers and all."""
+    release_id, _ = pack((baseline, candidate, results))
+    return release_id
+
+
+def judge_release(evidence: Evidence, names: Iterable[str | Mapping[str, Any]] = DEFAULT_GATES) -> Release:
     """Ask the named gates (and show the online ones) and open a release at stage `offline`.
 
     Its id is the digest of versions and gate results, so judging the same evidence again gives the same release.
     """
     results = evaluate_gates(gates(names), evidence)
-    release_id, _ = pack((evidence.baseline, evidence.candidate, results))
+    release_id = content_id(evidence.baseline, evidence.candidate, results)
     return Release(release_id, evidence.baseline, evidence.candidate, "offline", results, verdict(results))

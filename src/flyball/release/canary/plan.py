@@ -55,6 +55,7 @@ class CanaryPlan:
     seconds after which an undecided canary goes back. `harm` is the smallest drop of success that its owner wants to
     be sure to see within the horizon. `cost_cap`: dollars of one unit above which its cost counts as
     the cap; the nearer to usual costs, the sooner the cost test decides.
+    `unlock_weeks`: weeks without a failed gate or a new incident after which a freeze ends (`standing.py`).
     `signed_by` is the owner who lets the ramp go on by itself; promotion to everybody needs `promote_by_plan` besides.
     """
 
@@ -78,6 +79,7 @@ class CanaryPlan:
     unsafe_ratio: float = 1.5
     cost_cap: float = 1.0
     units_per_arm: int = 2
+    unlock_weeks: int = 1
     signed_by: str = ""
     promote_by_plan: bool = False
 
@@ -104,6 +106,8 @@ class CanaryPlan:
                 raise ReleaseError(f"{name} {getattr(self, name):g} must be above 0")
         if self.units_per_arm < 1:
             raise ReleaseError(f"units_per_arm {self.units_per_arm}: a block needs at least one unit of each arm")
+        if self.unlock_weeks < 1:
+            raise ReleaseError(f"unlock_weeks {self.unlock_weeks}: a freeze ends after one stable week at the earliest")
         if self.promote_by_plan and not self.signed_by:
             raise ReleaseError("promote_by_plan without signed_by: only a plan that a named owner signed may promote")
 
@@ -111,10 +115,14 @@ class CanaryPlan:
         """The error probability of one rollback test."""
         return self.alpha_rollback * self.shares[test]
 
+    def to_json(self) -> bytes:
+        """Every number of the plan; `read.plan_from_json` reads it back."""
+        return orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS)
+
     @property
     def digest(self) -> str:
-        """sha256 of every number of the plan, by which a routing table names the plan it follows."""
-        return hashlib.sha256(orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS)).hexdigest()
+        """sha256 of `to_json`, by which a routing table names the plan it follows and the store keeps it."""
+        return hashlib.sha256(self.to_json()).hexdigest()
 
     @property
     def matures_after(self) -> float:

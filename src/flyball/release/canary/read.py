@@ -21,22 +21,27 @@ def read_sessions(path: Path) -> list[ServedSession]:
 
     A session id that comes twice is refused: which of the two lines would count?
     """
+    return sessions_from_lines(_text(path), str(path))
+
+
+def sessions_from_lines(text: str, name: str) -> list[ServedSession]:
+    """What `read_sessions` does, for the text of a file called `name`."""
     found: dict[str, ServedSession] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             session = _SESSION.validate_json(line, extra="forbid")
         except ValidationError as error:
-            raise ReleaseError(f"{path}:{number}: {_first(error, ServedSession)}") from error
+            raise ReleaseError(f"{name}:{number}: {_first(error, ServedSession)}") from error
         if session.session_id in found:
             raise ReleaseError(
-                f"{path}:{number}: session {session.session_id!r} is there already; one line per session, with all its "
+                f"{name}:{number}: session {session.session_id!r} is there already; one line per session, with all its "
                 "labels in `labels`"
             )
         found[session.session_id] = session
     if not found:
-        raise ReleaseError(f"{path} holds no session; write one JSON object a line")
+        raise ReleaseError(f"{name} holds no session; write one JSON object a line")
     return list(found.values())
 
 
@@ -52,6 +57,14 @@ def read_plan(path: Path) -> CanaryPlan:
         return _PLAN.validate_python(written, extra="forbid")
     except ValidationError as error:
         raise ReleaseError(f"{path}: {_first(error, CanaryPlan)}") from error
+
+
+def plan_from_json(text: bytes) -> CanaryPlan:
+    """A plan written by `CanaryPlan.to_json`. Raises ReleaseError for anything else."""
+    try:
+        return _PLAN.validate_json(text, extra="forbid")
+    except ValidationError as error:
+        raise ReleaseError(f"a stored plan cannot be read: {_first(error, CanaryPlan)}") from error
 
 
 def _text(path: Path) -> str:
