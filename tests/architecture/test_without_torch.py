@@ -12,7 +12,16 @@ import pytest
 
 # Rooms of which every module is imported in a process that could import torch, and must not: those that somebody runs
 # alone in a process of their own, and the rest together.
-LIGHT_ROOMS = ("capture", "agent", "graders", "evals", "release", "reports", "stats store rl tools tasks rollout")
+LIGHT_ROOMS = (
+    "capture",
+    "agent",
+    "graders",
+    "evals",
+    "release",
+    "reports",
+    "gateway",
+    "stats store rl tools tasks rollout",
+)
 
 ABSENT = (
     "torch",

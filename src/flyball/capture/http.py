@@ -6,6 +6,7 @@
     GET  /{attempt}/tools                   schemas of the world's tools
     POST /{attempt}/tools/{name}            {"arguments": {...}, "tool_call_id": "..."} -> {"content", "problem"}
     POST /{attempt}/user                    {"text": "..."} -> {"reply": "..." | null}
+    GET  /{attempt}/calls/{call}            tokens and logprobs of one model call, as the engine saw them
 
 An attempt that is over answers 400 with the stop reason as `code` and tells clients not to retry. The header
 `x-flyball-agent` names a sub-agent; without it a call is the main agent's.
@@ -43,6 +44,7 @@ from flyball.capture.responses_form import (
     response_id,
 )
 from flyball.errors import Fault, FlyballError, GrammarError, ModelError
+from flyball.store.records import to_json
 from flyball.types import ToolResult
 
 AGENT_HEADER = "x-flyball-agent"
@@ -84,6 +86,7 @@ class DoorApp:
                 Route("/{attempt}/tools", _answered(self._schemas)),
                 Route("/{attempt}/tools/{name}", _answered(self._use_tool), methods=["POST"]),
                 Route("/{attempt}/user", _answered(self._user), methods=["POST"]),
+                Route("/{attempt}/calls/{call}", _answered(self._call)),
             ]
         )
 
@@ -150,9 +153,20 @@ class DoorApp:
             raise BadRequest(f"text is {text!r}; it is what the agent says to the user, a string", "text")
         return _json_response({"reply": await tools.user_reply(text)})
 
+    async def _call(self, request: Request) -> Response:
+        wanted = request.path_params["call"]
+        for call in reversed(self._find(request).door.calls):
+            if call.call_id == wanted:
+                return Response(to_json(call), media_type="application/json")
+        raise BadRequest(f"no call {wanted!r} was made here", code="call_not_found", status=404)
+
+    def _opened(self, name: str) -> OpenAttempt | None:
+        """What a name leads to, None when nothing is open under it."""
+        return self._attempts.get(name)
+
     def _find(self, request: Request) -> OpenAttempt:
         name = request.path_params["attempt"]
-        found = self._attempts.get(name)
+        found = self._opened(name)
         if found is None:
             raise BadRequest(f"no attempt {name!r} is open here; it may be over", code="attempt_not_found", status=404)
         return found

@@ -169,10 +169,11 @@ def _edge(message: Mapping[str, Any]) -> Edge:
 def _as_said(edge: Edge) -> Edge:
     """An assistant's turn without what agents change and policies do not see: spacing and the ids of calls."""
     role, text, _, calls = edge
-    return (role, "".join(text.split()), tuple((name, _json_form(raw)) for _, name, raw in calls))
+    return (role, "".join(text.split()), tuple((name, json_form(raw)) for _, name, raw in calls))
 
 
-def _json_form(raw: str) -> str:
+def json_form(raw: str) -> str:
+    """Arguments of a call in one spelling; what is no JSON without its spaces."""
     try:
         return json.dumps(json.loads(raw), sort_keys=True)
     except json.JSONDecodeError:
@@ -180,4 +181,4 @@ def _json_form(raw: str) -> str:
 
 
 def _same_json(left: str, right: str) -> bool:
-    return left == right or _json_form(left) == _json_form(right)
+    return left == right or json_form(left) == json_form(right)
