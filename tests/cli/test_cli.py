@@ -211,6 +211,7 @@ def test_eval_against_a_baseline_exits_by_the_verdict(flyball: Run, tmp_path: Pa
     assert (rejected.code, "reject" in rejected.out) == (1, True)
     undecided = flyball("eval", FILE, "--policy", low, "--against", str(write_policy(tmp_path / "same", 0.12)))
     assert undecided.code == 2
+    assert "versions judged by these frozen suites so far: test 3" in undecided.out and "judged by" not in accepted.out
     broken = flyball("eval", FILE, "--policy", low, "--against", "nowhere")
     assert (broken.code, "error: [model]" in broken.err) == (4, True)  # no verdict, and told apart from a rejection
 

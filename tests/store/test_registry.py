@@ -48,6 +48,13 @@ def test_evaluations_are_found_and_not_doubled(store: Store) -> None:
     assert store.evals("v1", suite="ood") == []
 
 
+def test_versions_judged_by_a_suite_are_counted_once(store: Store) -> None:
+    again = dataclasses.replace(EVAL, run_id="later")
+    for run in (EVAL, again, dataclasses.replace(EVAL, version_id="v2"), dataclasses.replace(EVAL, suite_digest="new")):
+        store.put_eval(run)
+    assert (store.num_judged("digest"), store.num_judged("new"), store.num_judged("unknown")) == (2, 1, 0)
+
+
 def test_a_version_never_changes(store: Store) -> None:
     for version in (V1, V2, V1):
         store.put_version(version)

@@ -51,6 +51,9 @@ def print_success(record: Record) -> None:
         for suite in suites
     ]
     table(["success", *summaries], rows)
+    if any(uses > len(summaries) for uses in record.suite_uses.values()):
+        uses = ", ".join(f"{suite} {uses}" for suite, uses in record.suite_uses.items())
+        click.echo(f"versions judged by these frozen suites so far: {uses}; fresh tasks owe nothing to the choice")
 
 
 def print_comparisons(comparisons: Sequence[Comparison]) -> None:

@@ -55,6 +55,11 @@ class RegistryTables(AuditTables):
         rows = self._db.rows(sql, (version_id, run_id, suite))
         return [cast(EvalRun, self._db.record(row["body"], f"evaluation {row['digest']}")) for row in rows]
 
+    def num_judged(self, suite_digest: str) -> int:
+        """Return how many versions have been judged on a frozen suite so far."""
+        sql = "SELECT COUNT(DISTINCT version_id) FROM evals WHERE suite_digest = ?"
+        return int(self._db.rows(sql, (suite_digest,))[0][0])
+
     def put_version(self, version: PolicyVersion) -> None:
         """Write a policy version; the same one again changes nothing.
 

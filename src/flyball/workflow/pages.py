@@ -119,7 +119,9 @@ def _guardrails(record: Record) -> list[Guardrail]:
 def _limits(record: Record) -> list[str]:
     settings = record.run.config["settings"]["evaluation"]
     trials = settings["num_trials"]
+    uses = ", ".join(f"{suite} {uses}" for suite, uses in record.suite_uses.items())
     return [
+        f"Versions judged by the frozen suites so far: {uses}.",
         f"Tasks were attempted {trials} time{'s' * (trials != 1)} each at temperature {settings['temperature']:g}.",
         "Users in the evaluation are scripted; nothing was measured on live sessions.",
         "Training used one seed; another seed may end elsewhere.",

@@ -62,6 +62,15 @@ class Record:
         return found
 
     @cached_property
+    def suite_uses(self) -> dict[str, int]:
+        """Versions that each frozen suite has judged so far, in all runs of the store.
+
+        The more of them were picked by the same tasks, the more the best owes to luck with those tasks.
+        """
+        one = next(iter(self.evals.values()), {})
+        return {suite: self.store.num_judged(run.suite_digest) for suite, run in one.items()}
+
+    @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
         """Success of the candidate against the baseline, suite by suite."""
         before, after = self.evals[BASELINE], self.evals[CANDIDATE]
