@@ -12,8 +12,8 @@ from flyball.gateway.serve import serve
 @click.command()
 @click.argument("file", metavar="GATEWAY.yaml", type=click.Path(path_type=Path))
 def gateway(file: Path) -> None:
-    """Serve agents by a gateway's file, until Ctrl-C.
+    """Serve agents over OpenAI's interface: captured, routed, checked.
 
-    Point an agent at it with OPENAI_BASE_URL=http://HOST:PORT/v1 and OPENAI_API_KEY=KEY/SESSION.
+    Serves until Ctrl-C. Point an agent at it with OPENAI_BASE_URL=http://HOST:PORT/v1 and OPENAI_API_KEY=KEY/SESSION.
     """
     serve(file)
