@@ -24,8 +24,8 @@ from flyball.rng import derive
 from flyball.rollout.schedule import Admitted, Event, Schedule, Taken, in_step
 from flyball.rollout.schedule_log import ScheduleLog
 from flyball.rollout.scheduler import Job, Scheduler
+from flyball.train.fit import batch_at
 from flyball.train.serving import Serving
-from flyball.train.sft import batch_at
 from flyball.types import GradedAttempt, Task
 
 Groups = Sequence[Sequence[GradedAttempt]]
