@@ -96,6 +96,9 @@ class RejectionSettings(FitSettings):
     learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="the peak, between 0 and 1")
     attempts: OwnAttemptsSettings = OwnAttemptsSettings()
     keep_per_task: int = Field(default=1, ge=1, description="successes of a task that are imitated, at least 1")
+    from_runs: Names = Field(
+        default=(), description="runs whose attempts are imitated too, weighed by how likely this policy makes them"
+    )
 
 
 class PreferenceSettings(FitSettings):

@@ -105,6 +105,9 @@ _TABLE = (
     ),
     Metric("turns_mean", "model calls", "model calls per attempt", "steady", _T),
     Metric("tool_calls_mean", "calls", "tool calls per attempt", "near what the tasks need", _T),
+    Metric("curriculum_level", "level", "level of the tasks that the step is at, 0 = the first", "rises", _T),
+    Metric("curriculum_share", "share", "probability of a family of tasks", "highest where most is learned", _T),
+    Metric("curriculum_room", "tokens", "tokens that an attempt may use", "rises as attempts need them", _T),
     # The update.
     Metric("loss", "nats", "what was differentiated: sum of weight x token loss, penalties included", "finite", _T),
     Metric(

@@ -201,6 +201,21 @@ def test_a_chain_of_four_stages(project: Path, tmp_path: Path) -> None:
         assert record.arms["baseline"] == versions["sft"] and record.arms["candidate"] == versions["rl"]
 
 
+def test_attempts_of_another_run_are_taken_if_its_tokens_are_the_same(project: Path, tmp_path: Path) -> None:
+    earlier = run(project, tmp_path / "home", kind="train").run_id
+    yaml = project.with_name("others.yaml")
+    yaml.write_text(
+        f"python: workflow.py\ntraining: {{stages: [rejection_sft], rejection_sft: {{from_runs: [{earlier}]}}}}\n"
+    )
+    finished = run(yaml, tmp_path / "home", kind="train")
+    with Store(tmp_path / "home") as store:
+        won = {g.attempt.task.task_id for g in store.attempts(earlier, "rl") if g.outcome.success is True}
+    assert won and f"{len(won)} of other policies" in finished.results["rejection_sft"]["note"]
+    other = write_policy(tmp_path / "mine", 0.2)
+    with pytest.raises(ConfigError, match="did not begin from the base of this policy"):
+        run(yaml, tmp_path / "home", kind="train", policy=str(other))
+
+
 def test_a_run_that_trains_no_policy_has_nothing_to_prove(project: Path, tmp_path: Path) -> None:
     yaml = project.with_name("judge.yaml")
     yaml.write_text("python: workflow.py\ntraining: {stages: [reward_model]}\n")

@@ -299,6 +299,12 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
 
 def _ignored_by_schedule(rl: RLSettings, marks: Marks) -> list[str]:
     """Settings that only matter under another schedule or version mode."""
+    if rl.schedule == "async" and rl.curriculum is not None:
+        where = marks.at(("training", "rl", "curriculum"))
+        return [
+            f"{where}: training.rl.curriculum draws the tasks of a step by what the steps before it gave, and "
+            "`schedule: async` begins them earlier; set `schedule: sync`, or remove the curriculum"
+        ]
     if rl.schedule == "sync":
         names, why = ["max_off_policy_steps", "version_mode", "on_new_weights"], "set `schedule: async`"
     elif rl.keeps_versions:

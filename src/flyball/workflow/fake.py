@@ -99,7 +99,9 @@ class FakeTrainer:
         kept = sum(one.outcome.success is True for one in job.rollouts)
         skill = read_skill(job.policy) + (RL_GAIN if kept else 0.0)
         return Trained(
-            write_policy(job.folder / "policy", skill), 1, note=f"{kept} of {len(job.rollouts)} rollouts kept"
+            write_policy(job.folder / "policy", skill),
+            1,
+            note=f"{kept} of {len(job.rollouts)} rollouts kept, {len(job.others)} of other policies",
         )
 
     async def preference(self, job: PreferenceJob, watch: Watch) -> Trained:

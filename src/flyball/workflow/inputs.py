@@ -14,7 +14,7 @@ from flyball.agent.hooks import Hooks
 from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentRunner
 from flyball.engine.protocol import SamplingParams
-from flyball.errors import ConfigError, DatasetError, GraderError
+from flyball.errors import ConfigError, DatasetError, GraderError, nearest
 from flyball.evals.suite import Suite
 from flyball.graders.anchors import Anchor, load_anchors, missed_anchors
 from flyball.graders.grade import REWARD, SAFETY, SUCCESS, GraderSet
@@ -178,6 +178,7 @@ class Inputs:
             )
         self._check_audit()
         self._check_reward_model()
+        self._check_curriculum()
         self._check_turns()
         _ = self.graders, self.runner, self.prices, self.suites, self.anchors
 
@@ -188,6 +189,15 @@ class Inputs:
                 f"gate {HACKING_GATE!r} judges the score {AUDIT_SCORE!r}, which no grader gives; add "
                 f"scores={{{AUDIT_SCORE!r}: {{'type': 'no_hacks'}}}} to the workflow"
             )
+
+    def _check_curriculum(self) -> None:
+        rl = self.workflow.settings.training.rl
+        levels = rl.curriculum.levels if rl is not None and rl.curriculum is not None else ()
+        known = sorted({task.stage for task in self.splits.get(TRAIN, [])})
+        for i, level in enumerate(levels):
+            if level not in known:
+                where = self.workflow.marks.at(("training", "rl", "curriculum", "levels", i))
+                raise ConfigError(f"{where}: no training task has the stage {level!r}{nearest(level, known)}")
 
     def _check_reward_model(self) -> None:
         name = self.workflow.settings.workflow.reward_model

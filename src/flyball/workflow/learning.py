@@ -25,7 +25,7 @@ from flyball.errors import ConfigError, TrainError
 from flyball.evals.reward_accuracy import accuracy_by_version, needs_refresh
 from flyball.metrics import measured
 from flyball.rl.pairs import best_attempts
-from flyball.types import PolicyVersion
+from flyball.types import GradedAttempt, PolicyVersion
 from flyball.workflow.check import EVALUATES_ONLY, preset_of
 from flyball.workflow.context import Context, Result, Stage
 from flyball.workflow.demonstrations import read_lines
@@ -34,6 +34,7 @@ from flyball.workflow.inputs import TRAIN, VALIDATION, Inputs
 from flyball.workflow.labels import read_labels
 from flyball.workflow.own_attempts import own_attempts
 from flyball.workflow.preferences import read_pairs
+from flyball.workflow.record import finished_stages
 from flyball.workflow.trainer import Demonstration, PreferenceJob, RejectionJob, RewardModelJob, RLJob, SFTJob, Trained
 
 
@@ -67,10 +68,24 @@ async def imitate_the_best(context: Context) -> Result:
     made = await own_attempts(context, "rejection_sft", parent, chosen.attempts)
     best = best_attempts(made, chosen.keep_per_task)
     folder = context.folder_of("rejection_sft")
-    job = RejectionJob(Path(parent.path), best, context.inputs, chosen, settings.seed, folder)
+    others = [g for run_id in chosen.from_runs for g in _attempts_of(context, run_id, parent)]
+    others = best_attempts(others, chosen.keep_per_task)
+    job = RejectionJob(Path(parent.path), best, context.inputs, chosen, settings.seed, folder, others)
     trained = await context.trainer.rejection_sft(job, context.watch("rejection_sft"))
     trained = dataclasses.replace(trained, note=f"best of {len(made)} attempts: {trained.note}")
     return await _finished(context, "rejection_sft", trained, parent)
+
+
+def _attempts_of(context: Context, run_id: str, policy: PolicyVersion) -> Iterable[GradedAttempt]:
+    """The rollouts of another run. Raises ConfigError when its policies have another base, and so other tokens."""
+    began = finished_stages(context.store, context.store.run(run_id).run_id).get("policy")
+    if began is None or context.store.version(began["version"]).base != policy.base:
+        where = context.inputs.workflow.marks.at(("training", "rejection_sft", "from_runs"))
+        raise ConfigError(
+            f"{where}: run {run_id!r} did not begin from the base of this policy, so its tokens mean something else; "
+            "name a run of the same base"
+        )
+    return context.store.attempts(context.store.run(run_id).run_id, "rl")
 
 
 async def prefer(context: Context) -> Result:

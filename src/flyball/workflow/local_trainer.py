@@ -32,6 +32,7 @@ from flyball.models.lora import ADAPTER, add_lora
 from flyball.models.planted import hold_planted
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import configured, own_choices
+from flyball.rl.other_policy import importance_weights
 from flyball.rl.pairs import Pair, held_out_tasks, pairs_from_attempts
 from flyball.rl.preference_methods import METHOD_SETTINGS, preference_method
 from flyball.rl.samples import attempt_samples
@@ -109,13 +110,15 @@ class LocalTrainer:
     async def rejection_sft(self, job: RejectionJob, watch: Watch) -> Trained:
         """SFT on the rollouts that succeeded, token for token as they were sampled."""
         kept = [g for g in job.rollouts if g.outcome.success is True]
-        samples = [s for g in kept for s in _sampled_turns(g)]
-        note = f"{len(kept)} of {len(job.rollouts)} rollouts kept"
+        chat = _chat(job.policy, job.inputs)
+        others, worth = _reweighted(job, chat)
+        samples = [s for g in kept for s in _sampled_turns(g)] + others
+        note = f"{len(kept)} of {len(job.rollouts)} rollouts kept{worth}"
         if not samples:
             raise TrainError(f"{note}; nothing to imitate, so this control cannot be trained")
         held_out = samples[::20] if len(samples) > 1 else []
         samples = [s for i, s in enumerate(samples) if i % 20] or samples
-        trained = await self._imitate(job.policy, _chat(job.policy, job.inputs), samples, held_out, job, watch)
+        trained = await self._imitate(job.policy, chat, samples, held_out, job, watch)
         return replace(trained, note=f"{note}; {trained.note}")
 
     async def preference(self, job: PreferenceJob, watch: Watch) -> Trained:
@@ -189,6 +192,7 @@ class LocalTrainer:
         new = partial(_rl_engine, job.policy, reference.model, chat, settings, inputs.workflow.settings.engine)
         engines = Engines(partial(_follower, inputs.workflow.settings.engine, learner, new, job.folder), new)
         source = await source_of(job, learner, engines, partial(arm, drawn), ledger)
+        shares = TimeShares(board)
         checkpoints = Checkpoints(job.folder, learner)
         try:
             with Watchdog(board, lambda stuck: watch.tell(str(stuck)), settings.stuck_after_seconds):
@@ -203,7 +207,7 @@ class LocalTrainer:
                     validate=_validator(
                         source.judge, partial(arm, judged), job.validation[: settings.validation_tasks], job.seed
                     ),
-                    observe=TimeShares(board),
+                    observe=lambda: {**shares(), **source.observe()},
                 )
         finally:
             await source.close()
@@ -302,6 +306,31 @@ def _picked(checkpoints: Checkpoints, done: Progress, plan: FitPlan, what: str) 
         stopped_early=done.stopped_early,
         note=f"{done.step} steps on {what}, best at step {done.best_step}",
     )
+
+
+def _reweighted(job: RejectionJob, chat: HfChat) -> tuple[list[TrainingSample], str]:
+    """Samples of other policies' attempts, each by its importance weight, and what they are worth in words."""
+    if not job.others:
+        return [], ""
+    drawn = [attempt_samples(graded, np.zeros(len(graded.attempt.trajectory.calls))) for graded in job.others]
+    temperatures = {t for samples in drawn for sample in samples for t in sample.temperatures}
+    if len(temperatures) != 1:
+        raise TrainError(
+            f"attempts of other policies were drawn at temperatures {sorted(temperatures)}; name runs of one"
+        )
+    scorer = _learner(load_model(job.policy), chat, OptimizerConfig(), temperatures.pop())
+    now = iter(scorer.forward([sample for samples in drawn for sample in samples]))
+    ratios = [
+        sum(float((next(now) - sample.sampling_logprobs)[sample.loss_mask].sum(dtype=np.float64)) for sample in samples)
+        for samples in drawn
+    ]
+    found = importance_weights(ratios)
+    weighed = [
+        replace(sample, loss_weights=(sample.loss_weights * weight).astype(np.float32))
+        for graded, weight in zip(job.others, found.weights, strict=True)
+        for sample in _sampled_turns(graded)
+    ]
+    return weighed, f"; {len(job.others)} attempts of other policies, worth {found.effective:.1f} of its own"
 
 
 def _written(chat: HfChat, pair: WrittenPair) -> Pair:

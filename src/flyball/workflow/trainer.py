@@ -98,7 +98,10 @@ class RLJob:
 
 @dataclass(frozen=True)
 class RejectionJob:
-    """SFT of `policy` on the rollouts that succeeded: a stage, and the control that sees exactly what RL saw."""
+    """SFT of `policy` on the rollouts that succeeded: a stage, and the control that sees exactly what RL saw.
+
+    `others` were made by other policies with the same tokens, and are weighed (`rl/other_policy.py`).
+    """
 
     policy: Path
     rollouts: Sequence[GradedAttempt]
@@ -106,6 +109,7 @@ class RejectionJob:
     settings: FitSettings
     seed: int
     folder: Path
+    others: Sequence[GradedAttempt] = ()
 
 
 @dataclass(frozen=True)
