@@ -7,7 +7,7 @@ import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
@@ -58,7 +58,19 @@ class LoraSettings(Section):
     )
 
 
-class SFTSettings(Section):
+class FitSettings(Section):
+    """How long and how fast a stage of supervised training learns."""
+
+    num_epochs: float = Field(default=1.0, gt=0, description="passes over the data, above 0")
+    learning_rate: float = Field(default=1e-5, gt=0, lt=1, description="the peak, between 0 and 1")
+    batch_size: int = Field(default=16, ge=1, description="rows per optimizer step, at least 1")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping, above 0")
+    num_validations: int = Field(default=4, ge=1, description="how often the checkpoint is validated, at least 1")
+    validation_tasks: int = Field(default=64, ge=1, description="tasks of one validation, at least 1")
+    max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
+
+
+class SFTSettings(FitSettings):
     """Supervised cold start on demonstrations."""
 
     num_epochs: float = Field(default=4.0, gt=0, description="passes over the demonstrations, above 0")
@@ -66,15 +78,67 @@ class SFTSettings(Section):
     optimizer: Literal["adamw", "muon"] = Field(
         default="adamw", description="adamw, or muon for the hidden layers of a model made from nothing"
     )
-    batch_size: int = Field(default=16, ge=1, description="demonstrations per optimizer step, at least 1")
     max_demonstrations: int | None = Field(default=None, ge=1, description="how many to use; unset = all")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping, above 0")
-    num_validations: int = Field(default=4, ge=1, description="how often the checkpoint is validated, at least 1")
-    validation_tasks: int = Field(default=64, ge=1, description="tasks of one validation, at least 1")
-    max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
 
 
-STAGES = ("sft", "rl")
+class OwnAttemptsSettings(SamplingSettings):
+    """Attempts at the training tasks that the policy at hand makes for a stage; they are kept in the store."""
+
+    num_tasks: int | None = Field(default=None, ge=1, description="the first so many training tasks; unset = all")
+    per_task: int = Field(default=8, ge=2, description="attempts at each, at least 2")
+    temperature: float = Field(default=1.0, gt=0, le=10, description="of sampling, above 0 and at most 10")
+    concurrency: int = Field(default=64, ge=1, description="attempts in flight, at least 1")
+
+
+class RejectionSettings(FitSettings):
+    """Rejection-sampling SFT: the best of the policy's own attempts become demonstrations."""
+
+    learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="the peak, between 0 and 1")
+    attempts: OwnAttemptsSettings = OwnAttemptsSettings()
+    keep_per_task: int = Field(default=1, ge=1, description="successes of a task that are imitated, at least 1")
+    from_runs: Names = Field(
+        default=(), description="runs whose attempts are imitated too, weighed by how likely this policy makes them"
+    )
+
+
+class PreferenceSettings(FitSettings):
+    """Learning from pairs of answers. `None` for a setting of the method takes the method's value."""
+
+    method: str = Field(default="dpo", description="a row of the table in rl/preference_methods.py")
+    pairs: str | None = Field(
+        default=None, min_length=1, description="a JSONL file of pairs; unset = from attempts of the policy"
+    )
+    attempts: OwnAttemptsSettings | None = None
+    min_margin: float | None = Field(default=None, ge=0, description="least difference of rewards of a pair; unset = 0")
+    pairs_per_task: int | None = Field(default=None, ge=1, description="at most so many of each task; unset = 4")
+    held_out_share: float = Field(default=0.1, ge=0, lt=1, description="of the tasks of pairs, judged and not learned")
+    beta: float | None = Field(default=None, gt=0, description="how sharply scores are compared, above 0")
+    gamma: float | None = Field(default=None, ge=0, description="simpo: margin by which the chosen should win")
+    discount: float | None = Field(default=None, gt=0, le=1, description="dmpo: of later turns, above 0 to 1")
+    desirable: float | None = Field(default=None, gt=0, description="kto: weight of good answers, above 0")
+    undesirable: float | None = Field(default=None, gt=0, description="kto: weight of bad answers, above 0")
+
+
+class RewardModelSettings(FitSettings):
+    """A reward model on the body of the policy at hand, calibrated on tasks held out."""
+
+    kind: Literal["pairs", "outcome", "process"] = Field(
+        default="pairs", description="pairs (Bradley-Terry), outcome (success or a rubric) or process (every turn)"
+    )
+    name: str | None = Field(default=None, min_length=1, description="its name; unset = workflow.reward_model")
+    pairs: str | None = Field(default=None, min_length=1, description="pairs: a JSONL file; unset = from attempts")
+    labels: str | None = Field(
+        default=None, min_length=1, description="outcome, process: a JSONL file of labels; unset = from attempts"
+    )
+    attempts: OwnAttemptsSettings | None = None
+    min_margin: float | None = Field(default=None, ge=0, description="pairs: least difference of rewards; unset = 0")
+    pairs_per_task: int | None = Field(default=None, ge=1, description="pairs: at most so many of a task; unset = 4")
+    discount: float | None = Field(default=None, gt=0, le=1, description="process: of later rewards; unset = 0.95")
+    held_out_share: float = Field(default=0.2, gt=0, lt=1, description="of the tasks, to calibrate and to report on")
+
+
+StageName = Literal["sft", "rejection_sft", "reward_model", "preference", "rl"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
 """Kinds of training stages: each has a section of its name in `training`, and this order where none is written."""
 
 
@@ -88,10 +152,15 @@ class TrainingSettings(Section):
     seed: int = Field(default=0, ge=0, description="0 or more")
     tiny: TinySettings | None = None
     lora: LoraSettings | None = Field(default=None, description="adapters in place of full training; unset = full")
-    stages: Annotated[tuple[Literal["sft", "rl"], ...], Field(strict=False)] | None = Field(
-        default=None, min_length=1, description="in the order in which they train; unset = those whose section is set"
+    stages: Annotated[tuple[StageName, ...], Field(strict=False)] | None = Field(
+        default=None,
+        min_length=1,
+        description="in the order in which they train; unset = those whose section is set",
     )
     sft: SFTSettings | None = SFTSettings()
+    rejection_sft: RejectionSettings | None = None
+    reward_model: RewardModelSettings | None = None
+    preference: PreferenceSettings | None = None
     rl: RLSettings | None = RLSettings()
     controls: Annotated[tuple[Literal["sft", "rejection_sft"], ...], Field(strict=False)] = ("sft", "rejection_sft")
     confirmation_tasks: int = Field(

@@ -45,6 +45,24 @@ _TABLE = (
     Metric("sft_loss", "nats/token", "cross-entropy of the demonstrated tokens of a step", "falls, then flat", _T),
     Metric("sft_validation_loss", "nats/token", "the same on demonstrations held out", "falls; stop when it rises", _T),
     Metric("sft_token_accuracy", "share", "demonstrated tokens that the policy ranks first", "rises", _T),
+    # Learning from preferences. A score is the weighted sum of log pi - log pi_ref over an answer's tokens.
+    Metric("preference_loss", "nats", "loss of the pairs of a step", "falls", _T),
+    Metric("preference_validation_loss", "nats", "the same on pairs held out", "falls; stop when it rises", _T),
+    Metric("preference_accuracy", "share", "held-out pairs whose chosen answer scores higher", "rises above 0.5", _T),
+    Metric("chosen_score", "nats", "mean score of the chosen answers", "rises; falling with the other: forgetting", _T),
+    Metric("rejected_score", "nats", "mean score of the rejected answers", "falls", _T),
+    # Learning a reward.
+    Metric("reward_loss", "nats", "loss of the pairs or labels of a step", "falls", _T),
+    Metric("reward_validation_loss", "nats", "the same on tasks held out", "falls; stop when it rises", _T),
+    Metric("reward_accuracy", "share", "held-out pairs ordered right, or labels told from their opposite", "rises", _T),
+    Metric("reward_calibration_error", "share", "expected calibration error on tasks held out", (None, 0.1), _T),
+    Metric(
+        "reward_model_accuracy",
+        "share",
+        "successes that the reward model scores above failures at the same task, by version of the policy it judges",
+        "steady; a fall is the time to train it anew",
+        _T,
+    ),
     # What the attempts of a step earned.
     Metric("reward_mean", "reward", "mean reward of the attempts that have one", "rises", _T),
     Metric("reward_std", "reward", "standard deviation of those rewards", "above 0, or there is nothing to learn", _T),
@@ -87,6 +105,9 @@ _TABLE = (
     ),
     Metric("turns_mean", "model calls", "model calls per attempt", "steady", _T),
     Metric("tool_calls_mean", "calls", "tool calls per attempt", "near what the tasks need", _T),
+    Metric("curriculum_level", "level", "level of the tasks that the step is at, 0 = the first", "rises", _T),
+    Metric("curriculum_share", "share", "probability of a family of tasks", "highest where most is learned", _T),
+    Metric("curriculum_room", "tokens", "tokens that an attempt may use", "rises as attempts need them", _T),
     # The update.
     Metric("loss", "nats", "what was differentiated: sum of weight x token loss, penalties included", "finite", _T),
     Metric(

@@ -41,6 +41,26 @@ class KlScheduleSettings(Section):
     gains: tuple[float, float, float] = Field(default=(0.0, 0.0, 0.0), strict=False, description="P, I, D of `pid`")
 
 
+class CurriculumSettings(Section):
+    """Which tasks RL is at: levels with promotion, families by SEC's bandit, room that grows (tasks/curriculum.py)."""
+
+    levels: Names = Field(default=(), description="stages of tasks, the easiest first; unset = all tasks are one level")
+    promote_at: float = Field(default=0.7, gt=0, lt=1, description="up when the lower bound of success reaches this")
+    demote_at: float = Field(default=0.2, ge=0, lt=1, description="down when the upper bound of success is below this")
+    review_share: float = Field(default=0.2, ge=0, lt=1, description="of a step's tasks, drawn from earlier levels")
+    by_family: bool = Field(default=False, description="draw families by how much there is to learn in each")
+    step_size: float = Field(default=0.5, gt=0, le=1, description="by_family: weight of the newest step, above 0 to 1")
+    family_temperature: float = Field(default=0.2, gt=0, description="by_family: lower draws the best more, above 0")
+    family_floor: float = Field(default=0.05, ge=0, le=1, description="by_family: share that is drawn evenly, 0 to 1")
+    room: int | None = Field(default=None, ge=1, description="tokens of an attempt at first; unset = as the tasks say")
+
+    @model_validator(mode="after")
+    def _bounds_are_apart(self) -> CurriculumSettings:
+        if self.demote_at >= self.promote_at:
+            raise ValueError(f"demote_at {self.demote_at:g} must lie below promote_at {self.promote_at:g}")
+        return self
+
+
 class RLSettings(SamplingSettings):
     """Group-relative RL with tools in the loop. Fields that are None take the preset's value."""
 
@@ -82,6 +102,7 @@ class RLSettings(SamplingSettings):
     validation_tasks: int = Field(default=64, ge=1, description="tasks of one validation, at least 1")
     patience: int | None = Field(default=None, ge=1, description="stop after this many validations without a new best")
     max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
+    curriculum: CurriculumSettings | None = Field(default=None, description="unset = all tasks, in seeded epochs")
     kl_coef: float | None = Field(default=None, ge=0, description="weight of the KL to the reference, 0 or more")
     kl: str | None = Field(default=None, description="where the KL stands, such as k1-in-reward; see rl/kl.py")
     kl_schedule: KlScheduleSettings | None = Field(default=None, description="how the weight of the KL moves")

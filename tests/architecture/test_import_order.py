@@ -23,7 +23,15 @@ FRONT = ("__init__.py", "__main__.py")
 # Imports against the order, each with the reason it has to be. Empty is the wish.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
-TORCH_ROOMS = ("models/load.py", "models/planted.py", "models/lora.py", "models/heads.py", "engine/local*", "train/*")
+TORCH_ROOMS = (
+    "models/load.py",
+    "models/planted.py",
+    "models/lora.py",
+    "models/heads.py",
+    "models/reward_head.py",
+    "engine/local*",
+    "train/*",
+)
 # The rest of the extra `train` reads and writes model files and tokenizers, and does so without torch.
 MODEL_ROOMS = ("models/*", "engine/local*", "train/*")
 OTHERS = ("transformers", "tokenizers", "safetensors", "gguf", "peft", "accelerate", "huggingface_hub", "llguidance")

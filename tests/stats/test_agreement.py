@@ -9,7 +9,13 @@ import pytest
 
 from flyball.errors import EvalError
 from flyball.stats.agreement import cohen_kappa, correlation
-from flyball.stats.calibration import brier_score, expected_calibration_error
+from flyball.stats.best_of_n import best_of_n
+from flyball.stats.calibration import (
+    brier_score,
+    expected_calibration_error,
+    fit_temperature,
+    reliability_curve,
+)
 
 YES_NO = ["y"] * 20 + ["y"] * 5 + ["n"] * 10 + ["n"] * 15
 OTHER = ["y"] * 20 + ["n"] * 5 + ["y"] * 10 + ["n"] * 15
@@ -72,3 +78,48 @@ def test_calibration_of_the_reference_case() -> None:
     assert expected_calibration_error([0.9] * 40, [1, 0] * 20).value == pytest.approx(0.4)
     with pytest.raises(EvalError, match="outcomes that are 0 or 1"):
         expected_calibration_error([0.5], [0.5])
+
+
+def test_the_curve_shows_what_the_error_sums_up() -> None:
+    """The sum over bins of n_b / n times |share - claim| is the calibration error."""
+    rng = np.random.default_rng(0)
+    claims = rng.random(300)
+    truth = (rng.random(300) < claims**2).astype(float)
+    curve = reliability_curve(claims, truth)
+    assert sum(part.came_true.n for part in curve) == 300 and len(curve) == 10
+    summed = sum(part.came_true.n * abs(part.came_true.value - part.claimed) for part in curve) / 300
+    assert summed == pytest.approx(expected_calibration_error(claims, truth).value)
+    assert all(part.came_true.low <= part.came_true.value <= part.came_true.high for part in curve)
+
+
+def test_a_temperature_undoes_what_logits_were_multiplied_by() -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=4000)
+    truth = (rng.random(4000) < 1 / (1 + np.exp(-logits))).astype(float)
+    assert fit_temperature(logits, truth) == pytest.approx(1.0, abs=0.1)
+    assert fit_temperature(5 * logits, truth) == pytest.approx(5 * fit_temperature(logits, truth), rel=1e-3)
+    assert fit_temperature([1.0, -1.0], [1, 0]) < 0.02, "nothing bounds it from below but the search"
+    with pytest.raises(EvalError, match="0 or 1"):
+        fit_temperature([1.0], [0.5])
+
+
+def test_best_of_n_by_hand() -> None:
+    """Scores 1 2 3 4 with success 0 1 0 1: of the six pairs the better one succeeds in (1,2) and three with 4: 4/6."""
+    one = {"t": [(1.0, 0.0), (2.0, 1.0), (3.0, 0.0), (4.0, 1.0)]}
+    assert [best_of_n(one, n).value for n in (1, 2, 4)] == pytest.approx([0.5, 4 / 6, 1.0])
+    alike = {"t": [(0.0, s) for s in (0.0, 1.0, 0.0, 1.0)]}
+    assert [best_of_n(alike, n).value for n in (1, 2, 3)] == pytest.approx([0.5] * 3), "a blind scorer picks at random"
+    with pytest.raises(EvalError, match="task 't' has 4 attempts"):
+        best_of_n(one, 5)
+
+
+def test_best_of_n_agrees_with_drawing() -> None:
+    rng = np.random.default_rng(2)
+    tasks = {f"{i}": [(float(s), float(rng.random() < s)) for s in rng.random(6)] for i in range(8)}
+
+    def best_of_a_draw(attempts: list[tuple[float, float]]) -> float:
+        return max(attempts[int(k)] for k in rng.choice(6, 3, replace=False))[1]
+
+    draws = [np.mean([best_of_a_draw(attempts) for attempts in tasks.values()]) for _ in range(3000)]
+    found = best_of_n(tasks, 3)
+    assert found.value == pytest.approx(float(np.mean(draws)), abs=0.01) and found.n == 8

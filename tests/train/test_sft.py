@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flyball.errors import TrainError
+from flyball.errors import DatasetError, TrainError
 from flyball.models.hf_chat import HfChat
 from flyball.models.load import load_model
 from flyball.train import progress as progress_module
+from flyball.train.fit import FitPlan, batch_at
 from flyball.train.learner import LocalLearner
 from flyball.train.progress import Checkpoints, Progress
-from flyball.train.sft import SFTPlan, batch_at, demonstration_sample, run_sft
+from flyball.train.sft import demonstration_sample, run_sft, weighted_mean
 from flyball.types import Estimate, TrainingSample
 from tests.train.small import TOKENIZER, VOCAB, Killed, same_weights, small_learner, validated
 
-PLAN = SFTPlan(num_steps=6, batch_size=4, seed=7, validate_every=2, warmup_steps=2)
+PLAN = FitPlan(num_steps=6, batch_size=4, seed=7, validate_every=2, warmup_steps=2)
 
 
 def samples(n: int = 10, seed: int = 0) -> list[TrainingSample]:
@@ -31,11 +32,11 @@ def samples(n: int = 10, seed: int = 0) -> list[TrainingSample]:
         tokens = rng.integers(0, VOCAB, 8 + i % 3)
         mask = np.arange(len(tokens)) >= 4
         zeros = np.zeros(len(tokens), np.float32)
-        made.append(TrainingSample(tokens, mask, zeros, zeros, zeros))
+        made.append(TrainingSample(tokens, mask, zeros, zeros, mask.astype(np.float32)))
     return made
 
 
-def go(folder: Path, learner: LocalLearner, plan: SFTPlan = PLAN, **changes: Any) -> Progress:
+def go(folder: Path, learner: LocalLearner, plan: FitPlan = PLAN, **changes: Any) -> Progress:
     settings: dict[str, Any] = {"on_step": lambda *_: None, "should_stop": lambda: False} | changes
     held_out = settings.pop("held_out", samples(4, seed=1))
     data = settings.pop("data", samples())
@@ -65,7 +66,7 @@ def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
-    plan = SFTPlan(num_steps=100, batch_size=1, seed=0, validate_every=1, warmup_steps=20)
+    plan = FitPlan(num_steps=100, batch_size=1, seed=0, validate_every=1, warmup_steps=20)
     scales = [plan.lr_scale(Progress(step=step)) for step in range(100)]
     assert scales[0] == pytest.approx(1 / 20)
     assert max(scales) <= 1.0 and scales.index(max(scales)) == 19
@@ -85,6 +86,45 @@ def test_only_the_assistants_tokens_of_a_demonstration_are_trained() -> None:
     sample = demonstration_sample(chat, messages, ())
     assert TOKENIZER.decode(sample.token_ids[sample.loss_mask]) == "yes<|end|>no<|end|>"
     assert TOKENIZER.decode(sample.token_ids[~sample.loss_mask]).count("?") == 2
+
+
+def test_a_message_counts_by_its_weight() -> None:
+    """By hand: weights 2, 0 and 0.5 of turns; the mean over tokens is weighted, so a common factor changes nothing."""
+    chat = HfChat(TOKENIZER)
+    messages = [
+        {"role": "user", "content": "desk?"},
+        {"role": "assistant", "content": "yes", "weight": 2},
+        {"role": "user", "content": "sure?"},
+        {"role": "assistant", "content": "no", "weight": 0},
+        {"role": "user", "content": "desk?"},
+        {"role": "assistant", "content": "yes", "weight": 0.5},
+    ]
+    sample = demonstration_sample(chat, messages, ())
+    assert TOKENIZER.decode(sample.token_ids[sample.loss_mask]) == "yes<|end|>yes<|end|>"
+    half = int(sample.loss_mask.sum()) // 2
+    assert sample.loss_weights[sample.loss_mask].tolist() == [2.0] * half + [0.5] * half
+    (mean,) = weighted_mean([sample])
+    assert mean.loss_weights.sum() == pytest.approx(1.0)
+    assert mean.loss_weights[sample.loss_mask][0] == pytest.approx(2.0 / (2.5 * half))
+    doubled = [{**m, "weight": 2 * m.get("weight", 1)} for m in messages]
+    (again,) = weighted_mean([demonstration_sample(chat, doubled, ())])
+    np.testing.assert_allclose(again.loss_weights, mean.loss_weights, rtol=1e-6)
+
+
+def asked_and_answered(weight: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": "desk?"}, {"role": "assistant", "content": "yes", "weight": weight}]
+
+
+@pytest.mark.parametrize("weight", [-1, True, "2", float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_refused(weight: Any) -> None:
+    with pytest.raises(DatasetError, match="a number from 0 up"):
+        demonstration_sample(HfChat(TOKENIZER), asked_and_answered(weight), ())
+
+
+def test_conversations_without_any_weight_are_refused() -> None:
+    silent = demonstration_sample(HfChat(TOKENIZER), asked_and_answered(0), ())
+    with pytest.raises(TrainError, match="every message of them has weight 0"):
+        weighted_mean([silent])
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
@@ -187,7 +227,7 @@ def test_killed_while_publishing_the_best_it_is_published_whole(
 
 
 def test_time_that_is_up_ends_it_with_a_validated_policy_and_for_good(tmp_path: Path) -> None:
-    plan = SFTPlan(num_steps=1000, batch_size=2, seed=0, validate_every=1000, max_seconds=0.0)
+    plan = FitPlan(num_steps=1000, batch_size=2, seed=0, validate_every=1000, max_seconds=0.0)
     done = go(tmp_path, small_learner(), plan)
     assert (done.step, done.best_step) == (1, 1)
     assert "minutes are up" in done.stopped_early

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from flyball.cli.main import invoke
 from flyball.models.hf_chat import load_chat
 from flyball.models.load import new_tiny_model, save_model
 from flyball.models.names import check_folder
+from flyball.models.reward_head import is_reward_model
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.store.store import Store
 from flyball.types import GradedAttempt
@@ -94,6 +96,36 @@ def test_a_whole_run_is_real_from_end_to_end(project: Path, tmp_path: Path) -> N
         assert max(value for _, value in curves["logprob_gap_mean"]) < 0.05, "learner and engine agree"
         assert {"sft_loss/sft", "sft_loss/control-sft", "sft_loss/control-rejection_sft"} <= curves.keys()
         assert finished.results["controls"] == {"versions": ANY, "untrained": {}, "note": "sft, rejection_sft"}
+
+
+def test_a_chain_of_every_stage_ends_with_a_policy_that_learned_from_a_reward_model(
+    project: Path, tmp_path: Path
+) -> None:
+    succeed_when(project, OFTEN)
+    settings = json.loads(project.read_text())
+    own = {"attempts": {"per_task": 4}, "validation_tasks": 2, "batch_size": 4}
+    stages = ["sft", "rejection_sft", "reward_model", "preference", "rl"]
+    settings["training"] |= {"stages": stages, "rejection_sft": own, "preference": own | {"held_out_share": 0.3}}
+    settings["training"] |= {"reward_model": own | {"kind": "outcome", "held_out_share": 0.5}}
+    settings["workflow"] = {"reward_model": "rm_v1"}
+    code = project.with_name("workflow.py")
+    code.write_text(code.read_text().replace("reward=reward, ", "").replace("    reward=reward,\n", ""))
+    project.write_text(json.dumps(settings))
+    finished = run(project, tmp_path / "home", kind="train")
+    assert list(finished.results) == ["data", "policy", *stages]
+    with Store(tmp_path / "home") as store:
+        judge = store.versions("rm_v1")[-1]
+        assert (
+            is_reward_model(Path(judge.path)) and judge.version_id == finished.results["reward_model"]["reward_model"]
+        )
+        candidate = store.version(finished.results["rl"]["version"])
+        assert candidate.reward_model == judge.version_id
+        assert candidate.parent == finished.results["preference"]["version"]
+        curves = store.metrics(finished.run_id)
+        assert {"reward_accuracy/n/reward_model", "preference_accuracy/n/preference"} <= curves.keys()
+        rewards = {g.reward for g in store.attempts(finished.run_id, "rl")}
+        assert all(0 < reward < 1 for reward in rewards), "RL read probabilities, not successes"
+        assert {g.reward for g in store.attempts(finished.run_id, "preference")} == {0.0, 1.0}
 
 
 def test_without_a_success_the_rejection_control_is_recorded_as_untrained(project: Path, tmp_path: Path) -> None:

@@ -71,12 +71,22 @@ def test_with_code_the_baseline_is_built_and_the_training_methods_are_missing(tm
         refuse_missing(rows)
     message = str(caught.value)
     assert "napkin.yaml:1: workflow.policy_training 'ppo_kl' is missing" in message
-    assert "workflow.reward_model 'rm_v1' is missing: reward models arrive with the training methods" in message
+    assert (
+        "workflow.reward_model 'rm_v1' is missing: no version of this name is in the registry; add the stage" in message
+    )
     assert "workflow.baseline" not in message
 
 
 def test_a_baseline_in_the_registry_is_ready(tmp_path: Path) -> None:
     assert state(judge(tmp_path, NAPKIN, versions={"sft_checkpoint_v1"}), "workflow.baseline") == ["ready"]
+
+
+def test_a_reward_model_is_in_the_registry_or_built_or_missing(tmp_path: Path) -> None:
+    key = "workflow.reward_model"
+    assert state(judge(tmp_path, NAPKIN, versions={"rm_v1"}), key) == ["ready"]
+    assert state(judge(tmp_path, NAPKIN), key) == ["missing"]
+    chain = "training: {stages: [sft, reward_model, rl]}\n"
+    assert state(judge(tmp_path, NAPKIN + chain), key) == ["built by this run"]
 
 
 def test_a_baseline_that_nothing_would_build_is_missing(tmp_path: Path) -> None:
@@ -117,6 +127,23 @@ def test_a_baseline_that_nothing_would_build_is_missing(tmp_path: Path) -> None:
         (
             "training:\n  stages: [rl]\n  sft: {batch_size: 4}",
             "napkin.yaml:3: training.sft would be ignored: training.stages does not list 'sft'",
+        ),
+        ("training:\n  preference: {method: dop}", "napkin.yaml:2: unknown method 'dop'; did you mean 'dpo'"),
+        (
+            "training:\n  preference:\n    gamma: 1.0",
+            "napkin.yaml:3: training.preference.gamma would be ignored: dpo reads beta",
+        ),
+        (
+            "training:\n  preference:\n    pairs: p.jsonl\n    min_margin: 0.1",
+            "napkin.yaml:4: training.preference.min_margin would be ignored: the pairs are those of the file",
+        ),
+        (
+            "training:\n  reward_model:\n    kind: outcome\n    pairs: p.jsonl",
+            "napkin.yaml:4: training.reward_model.pairs would be ignored: a reward model of kind 'outcome' does not",
+        ),
+        (
+            "training:\n  reward_model:\n    pairs: p.jsonl\n    pairs_per_task: 2",
+            "napkin.yaml:4: training.reward_model.pairs_per_task would be ignored: the data are those of the file",
         ),
         ("training:\n  stages: [rl]\n  rl: null", "napkin.yaml:3: training.rl is null and training.stages lists it"),
     ],

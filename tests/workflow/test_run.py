@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from flyball.errors import ConfigError, TrainError
+from flyball.release.registry import new_version
 from flyball.store.store import Store
 from flyball.workflow.fake import FakeTrainer, write_policy
 from flyball.workflow.progress import Silent
 from flyball.workflow.record import Record
 from flyball.workflow.run import Finished, resume, start
-from flyball.workflow.trainer import RLJob, Trained, Watch
+from flyball.workflow.trainer import PreferenceJob, RLJob, Trained, Watch
 from flyball.workflow.workflow import load_workflow
 
 from .conftest import SPLITS, answers
@@ -176,6 +177,90 @@ def test_each_stage_says_what_it_is_worth_on_tasks_that_picked_nothing(project: 
         curves = store.metrics(finished.run_id)
         assert [value for _, value in curves["confirmed_success/rl"]] == [rl["value"]]
         assert store.version(finished.results["rl"]["version"]).parent == finished.results["sft"]["version"]
+
+
+def test_a_chain_of_four_stages(project: Path, tmp_path: Path) -> None:
+    yaml = project.with_name("four.yaml")
+    stages = "stages: [sft, rejection_sft, preference, rl]"
+    own = "attempts: {num_tasks: 5, per_task: 3}"
+    yaml.write_text(
+        f"python: workflow.py\ntraining: {{{stages}, rejection_sft: {{{own}}}, preference: {{{own}}}, controls: []}}\n"
+    )
+    finished = run(yaml, tmp_path / "home")
+    trained = ["sft", "rejection_sft", "preference", "rl"]
+    assert list(finished.results) == ["data", "policy", *trained, "evaluate", "drill", "gates", "brief"]
+    with Store(tmp_path / "home") as store:
+        versions = {stage: store.version(finished.results[stage]["version"]) for stage in trained}
+        assert [versions[stage].parent for stage in trained[1:]] == [
+            versions[stage].version_id for stage in trained[:-1]
+        ]
+        assert store.count_attempts(finished.run_id, "preference") == 5 * 3
+        made = list(store.attempts(finished.run_id, "preference"))
+        assert {g.attempt.versions["policy"] for g in made} == {versions["rejection_sft"].version_id}
+        record = Record.of(store, finished.run_id)
+        assert record.arms["baseline"] == versions["sft"] and record.arms["candidate"] == versions["rl"]
+
+
+def test_attempts_of_another_run_are_taken_if_its_tokens_are_the_same(project: Path, tmp_path: Path) -> None:
+    earlier = run(project, tmp_path / "home", kind="train").run_id
+    yaml = project.with_name("others.yaml")
+    yaml.write_text(
+        f"python: workflow.py\ntraining: {{stages: [rejection_sft], rejection_sft: {{from_runs: [{earlier}]}}}}\n"
+    )
+    finished = run(yaml, tmp_path / "home", kind="train")
+    with Store(tmp_path / "home") as store:
+        won = {g.attempt.task.task_id for g in store.attempts(earlier, "rl") if g.outcome.success is True}
+    assert won and f"{len(won)} of other policies" in finished.results["rejection_sft"]["note"]
+    other = write_policy(tmp_path / "mine", 0.2)
+    with pytest.raises(ConfigError, match="did not begin from the base of this policy"):
+        run(yaml, tmp_path / "home", kind="train", policy=str(other))
+
+
+def test_a_run_that_trains_no_policy_has_nothing_to_prove(project: Path, tmp_path: Path) -> None:
+    yaml = project.with_name("judge.yaml")
+    yaml.write_text("python: workflow.py\ntraining: {stages: [reward_model]}\n")
+    with pytest.raises(ConfigError, match="no candidate to prove; use `flyball train`"):
+        run(yaml, tmp_path / "home")
+    finished = run(yaml, tmp_path / "home", kind="train")
+    with Store(tmp_path / "home") as store:
+        (made,) = store.versions("stock-reward-model")
+        assert made.version_id == finished.results["reward_model"]["reward_model"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "reward", "words"),
+    [
+        ("[sft, rl]", "reward=success, ", "the workflow's `reward` would be ignored"),
+        ("[sft, reward_model]", "", "no stage of this run is RL"),
+    ],
+)
+def test_a_reward_model_that_nobody_reads_is_refused(
+    project: Path, tmp_path: Path, plan: str, reward: str, words: str
+) -> None:
+    project.write_text(project.read_text().replace("success=success,", f"success=success, {reward}"))
+    yaml = project.with_name("judged.yaml")
+    yaml.write_text(f"python: workflow.py\nworkflow: {{reward_model: rm_v1}}\ntraining: {{stages: {plan}}}\n")
+    with Store(tmp_path / "home") as store:
+        store.put_version(new_version(name="rm_v1", weights="w", base="b"))
+    with pytest.raises(ConfigError, match=words):
+        run(yaml, tmp_path / "home", kind="train")
+
+
+def test_a_stage_reads_its_attempts_back_when_the_run_goes_on(project: Path, tmp_path: Path) -> None:
+    class Stopping(FakeTrainer):
+        async def preference(self, job: PreferenceJob, watch: Watch) -> Trained:
+            raise TrainError("no pair")
+
+    yaml = project.with_name("pairs.yaml")
+    yaml.write_text("python: workflow.py\ntraining: {stages: [sft, preference]}\n")
+    with pytest.raises(TrainError):
+        run(yaml, tmp_path / "home", Stopping(answers()))
+    with Store(tmp_path / "home") as store:
+        run_id, before = store.runs()[0].run_id, store.count_attempts(store.runs()[0].run_id, "preference")
+    finished = go_on(run_id, tmp_path / "home")
+    assert finished.results["preference"]["note"].startswith(f"0 written pairs, {before} attempts")
+    with Store(tmp_path / "home") as store:
+        assert store.count_attempts(run_id, "preference") == before == 8 * SPLITS["train"]
 
 
 def test_stages_train_in_the_order_that_is_written(project: Path, tmp_path: Path) -> None:

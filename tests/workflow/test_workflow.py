@@ -170,6 +170,7 @@ def test_the_approver_and_hooks_of_a_workflow_are_what_attempts_run_with() -> No
     ("rl", "says"),
     [
         ({"max_off_policy_steps": 2}, "training.rl.max_off_policy_steps would be ignored: set `schedule: async`"),
+        ({"schedule": "async", "curriculum": {}}, "training.rl.curriculum draws the tasks of a step by what"),
         ({"version_mode": "in_flight"}, "training.rl.version_mode would be ignored: set `schedule: async`"),
         (
             {"schedule": "async", "version_mode": "own_version", "on_new_weights": "keep"},

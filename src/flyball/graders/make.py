@@ -22,6 +22,7 @@ from flyball.graders.multi import MultiGrader
 from flyball.graders.no_hacks import HackJudge, HackJudgeGrader, NoHacks, NoHacksGrader
 from flyball.graders.process import Process, ProcessGrader
 from flyball.graders.python import PythonGrader
+from flyball.graders.reward_model import RewardModelGrader, RewardModelSpec
 from flyball.graders.safety import Safety, SafetyGrader
 from flyball.graders.self_check import SelfCheck, SelfCheckGrader
 from flyball.graders.sets import SetOverlap, SetOverlapGrader
@@ -120,6 +121,7 @@ TYPES: Mapping[str, tuple[type[specs.GraderSpec], Make]] = {
     "hack_judge": (HackJudge, lambda spec, judge: HackJudgeGrader(spec, _asked(spec, judge))),
     "efficiency": (Efficiency, lambda spec, judge: EfficiencyGrader(spec)),
     "tone": (Tone, lambda spec, judge: ToneGrader(spec, _asked(spec, judge))),
+    "reward_model": (RewardModelSpec, lambda spec, judge: RewardModelGrader(spec)),
     "group_judge": (GroupJudge, lambda spec, judge: GroupJudgeGrader(spec, _asked(spec, judge))),
 }
 """Type -> the model of its fields, and how a grader is made of it."""

@@ -10,7 +10,8 @@ from flyball.rl.aggregate import MODES
 from flyball.rl.algorithms import ALGORITHMS, CHOICES, Algorithm
 from flyball.rl.correction import CORRECTIONS
 from flyball.rl.kl import PLACEMENTS
-from flyball.rl.preference import bradley_terry, dpo, kto, simpo, turn_weights
+from flyball.rl.preference import bradley_terry, dpo, kto, simpo, soft_labels, turn_weights
+from flyball.rl.preference_methods import METHODS
 
 INTRODUCTION = """# Algorithms
 
@@ -27,6 +28,7 @@ PREFERENCES: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("SimPO", simpo, "b 2.5, gamma 1.375"),
     ("KTO", kto, "b 0.1, weights 1 and 1"),
     ("DMPO", turn_weights, "g 0.7; `dpo` on scores weighted by turn"),
+    ("labels from 0 to 1", soft_labels, "q in {0, 1}: an outcome; else the value of a step"),
     ("Bradley-Terry", bradley_terry, "margin 0"),
 )
 
@@ -77,7 +79,31 @@ def markdown() -> str:
             [(f"`{k.name}`", k.gradient, k.refused or "allowed") for k in PLACEMENTS.values()],
         )
     )
-    parts += ["## Losses of preferences", "Functions of `rl/preference.py`; there is no training stage for them yet."]
+    parts += [
+        "## Losses of preferences",
+        "Functions of `rl/preference.py`. `training.preference.method` names a row of `rl/preference_methods.py`:",
+    ]
+    parts.append(
+        _table(
+            ("method", "source", "trained", "weight of a token", "reference", "defaults", "tier"),
+            [
+                (
+                    f"`{row.name}`",
+                    row.source,
+                    {
+                        "all": "all turns",
+                        "segment": "from the turn that parts the answers on",
+                        "step": "that turn alone",
+                    }[row.scope],
+                    {"sum": "1", "mean": "1 / tokens", "turns": "phi(turn, turns)"}[row.weights],
+                    "yes" if row.reference else "no",
+                    ", ".join(f"{name} {value:g}" for name, value in row.reads.items()),
+                    row.tier,
+                )
+                for row in METHODS.values()
+            ],
+        )
+    )
     parts.append(
         _table(
             ("loss", "function", "formula and paper", "defaults"),

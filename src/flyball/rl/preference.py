@@ -25,6 +25,15 @@ def bradley_terry(chosen: Floats, rejected: Floats, margin: float = 0.0) -> Pair
     return _logistic(chosen - rejected - margin, 1.0)
 
 
+def soft_labels(scores: Floats, labels: Floats) -> tuple[Floats, Floats]:
+    """-q log s(f) - (1-q) log(1 - s(f)) and its derivative s(f) - q; q in [0, 1].  AgentPRM, arXiv 2502.10325.
+
+    With q in {0, 1} it is the loss of an outcome reward model.
+    """
+    f, q = _finite(scores), np.asarray(labels, np.float64)
+    return q * np.logaddexp(0.0, -f) + (1 - q) * np.logaddexp(0.0, f), _sigmoid(f) - q
+
+
 def dpo(chosen: Floats, rejected: Floats, beta: float = 0.1) -> Pairs:
     """-log s(b (lw_c - lw_r)); scores are log pi/pi_ref.  DPO, arXiv 2305.18290, eq. 7.
 
@@ -77,11 +86,16 @@ def turn_weights(num_turns: int, discount: float = 0.7) -> Floats:
 
 def _logistic(x: Floats, slope: float) -> Pairs:
     """-log s(x) and its derivatives where x rises with the chosen score by `slope` and falls with the rejected."""
+    x = _finite(x)
+    push = slope * _sigmoid(-x)
+    return np.logaddexp(0.0, -x), -push, push
+
+
+def _finite(x: Floats) -> Floats:
     x = np.asarray(x, np.float64)
     if not np.isfinite(x).all():
         raise TrainError(f"a preference compares scores that are not finite ({x}); look at the logprobs of its tokens")
-    push = slope * _sigmoid(-x)
-    return np.logaddexp(0.0, -x), -push, push
+    return x
 
 
 def _sigmoid(x: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Whether a probability means what it says: expected calibration error and Brier score.
+"""Whether a probability means what it says: expected calibration error, Brier score, the curve behind them.
 
 ECE is the mean over bins of |share that came true - mean claim|, weighted by bin. It is never negative and rises with
 noise, so its interval is a bootstrap over clusters and is read with n. Bins hold equal numbers of units below 1,000
@@ -7,11 +7,15 @@ units, where equal widths would leave bins nearly empty.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from flyball.errors import EvalError
 from flyball.stats.design import Design, Floats, Ints, Labels, as_values
-from flyball.stats.intervals import Values, mean_interval
+from flyball.stats.intervals import Values, mean_interval, proportion_interval
 from flyball.types import Estimate
 
 NUM_BINS = 10
@@ -53,10 +57,54 @@ def brier_score(claimed: Values, came_true: Values, *, clusters: Labels = None, 
     return mean_interval((claim - truth) ** 2, clusters=clusters, level=level)
 
 
+@dataclass(frozen=True)
+class Bin:
+    """Units whose claims lie together: their mean claim, and the share that came true with its interval."""
+
+    claimed: float
+    came_true: Estimate
+
+
+def reliability_curve(
+    claimed: Values, came_true: Values, *, clusters: Labels = None, level: float = 0.95
+) -> tuple[Bin, ...]:
+    """The bins behind the calibration error, empty ones left out: on the diagonal a claim means what it says."""
+    claim, truth = _checked(claimed, came_true)
+    bins = _bins(claim, len(claim) < EQUAL_MASS_BELOW)
+    labels = np.arange(len(claim)) if clusters is None else np.asarray(clusters)
+    found = [np.flatnonzero(bins == i) for i in range(NUM_BINS)]
+    return tuple(
+        Bin(float(claim[rows].mean()), proportion_interval(truth[rows], clusters=labels[rows].tolist(), level=level))
+        for rows in found
+        if len(rows)
+    )
+
+
+def fit_temperature(logits: Values, came_true: Values) -> float:
+    """The T > 0 under which s(logit / T) explains the outcomes best (least negative log-likelihood).
+
+    Guo et al., arXiv 1706.04599, section 4.2. Searched between 1/100 and 100: outcomes that every logit foretells would
+    take it to 0.
+    """
+    f, truth = as_values(logits, "logits"), as_values(came_true, "came_true")
+    if len(f) != len(truth) or not np.isin(truth, (0.0, 1.0)).all():
+        raise EvalError("a temperature needs one logit for every outcome, and outcomes that are 0 or 1")
+    sign = np.where(truth == 1.0, -1.0, 1.0)
+
+    def loss(log_t: float) -> float:
+        return float(np.logaddexp(0.0, sign * f / math.exp(log_t)).mean())
+
+    return math.exp(minimize_scalar(loss, bounds=(-math.log(100), math.log(100)), method="bounded").x)
+
+
 def _ece(claim: Floats, truth: Floats, equal_mass: bool) -> float:
-    bins = _equal_mass(claim) if equal_mass else np.minimum((claim * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    bins = _bins(claim, equal_mass)
     gaps = np.bincount(bins, weights=truth - claim, minlength=NUM_BINS)
     return float(np.abs(gaps).sum() / len(claim))
+
+
+def _bins(claim: Floats, equal_mass: bool) -> Ints:
+    return _equal_mass(claim) if equal_mass else np.minimum((claim * NUM_BINS).astype(np.int64), NUM_BINS - 1)
 
 
 def _equal_mass(claim: Floats) -> Ints:

@@ -14,8 +14,9 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from flyball.train.learner import LocalLearner
+from flyball.types import WeightsRef
 
 MAX_SHARE = 20
 """A checkpoint is due once the time since the last one is this many times what it took to write."""
@@ -46,13 +47,23 @@ def share_done(progress: Progress, num_steps: int, max_seconds: float | None) ->
     return min(1.0, max(progress.step / num_steps, by_time))
 
 
+class Saved(Protocol):
+    """What is saved and resumed: a learner of a policy, a critic or a reward model."""
+
+    def save(self, path: Path) -> None: ...
+
+    def load(self, path: Path) -> None: ...
+
+    def publish(self, path: Path) -> WeightsRef: ...
+
+
 class Checkpoints:
     """Saves and resumes one training loop in `folder`.
 
     Small learners are saved at every step, large ones as often as a twentieth of the time allows.
     """
 
-    def __init__(self, folder: Path, learner: LocalLearner) -> None:
+    def __init__(self, folder: Path, learner: Saved) -> None:
         self.folder, self.learner = folder, learner
         self._written_at, self._took = time.monotonic(), 0.0
 

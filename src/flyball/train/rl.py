@@ -28,12 +28,12 @@ from flyball.rl.guards import instability
 from flyball.rl.samples import samples_from_groups
 from flyball.stats.intervals import ratio_interval
 from flyball.train.attempt_metrics import attempt_metrics, censoring, mismatch, settle, staleness
+from flyball.train.fit import OnStep, Validate, out_of_time
 from flyball.train.learner import LocalLearner, LossSpec
 from flyball.train.prepare import prepared, with_policy_now
 from flyball.train.progress import Checkpoints, Progress, share_done
 from flyball.train.replay import ReplayBuffer, ReplayPlan, replay_metrics
 from flyball.train.rollouts import Rollouts
-from flyball.train.sft import OnStep, Validate, out_of_time
 from flyball.types import Estimate, GradedAttempt, TrainingSample
 
 KL_SAMPLES = 16

@@ -24,8 +24,9 @@ from flyball.rng import derive
 from flyball.rollout.schedule import Admitted, Event, Schedule, Taken, in_step
 from flyball.rollout.schedule_log import ScheduleLog
 from flyball.rollout.scheduler import Job, Scheduler
+from flyball.tasks.curriculum import CurriculumPlan, advance, begin, draw, family_shares
+from flyball.train.fit import batch_at
 from flyball.train.serving import Serving
-from flyball.train.sft import batch_at
 from flyball.types import GradedAttempt, Task
 
 Groups = Sequence[Sequence[GradedAttempt]]
@@ -76,6 +77,37 @@ def step_seed(seed: int, step: int) -> int:
     return derive(seed, "rl", step)
 
 
+class StepTasks(Protocol):
+    """Which tasks a step is at. Steps are counted from 0; it is asked again for a step that is learned again."""
+
+    def of_step(self, step: int) -> list[Task]: ...
+
+
+class CurriculumTasks:
+    """Tasks by a curriculum: what the steps before gave is read from the ledger, so a resumed run draws alike."""
+
+    def __init__(self, plan: CurriculumPlan, tasks: Sequence[Task], size: int, seed: int, ledger: Ledger) -> None:
+        self._plan, self._tasks, self._size, self._seed, self._ledger = plan, tasks, size, seed, ledger
+        self._states = [begin(plan, tasks)]
+
+    def of_step(self, step: int) -> list[Task]:
+        """The tasks of a step, all of whose earlier steps are in the ledger."""
+        while len(self._states) <= step:
+            kept = self._ledger.kept(len(self._states))
+            size = max(len(kept) // self._size, 1)
+            groups = [kept[i : i + size] for i in range(0, len(kept), size)]
+            self._states.append(advance(self._plan, self._states[-1], groups))
+        return draw(self._plan, self._states[step], self._tasks, self._size, self._seed, step)
+
+    def metrics(self) -> dict[str, float]:
+        """Where the newest step stood."""
+        state = self._states[-1]
+        shares = family_shares(state.values, self._plan.temperature, self._plan.floor) if self._plan.by_family else {}
+        room = {} if state.room is None else {"curriculum_room": float(state.room)}
+        by_family = {f"curriculum_share/{family}": share for family, share in shares.items()}
+        return {"curriculum_level": float(state.level), **room, **by_family}
+
+
 class Rollouts(Protocol):
     """Batches for `run_rl`. Steps are counted from 0; step n is learned by the weights of n steps."""
 
@@ -110,7 +142,7 @@ class InTurn:
 
     resume_at = None
 
-    def __init__(self, batches: Batches, attempt: Attempt_G, ledger: Ledger) -> None:
+    def __init__(self, batches: StepTasks, attempt: Attempt_G, ledger: Ledger) -> None:
         self._batches, self._attempt, self._ledger = batches, attempt, ledger
 
     @asynccontextmanager

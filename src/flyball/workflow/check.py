@@ -10,12 +10,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from flyball.config import ENGINE_FIELDS, STAGES, Settings, TrainingSettings
+from flyball.config import ENGINE_FIELDS, STAGES, PreferenceSettings, RewardModelSettings, Settings, TrainingSettings
 from flyball.errors import ConfigError, nearest
 from flyball.metrics import METRICS
 from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
 from flyball.rl.algorithms import ALGORITHMS, CHOICES, configured, own_choices
+from flyball.rl.preference_methods import METHOD_SETTINGS, METHODS
 from flyball.rl_settings import RLSettings
 from flyball.settings_file import Location, Marks
 from flyball.workflow.tracking import READS
@@ -61,6 +62,8 @@ def check_names(settings: Settings, marks: Marks, names: Names) -> None:
         *_unknown("monitoring", "metric", settings.monitoring, names.metrics, marks),
         *_preset_problems(settings, marks, names),
         *_stage_problems(settings.training, marks),
+        *_preference_problems(settings.training.preference, marks),
+        *_reward_problems(settings.training.reward_model, marks),
         *_ignored(settings, marks),
         *_engine_problems(settings, marks),
         *_tracking_problems(settings, marks),
@@ -216,6 +219,51 @@ def _stage_problems(training: TrainingSettings, marks: Marks) -> list[str]:
     return problems
 
 
+def _preference_problems(preference: PreferenceSettings | None, marks: Marks) -> list[str]:
+    """An unknown method, settings that it does not read, and settings of attempts beside a file of pairs."""
+    if preference is None:
+        return []
+    at = ("training", "preference")
+    if preference.method not in METHODS:
+        return [
+            f"{marks.at((*at, 'method'))}: unknown method {preference.method!r}{nearest(preference.method, METHODS)}"
+        ]
+    reads = METHODS[preference.method].reads
+    ignored = {name: f"{preference.method} reads {', '.join(reads)}" for name in METHOD_SETTINGS if name not in reads}
+    if preference.pairs is not None:
+        ignored |= dict.fromkeys(("attempts", "min_margin", "pairs_per_task"), "the pairs are those of the file")
+    return [
+        f"{marks.at((*at, name))}: training.preference.{name} would be ignored: {why}"
+        for name, why in ignored.items()
+        if getattr(preference, name) is not None
+    ]
+
+
+def _reward_problems(reward: RewardModelSettings | None, marks: Marks) -> list[str]:
+    """Settings of another kind of reward model, and of attempts beside a file."""
+    if reward is None:
+        return []
+    why = dict.fromkeys(REWARD_READS["all"], f"a reward model of kind {reward.kind!r} does not read it")
+    why = {name: reason for name, reason in why.items() if name not in REWARD_READS[reward.kind]}
+    if reward.pairs is not None or reward.labels is not None:
+        from_attempts = ("attempts", "min_margin", "pairs_per_task", "discount")
+        why = dict.fromkeys(from_attempts, "the data are those of the file") | why
+    return [
+        f"{marks.at(('training', 'reward_model', name))}: training.reward_model.{name} would be ignored: {reason}"
+        for name, reason in why.items()
+        if getattr(reward, name) is not None
+    ]
+
+
+REWARD_READS = {
+    "all": ("pairs", "min_margin", "pairs_per_task", "labels", "discount"),
+    "pairs": ("pairs", "min_margin", "pairs_per_task"),
+    "outcome": ("labels",),
+    "process": ("labels", "discount"),
+}
+"""Settings by the kind of reward model that reads them."""
+
+
 def _ignored(settings: Settings, marks: Marks) -> list[str]:
     """Settings that another setting switches off."""
     training, problems = settings.training, []
@@ -251,6 +299,12 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
 
 def _ignored_by_schedule(rl: RLSettings, marks: Marks) -> list[str]:
     """Settings that only matter under another schedule or version mode."""
+    if rl.schedule == "async" and rl.curriculum is not None:
+        where = marks.at(("training", "rl", "curriculum"))
+        return [
+            f"{where}: training.rl.curriculum draws the tasks of a step by what the steps before it gave, and "
+            "`schedule: async` begins them earlier; set `schedule: sync`, or remove the curriculum"
+        ]
     if rl.schedule == "sync":
         names, why = ["max_off_policy_steps", "version_mode", "on_new_weights"], "set `schedule: async`"
     elif rl.keeps_versions:

@@ -96,7 +96,9 @@ class Context:
 
         return Watch(step, keep, lambda: self.stop.asked, kept, self.progress.say)
 
-    def register(self, name: str, folder: Path, *, parent: PolicyVersion | None = None) -> PolicyVersion:
+    def register(
+        self, name: str, folder: Path, *, parent: PolicyVersion | None = None, reward_model: str | None = None
+    ) -> PolicyVersion:
         """Put the policy that lies in `folder` into the registry, bound to everything that made it.
 
         Its files are kept by content, so the version can be loaded as long as the store is there.
@@ -108,6 +110,7 @@ class Context:
             weights=weights,
             base=parent.base if parent else weights,
             parent=parent.version_id if parent else None,
+            reward_model=reward_model,
             dataset=dataset_digest(inputs.splits.get(TRAIN, ())),
             graders=inputs.graders.versions,
             suites={suite.name: suite.digest for suite in inputs.suites},

@@ -37,7 +37,7 @@ async def evaluate_suites(context: Context, versions: Sequence[PolicyVersion]) -
     """
     speed = None
     for version in versions:
-        async with _engine_of(context, version) as (engine, chat):
+        async with engine_of(context, version) as (engine, chat):
             speed = speed or await calibrate(engine, chat)
             for suite in context.inputs.suites:
                 if finished_eval(context, version, suite) is None:
@@ -67,7 +67,7 @@ async def confirm(context: Context, version: PolicyVersion, tasks: Sequence[Task
     """Success of a version on tasks that are no suite, as an evaluation draws; a missing outcome counts as failure."""
     inputs = context.inputs
     settings = inputs.workflow.settings
-    async with _engine_of(context, version) as (engine, chat):
+    async with engine_of(context, version) as (engine, chat):
         sampling = inputs.sampling(settings.evaluation)
         arm = Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)
         outcomes = await attempt_all(
@@ -84,7 +84,7 @@ async def confirm(context: Context, version: PolicyVersion, tasks: Sequence[Task
 async def rehearse_rollback(context: Context, baseline: PolicyVersion, candidate: PolicyVersion) -> Drill:
     """Alias back, old weights loaded, a task answered by the old version; timed."""
     task = context.inputs.suites[0].tasks[0]
-    async with _engine_of(context, baseline) as (engine, chat):
+    async with engine_of(context, baseline) as (engine, chat):
 
         async def probe() -> Attempt:
             return await run_attempt(
@@ -164,10 +164,14 @@ class _Keeper:
 
 
 @asynccontextmanager
-async def _engine_of(context: Context, version: PolicyVersion) -> AsyncIterator[tuple[Engine, ChatFormat]]:
+async def engine_of(
+    context: Context, version: PolicyVersion, concurrency: int | None = None
+) -> AsyncIterator[tuple[Engine, ChatFormat]]:
+    """An engine with the version's weights, for `concurrency` attempts at a time (unset = as many as evaluations)."""
     settings = context.inputs.workflow.settings
+    at_once = concurrency or settings.evaluation.concurrency
     engine, chat = await context.trainer.open_engine(
-        Path(version.path), settings.engine, concurrency=settings.evaluation.concurrency, seed=settings.training.seed
+        Path(version.path), settings.engine, concurrency=at_once, seed=settings.training.seed
     )
     try:
         yield engine, chat

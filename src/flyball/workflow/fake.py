@@ -20,7 +20,16 @@ from flyball.evals.run import Arm, attempt_all
 from flyball.models.chat import ChatFormat
 from flyball.rng import derive
 from flyball.types import GradedAttempt, WeightsRef
-from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
+from flyball.workflow.trainer import (
+    Demonstration,
+    PreferenceJob,
+    RejectionJob,
+    RewardModelJob,
+    RLJob,
+    SFTJob,
+    Trained,
+    Watch,
+)
 
 SFT_SKILL, RL_GAIN = 0.4, 0.15
 SFT_STEPS = 3
@@ -90,8 +99,19 @@ class FakeTrainer:
         kept = sum(one.outcome.success is True for one in job.rollouts)
         skill = read_skill(job.policy) + (RL_GAIN if kept else 0.0)
         return Trained(
-            write_policy(job.folder / "policy", skill), 1, note=f"{kept} of {len(job.rollouts)} rollouts kept"
+            write_policy(job.folder / "policy", skill),
+            1,
+            note=f"{kept} of {len(job.rollouts)} rollouts kept, {len(job.others)} of other policies",
         )
+
+    async def preference(self, job: PreferenceJob, watch: Watch) -> Trained:
+        skill = min(1.0, read_skill(job.policy) + RL_GAIN)
+        given = f"{len(job.written)} written pairs, {len(job.rollouts)} attempts"
+        return Trained(write_policy(job.folder / "policy", skill), 1, note=given)
+
+    async def reward_model(self, job: RewardModelJob, watch: Watch) -> Trained:
+        given = f"{len(job.written)} pairs, {len(job.labelled)} labels, {len(job.rollouts)} attempts"
+        return Trained(write_policy(job.folder / "model", 1.0), 1, note=given, metrics={"reward_accuracy": 1.0})
 
     async def open_engine(
         self, folder: Path, settings: EngineSettings, *, concurrency: int, seed: int

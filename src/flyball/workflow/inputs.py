@@ -14,10 +14,11 @@ from flyball.agent.hooks import Hooks
 from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentRunner
 from flyball.engine.protocol import SamplingParams
-from flyball.errors import ConfigError, DatasetError, GraderError
+from flyball.errors import ConfigError, DatasetError, GraderError, nearest
 from flyball.evals.suite import Suite
 from flyball.graders.anchors import Anchor, load_anchors, missed_anchors
 from flyball.graders.grade import REWARD, SAFETY, SUCCESS, GraderSet
+from flyball.graders.grader import Grader
 from flyball.graders.make import as_grader
 from flyball.graders.turns import TurnGrader
 from flyball.release.hacking import AUDIT_SCORE, HACKING_GATE
@@ -43,6 +44,8 @@ class Inputs:
     """Read once per command. Every property raises the error of the boundary that is wrong."""
 
     workflow: Workflow
+    reward_model: Path | None = None
+    """folder of the reward model that learning reads in place of the workflow's `reward`"""
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -106,12 +109,18 @@ class Inputs:
         flow = self.workflow
         return GraderSet(
             success=as_grader(flow.success, SUCCESS, decides=True),
-            reward=None if flow.reward is None else as_grader(flow.reward, REWARD),
+            reward=self._reward,
             safety=None if flow.safety is None else as_grader(flow.safety, SAFETY, decides=True),
             scores={name: as_grader(written, name) for name, written in (flow.scores or {}).items()},
             holdout={name: as_grader(written, name) for name, written in (flow.holdout or {}).items()},
             turn_reward=None if flow.turn_reward is None else TurnGrader(flow.turn_reward),
         )
+
+    @property
+    def _reward(self) -> Grader | None:
+        if self.reward_model is not None:
+            return as_grader({"type": "reward_model", "path": str(self.reward_model)}, REWARD)
+        return None if self.workflow.reward is None else as_grader(self.workflow.reward, REWARD)
 
     @cached_property
     def anchors(self) -> list[Anchor]:
@@ -168,6 +177,8 @@ class Inputs:
                 'tools that a person must approve with `@fb.tool(approval="human")`'
             )
         self._check_audit()
+        self._check_reward_model()
+        self._check_curriculum()
         self._check_turns()
         _ = self.graders, self.runner, self.prices, self.suites, self.anchors
 
@@ -177,6 +188,28 @@ class Inputs:
             raise ConfigError(
                 f"gate {HACKING_GATE!r} judges the score {AUDIT_SCORE!r}, which no grader gives; add "
                 f"scores={{{AUDIT_SCORE!r}: {{'type': 'no_hacks'}}}} to the workflow"
+            )
+
+    def _check_curriculum(self) -> None:
+        rl = self.workflow.settings.training.rl
+        levels = rl.curriculum.levels if rl is not None and rl.curriculum is not None else ()
+        known = sorted({task.stage for task in self.splits.get(TRAIN, [])})
+        for i, level in enumerate(levels):
+            if level not in known:
+                where = self.workflow.marks.at(("training", "rl", "curriculum", "levels", i))
+                raise ConfigError(f"{where}: no training task has the stage {level!r}{nearest(level, known)}")
+
+    def _check_reward_model(self) -> None:
+        name = self.workflow.settings.workflow.reward_model
+        where = f"{self.workflow.marks.at(('workflow', 'reward_model'))}: "
+        if name is not None and self.workflow.reward is not None:
+            raise ConfigError(
+                f"{where}the workflow's `reward` would be ignored: RL learns from the reward model {name!r}; remove one"
+            )
+        if name is not None and "rl" not in self.workflow.settings.training.order:
+            raise ConfigError(
+                f"{where}reward_model {name!r} would be ignored: no stage of this run is RL, which reads it; add rl to "
+                "training.stages, or name the model in training.reward_model.name"
             )
 
     def _check_turns(self) -> None:

@@ -1,7 +1,10 @@
 """The stages of training, in the order that `training.stages` gives: each leaves a version and what it is worth.
 
-    sft     imitation of demonstrations
-    rl      graded attempts with tools in the loop
+    sft             imitation of demonstrations
+    rejection_sft   imitation of the best of the policy's own attempts
+    reward_model    a reward model on the body of the policy, calibrated; the policy stays as it is
+    preference      pairs of answers, written down or made of the policy's own attempts
+    rl              graded attempts with tools in the loop
 
 A stage starts from the version that the one before it left, keeps a checkpoint as it goes, and is registered when it is
 done. Its policy is then measured on validation tasks that no stage picks a checkpoint by, the same tasks for every
@@ -17,15 +20,22 @@ from typing import Any
 
 import orjson
 
+from flyball.config import OwnAttemptsSettings
 from flyball.errors import ConfigError, TrainError
+from flyball.evals.reward_accuracy import accuracy_by_version, needs_refresh
 from flyball.metrics import measured
-from flyball.types import PolicyVersion
+from flyball.rl.pairs import best_attempts
+from flyball.types import GradedAttempt, PolicyVersion
 from flyball.workflow.check import EVALUATES_ONLY, preset_of
 from flyball.workflow.context import Context, Result, Stage
 from flyball.workflow.demonstrations import read_lines
 from flyball.workflow.evaluation import confirm
-from flyball.workflow.inputs import TRAIN, VALIDATION
-from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained
+from flyball.workflow.inputs import TRAIN, VALIDATION, Inputs
+from flyball.workflow.labels import read_labels
+from flyball.workflow.own_attempts import own_attempts
+from flyball.workflow.preferences import read_pairs
+from flyball.workflow.record import finished_stages
+from flyball.workflow.trainer import Demonstration, PreferenceJob, RejectionJob, RewardModelJob, RLJob, SFTJob, Trained
 
 
 async def cold_start(context: Context) -> Result:
@@ -50,24 +60,117 @@ async def cold_start(context: Context) -> Result:
     return await _confirmed(context, "sft", _registered(context, trained, name, parent))
 
 
+async def imitate_the_best(context: Context) -> Result:
+    """Rejection sampling: attempt the training tasks, imitate the best successes of each."""
+    settings = context.inputs.workflow.settings.training
+    assert settings.rejection_sft is not None
+    parent, chosen = start_of(context, "rejection_sft"), settings.rejection_sft
+    made = await own_attempts(context, "rejection_sft", parent, chosen.attempts)
+    best = best_attempts(made, chosen.keep_per_task)
+    folder = context.folder_of("rejection_sft")
+    others = [g for run_id in chosen.from_runs for g in _attempts_of(context, run_id, parent)]
+    others = best_attempts(others, chosen.keep_per_task)
+    job = RejectionJob(Path(parent.path), best, context.inputs, chosen, settings.seed, folder, others)
+    trained = await context.trainer.rejection_sft(job, context.watch("rejection_sft"))
+    trained = dataclasses.replace(trained, note=f"best of {len(made)} attempts: {trained.note}")
+    return await _finished(context, "rejection_sft", trained, parent)
+
+
+def _attempts_of(context: Context, run_id: str, policy: PolicyVersion) -> Iterable[GradedAttempt]:
+    """The rollouts of another run. Raises ConfigError when its policies have another base, and so other tokens."""
+    began = finished_stages(context.store, context.store.run(run_id).run_id).get("policy")
+    if began is None or context.store.version(began["version"]).base != policy.base:
+        where = context.inputs.workflow.marks.at(("training", "rejection_sft", "from_runs"))
+        raise ConfigError(
+            f"{where}: run {run_id!r} did not begin from the base of this policy, so its tokens mean something else; "
+            "name a run of the same base"
+        )
+    return context.store.attempts(context.store.run(run_id).run_id, "rl")
+
+
+async def prefer(context: Context) -> Result:
+    """Make the better of two answers likelier than the worse."""
+    settings = context.inputs.workflow.settings.training
+    assert settings.preference is not None
+    parent, chosen = start_of(context, "preference"), settings.preference
+    written, made = [], []
+    if chosen.pairs is not None:
+        written = read_pairs(context.inputs.workflow.folder / chosen.pairs, context.inputs)
+    else:
+        made = await own_attempts(context, "preference", parent, chosen.attempts or OwnAttemptsSettings())
+    folder = context.folder_of("preference")
+    job = PreferenceJob(Path(parent.path), written, made, context.inputs, chosen, settings.seed, folder)
+    trained = await context.trainer.preference(job, context.watch("preference"))
+    return await _finished(context, "preference", trained, parent)
+
+
+async def model_reward(context: Context) -> Result:
+    """Train a reward model on the body of the policy at hand and register it under its name, with its calibration."""
+    flow = context.inputs.workflow
+    settings, chosen = flow.settings.training, flow.settings.training.reward_model
+    assert chosen is not None
+    parent = start_of(context, "reward_model")
+    written = [] if chosen.pairs is None else read_pairs(flow.folder / chosen.pairs, context.inputs)
+    labelled = [] if chosen.labels is None else read_labels(flow.folder / chosen.labels, chosen.kind)
+    made = []
+    if not written and not labelled:
+        made = await own_attempts(context, "reward_model", parent, chosen.attempts or OwnAttemptsSettings())
+    folder = context.folder_of("reward_model")
+    job = RewardModelJob(Path(parent.path), written, labelled, made, context.inputs, chosen, settings.seed, folder)
+    trained = await context.trainer.reward_model(job, context.watch("reward_model"))
+    name = chosen.name or flow.settings.workflow.reward_model or f"{flow.title}-reward-model"
+    left = _registered(context, trained, name, parent)
+    context.store.add_metrics(
+        context.run_id, trained.num_steps, {f"{k}/reward_model": v for k, v in trained.metrics.items()}
+    )
+    return {"reward_model": left["version"], "note": left["note"], "metrics": left["metrics"]}
+
+
+def reward_model_of(context: Context) -> PolicyVersion | None:
+    """Return the reward model that RL learns from: the newest of the name in the file. None where it names none."""
+    name = context.inputs.workflow.settings.workflow.reward_model
+    if name is None:
+        return None
+    known = context.store.versions(name)
+    if not known:
+        raise ConfigError(f"reward model {name!r} is not in the registry; train it with the stage reward_model")
+    return known[-1]
+
+
 async def reinforce(context: Context) -> Result:
-    """Learn from graded attempts with tools in the loop."""
+    """Learn from graded attempts with tools in the loop; from a reward model where the file names one."""
     settings = context.inputs.workflow.settings
-    parent = start_of(context, "rl")
+    parent, judge = start_of(context, "rl"), reward_model_of(context)
+    inputs = context.inputs if judge is None else Inputs(context.inputs.workflow, Path(judge.path))
     assert settings.training.rl is not None
     job = RLJob(
         Path(parent.path),
-        context.inputs.split(TRAIN),
-        context.inputs.split(VALIDATION),
-        context.inputs,
+        inputs.split(TRAIN),
+        inputs.split(VALIDATION),
+        inputs,
         settings.training.rl,
         preset_of(settings) or settings.training.rl.preset,
         settings.training.seed,
         context.folder_of("rl"),
     )
     trained = await context.trainer.rl(job, context.watch("rl"))
-    registered = _registered(context, trained, f"{context.inputs.workflow.title}-rl", parent)
-    return await _confirmed(context, "rl", registered)
+    if judge is not None and trained.finished:
+        trained = dataclasses.replace(trained, note=f"{trained.note}; {_judge_the_judge(context, judge)}")
+    return await _finished(context, "rl", trained, parent, judge)
+
+
+def _judge_the_judge(context: Context, judge: PolicyVersion) -> str:
+    """Write the accuracy of the reward model by policy version, and say whether it is time to train it anew."""
+    found = accuracy_by_version(context.store.attempts(context.run_id, "rl"))
+    for version, accuracy in found.items():
+        values = {f"{name}/rl": value for name, value in measured("reward_model_accuracy", accuracy).items()}
+        context.store.add_metrics(context.run_id, version, values)
+    if not found:
+        return f"{judge.name}: no task has a success and a failure to tell apart"
+    first, *_, last = [*found.values()] * 2
+    fallen = needs_refresh(first, last)
+    told = f"train {judge.name} anew on attempts of this policy: {fallen}" if fallen else "still tells success"
+    return f"{judge.name} orders {last.value:.1%} [{last.low:.1%}, {last.high:.1%}] of {last.n} pairs right; {told}"
 
 
 async def train_controls(context: Context) -> Result:
@@ -104,12 +207,15 @@ async def _train_control(context: Context, control: str, policy: Path) -> Traine
     return await context.trainer.rejection_sft(kept, watch)
 
 
-def _registered(context: Context, trained: Trained, name: str, parent: PolicyVersion) -> Result:
+def _registered(
+    context: Context, trained: Trained, name: str, parent: PolicyVersion, judge: PolicyVersion | None = None
+) -> Result:
     """Register what a trainer left, or stop here when it stopped because it was asked to."""
     if not trained.finished:
         context.stop.ask()
         context.stop.check()
-    version = context.register(name, trained.folder, parent=parent)
+    reward_model = judge.version_id if judge else None
+    version = context.register(name, trained.folder, parent=parent, reward_model=reward_model)
     note = trained.note or f"{trained.num_steps} steps"
     if trained.stopped_early:
         note += f"; stopped early: {trained.stopped_early}"
@@ -119,6 +225,14 @@ def _registered(context: Context, trained: Trained, name: str, parent: PolicyVer
         "note": note,
         "metrics": dict(trained.metrics),
     }
+
+
+async def _finished(
+    context: Context, stage: str, trained: Trained, parent: PolicyVersion, judge: PolicyVersion | None = None
+) -> Result:
+    """Register what a stage left under the workflow's name and its own, and say what it is worth."""
+    registered = _registered(context, trained, f"{context.inputs.workflow.title}-{stage}", parent, judge)
+    return await _confirmed(context, stage, registered)
 
 
 async def _confirmed(context: Context, stage: str, result: Result) -> Result:
@@ -148,15 +262,19 @@ async def _confirmed(context: Context, stage: str, result: Result) -> Result:
 def start_of(context: Context, stage: str) -> PolicyVersion:
     """Return the version that a stage starts from: what the last stage before it left, else the start policy."""
     order = context.inputs.workflow.settings.training.order
-    before = [name for name in order[: order.index(stage)] if name in context.results]
+    before = [name for name in order[: order.index(stage)] if "version" in context.results.get(name, {})]
     return context.version(before[-1] if before else "policy")
 
 
 def baseline_of(context: Context) -> PolicyVersion:
     """Return what the candidate is compared with: the cold start, where something learns after it; else the start."""
+    return context.version("sft" if "sft" in context.results and last_of(context) != "sft" else "policy")
+
+
+def last_of(context: Context) -> str | None:
+    """Return the last stage that trains the policy, None where none does."""
     order = context.inputs.workflow.settings.training.order
-    learns_after = order[-1] != "sft"
-    return context.version("sft" if "sft" in context.results and learns_after else "policy")
+    return next((name for name in reversed(order) if name != "reward_model"), None)
 
 
 def arms_of(context: Context) -> dict[str, PolicyVersion]:
@@ -164,7 +282,9 @@ def arms_of(context: Context) -> dict[str, PolicyVersion]:
     arms = {"baseline": baseline_of(context)}
     for control, version_id in context.results.get("controls", {}).get("versions", {}).items():
         arms[f"control {control}"] = context.store.version(version_id)
-    arms["candidate"] = context.version(context.inputs.workflow.settings.training.order[-1])
+    last = last_of(context)
+    assert last is not None, "check_trainable has seen to it"
+    arms["candidate"] = context.version(last)
     return arms
 
 
@@ -184,6 +304,9 @@ def demonstrations_of(context: Context, split: str) -> list[Demonstration]:
 
 TRAINING = {
     "sft": Stage("sft", "SFT cold start", cold_start),
+    "rejection_sft": Stage("rejection_sft", "imitation of the best attempts", imitate_the_best),
+    "reward_model": Stage("reward_model", "reward model", model_reward),
+    "preference": Stage("preference", "preference training", prefer),
     "rl": Stage("rl", "RL with tools", reinforce),
 }
 """The stages that `training.stages` may name."""
@@ -195,8 +318,8 @@ def wants_controls(context: Context) -> bool:
     return {"sft", "rl"} <= set(training.order) and bool(training.controls)
 
 
-def check_trainable(context: Context) -> None:
-    """Raise ConfigError for settings under which nothing would be learned."""
+def check_trainable(context: Context, *, proves: bool) -> None:
+    """Raise ConfigError for settings under which nothing would be learned, or `proves` and there is no candidate."""
     settings, marks = context.inputs.workflow.settings, context.inputs.workflow.marks
     if why := EVALUATES_ONLY.get(settings.engine.kind):
         raise ConfigError(
@@ -207,4 +330,9 @@ def check_trainable(context: Context) -> None:
         raise ConfigError(
             f"{marks.at(('training',))}: every section of training is null, so nothing would be learned; use "
             "`flyball eval`"
+        )
+    if proves and last_of(context) is None:
+        raise ConfigError(
+            f"{marks.at(('training', 'stages'))}: no stage trains the policy, so there is no candidate to prove; use "
+            "`flyball train`, or add a stage"
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flyball.engine.protocol import Engine
 from flyball.evals.run import Arm, attempt_all
+from flyball.rl_settings import CurriculumSettings
 from flyball.rollout.activity import Board
+from flyball.tasks.curriculum import CurriculumPlan
 from flyball.train.learner import LocalLearner
-from flyball.train.rollouts import Ahead, Batches, InTurn, Lead, Ledger, Rollouts, step_seed
+from flyball.train.rollouts import Ahead, Batches, CurriculumTasks, InTurn, Lead, Ledger, Rollouts, step_seed
 from flyball.train.serving import Follower, InFlight, MemoryEngine, OwnVersion, Weights
 from flyball.types import GradedAttempt, Task
 from flyball.workflow.trainer import RLJob
@@ -25,6 +27,8 @@ class Source:
     rollouts: Rollouts
     judge: Callable[[], Awaitable[Engine]]
     close: Callable[[], Awaitable[None]]
+    observe: Callable[[], Mapping[str, float]] = dict
+    """what else is known about the last step"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,25 @@ def _in_turn(job: RLJob, batches: Batches, follower: Follower, arm_on: ArmOn, le
         )
         return [flat[i : i + size] for i in range(0, len(flat), size)]
 
-    return Source(InTurn(batches, attempt, ledger), newest, follower.engine.close)
+    if (chosen := job.settings.curriculum) is None:
+        return Source(InTurn(batches, attempt, ledger), newest, follower.engine.close)
+    drawn = CurriculumTasks(plan_of(chosen), job.tasks, job.settings.tasks_per_step, job.seed, ledger)
+    return Source(InTurn(drawn, attempt, ledger), newest, follower.engine.close, drawn.metrics)
+
+
+def plan_of(settings: CurriculumSettings) -> CurriculumPlan:
+    """The settings as the curriculum reads them."""
+    return CurriculumPlan(
+        settings.levels,
+        settings.promote_at,
+        settings.demote_at,
+        settings.review_share,
+        settings.by_family,
+        settings.step_size,
+        settings.family_temperature,
+        settings.family_floor,
+        settings.room,
+    )
 
 
 def _ahead(job: RLJob, batches: Batches, serving: OwnVersion | InFlight, arm_on: ArmOn, ledger: Ledger) -> Source:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from flyball.config import EngineSettings, LoraSettings, TinySettings
+import numpy as np
+
+from flyball.config import EngineSettings, LoraSettings, SFTSettings, TinySettings
 from flyball.engine.local import LocalEngine
 from flyball.engine.local_process import ProcessEngine, ProcessSpec
 from flyball.engine.protocol import Engine, SamplingParams
@@ -29,30 +32,48 @@ from flyball.models.lora import ADAPTER, add_lora
 from flyball.models.planted import hold_planted
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import configured, own_choices
+from flyball.rl.other_policy import importance_weights
+from flyball.rl.pairs import Pair, held_out_tasks, pairs_from_attempts
+from flyball.rl.preference_methods import METHOD_SETTINGS, preference_method
 from flyball.rl.samples import attempt_samples
 from flyball.rl.shaping import token_budget
 from flyball.rl_settings import RLSettings, SamplingSettings
 from flyball.rng import derive
 from flyball.rollout.activity import Board, Watchdog
 from flyball.stats.binomial import wilson
+from flyball.train.fit import FitPlan, Validate
 from flyball.train.learner import LocalLearner, OptimizerConfig
-from flyball.train.progress import Checkpoints
+from flyball.train.preference import answer_of_messages, prepare_pairs, run_preference
+from flyball.train.progress import Checkpoints, Progress
 from flyball.train.reference import compute_with_one_thread
 from flyball.train.replay import ReplayPlan
 from flyball.train.rl import RLPlan, run_rl
 from flyball.train.rollouts import Ledger
 from flyball.train.serving import Follower, FromFolder, FromMemory, MemoryEngine, Weights
-from flyball.train.sft import SFTPlan, Validate, demonstration_sample, run_sft
+from flyball.train.sft import demonstration_sample, run_sft
 from flyball.types import Estimate, GradedAttempt, Task, TrainingSample
 from flyball.workflow.adapters import AdapterEngine, base_of
 from flyball.workflow.inputs import Inputs
+from flyball.workflow.local_reward import reward_rows, train_reward_model
 from flyball.workflow.local_rollouts import Engines, TimeShares, source_of
 from flyball.workflow.remote_engines import connect_vllm, open_vllm
-from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
+from flyball.workflow.trainer import (
+    Demonstration,
+    PreferenceJob,
+    RejectionJob,
+    RewardModelJob,
+    RLJob,
+    SFTJob,
+    Trained,
+    Watch,
+    WrittenPair,
+)
 
 PACK_TOKENS = 4096
 PUBLISHED = "published"
 """Folder, in that of a job, of the weights that an engine behind a server reads."""
+PAIRS_PER_TASK = 4
+FitJob = SFTJob | RejectionJob | PreferenceJob | RewardModelJob
 VALIDATION_CONCURRENCY = 64
 REPLAY_STEPS = 4
 RL_EPS = 1e-5
@@ -89,14 +110,61 @@ class LocalTrainer:
     async def rejection_sft(self, job: RejectionJob, watch: Watch) -> Trained:
         """SFT on the rollouts that succeeded, token for token as they were sampled."""
         kept = [g for g in job.rollouts if g.outcome.success is True]
-        samples = [s for g in kept for s in _sampled_turns(g)]
-        note = f"{len(kept)} of {len(job.rollouts)} rollouts kept"
+        chat = _chat(job.policy, job.inputs)
+        others, worth = _reweighted(job, chat)
+        samples = [s for g in kept for s in _sampled_turns(g)] + others
+        note = f"{len(kept)} of {len(job.rollouts)} rollouts kept{worth}"
         if not samples:
             raise TrainError(f"{note}; nothing to imitate, so this control cannot be trained")
         held_out = samples[::20] if len(samples) > 1 else []
         samples = [s for i, s in enumerate(samples) if i % 20] or samples
-        trained = await self._imitate(job.policy, _chat(job.policy, job.inputs), samples, held_out, job, watch)
+        trained = await self._imitate(job.policy, chat, samples, held_out, job, watch)
         return replace(trained, note=f"{note}; {trained.note}")
+
+    async def preference(self, job: PreferenceJob, watch: Watch) -> Trained:
+        """Preference training against the policy that it starts from; held-out pairs give the curve of accuracy."""
+        settings, chat, model = job.settings, _chat(job.policy, job.inputs), load_model(job.policy)
+        method = preference_method(settings.method)
+        params = method.settings({name: getattr(settings, name) for name in METHOD_SETTINGS})
+        pairs = [_written(chat, pair) for pair in job.written]
+        pairs += pairs_from_attempts(
+            job.rollouts, settings.min_margin or 0.0, settings.pairs_per_task or PAIRS_PER_TASK, "attempts"
+        )
+        if not pairs:
+            raise TrainError(
+                f"{len(job.rollouts)} attempts make no pair: at no task do two of them differ in reward by more than "
+                f"{settings.min_margin or 0.0:g}; sample more per task, or a policy that sometimes succeeds"
+            )
+        answers = [answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
+        _refuse_too_long([s for a in answers for s in a.samples], model.config.max_position_embeddings)
+        learner = _fitted_learner(model, chat, job)
+        ready = prepare_pairs(pairs, method, params, learner)
+        out = held_out_tasks((pair.task_id for pair in ready), settings.held_out_share, job.seed)
+        learned, held = ([p for p in ready if (p.task_id in out) is side] for side in (False, True))
+        plan, checkpoints = _fit_plan(job, len(learned)), Checkpoints(job.folder, learner)
+        async with _validating(model, chat, learner, job) as validate:
+            done = await run_preference(
+                learner,
+                learned,
+                held,
+                method,
+                params,
+                plan,
+                checkpoints,
+                on_step=watch.step,
+                should_stop=watch.should_stop,
+                validate=validate,
+            )
+        margins = [pair.margin for pair in pairs if not math.isnan(pair.margin)]
+        margin = f", margin {min(margins):.2f} to {max(margins):.2f}" if margins else ""
+        what = f"{len(learned)} pairs of {len({p.task_id for p in learned})} tasks{margin}, {len(held)} held out"
+        return _picked(checkpoints, done, plan, what)
+
+    async def reward_model(self, job: RewardModelJob, watch: Watch) -> Trained:
+        """A reward model on the body of the policy; the checkpoint is picked and calibrated on tasks held out."""
+        chat = _chat(job.policy, job.inputs)
+        rows = reward_rows(job, chat)
+        return await train_reward_model(job, watch, chat, load_model(job.policy), rows, _fit_plan)
 
     async def rl(self, job: RLJob, watch: Watch) -> Trained:
         """Group-relative RL against the frozen start; the checkpoint is picked on validation."""
@@ -124,6 +192,7 @@ class LocalTrainer:
         new = partial(_rl_engine, job.policy, reference.model, chat, settings, inputs.workflow.settings.engine)
         engines = Engines(partial(_follower, inputs.workflow.settings.engine, learner, new, job.folder), new)
         source = await source_of(job, learner, engines, partial(arm, drawn), ledger)
+        shares = TimeShares(board)
         checkpoints = Checkpoints(job.folder, learner)
         try:
             with Watchdog(board, lambda stuck: watch.tell(str(stuck)), settings.stuck_after_seconds):
@@ -138,7 +207,7 @@ class LocalTrainer:
                     validate=_validator(
                         source.judge, partial(arm, judged), job.validation[: settings.validation_tasks], job.seed
                     ),
-                    observe=TimeShares(board),
+                    observe=lambda: {**shares(), **source.observe()},
                 )
         finally:
             await source.close()
@@ -174,32 +243,11 @@ class LocalTrainer:
         job: SFTJob | RejectionJob,
         watch: Watch,
     ) -> Trained:
-        settings = job.settings
         model = load_model(policy)
         _refuse_too_long(samples, model.config.max_position_embeddings)
-        learner = _learner(
-            model,
-            chat,
-            OptimizerConfig(settings.optimizer, settings.learning_rate, max_grad_norm=settings.max_grad_norm),
-            lora=job.inputs.workflow.settings.training.lora,
-            seed=job.seed,
-        )
-        steps = max(1, math.ceil(settings.num_epochs * len(samples) / settings.batch_size))
-        plan = SFTPlan(
-            steps,
-            settings.batch_size,
-            job.seed,
-            validate_every=max(1, math.ceil(steps / settings.num_validations)),
-            warmup_steps=min(SFTPlan.warmup_steps, math.ceil(steps / 5)),  # short runs must reach their peak
-            max_seconds=settings.max_minutes and settings.max_minutes * 60,
-        )
-        checkpoints = Checkpoints(job.folder, learner)
-        tasks = job.inputs.splits.get("validation", [])[: settings.validation_tasks]
-        asked = job.inputs.workflow.settings.engine
-        new = partial(_local_engine, policy, lambda: copy.deepcopy(model), chat, asked, VALIDATION_CONCURRENCY)
-        follower = await _follower(asked, learner, new, job.folder)
-        arm = _arm(job.inputs, follower.engine, chat, job.inputs.workflow.settings.evaluation)
-        try:
+        learner = _fitted_learner(model, chat, job)
+        plan, checkpoints = _fit_plan(job, len(samples)), Checkpoints(job.folder, learner)
+        async with _validating(model, chat, learner, job) as validate:
             done = await run_sft(
                 learner,
                 samples,
@@ -208,17 +256,86 @@ class LocalTrainer:
                 checkpoints,
                 on_step=watch.step,
                 should_stop=watch.should_stop,
-                validate=_validator(partial(_newest, follower), lambda _: arm, tasks, job.seed) if tasks else None,
+                validate=validate,
             )
-        finally:
-            await follower.engine.close()
-        return Trained(
-            checkpoints.best(done),
-            done.step,
-            finished=bool(done.stopped_early) or done.step == steps,
-            stopped_early=done.stopped_early,
-            note=f"{done.step} steps on {len(samples)} conversations, best at step {done.best_step}",
+        return _picked(checkpoints, done, plan, f"{len(samples)} conversations")
+
+
+def _fitted_learner(model: Any, chat: HfChat, job: FitJob) -> LocalLearner:
+    """The learner of a stage of supervised training."""
+    settings = job.settings
+    name = settings.optimizer if isinstance(settings, SFTSettings) else "adamw"
+    optimizer = OptimizerConfig(name, settings.learning_rate, max_grad_norm=settings.max_grad_norm)
+    return _learner(model, chat, optimizer, lora=job.inputs.workflow.settings.training.lora, seed=job.seed)
+
+
+def _fit_plan(job: FitJob, num_rows: int) -> FitPlan:
+    settings = job.settings
+    steps = max(1, math.ceil(settings.num_epochs * num_rows / settings.batch_size))
+    return FitPlan(
+        steps,
+        settings.batch_size,
+        job.seed,
+        validate_every=max(1, math.ceil(steps / settings.num_validations)),
+        warmup_steps=min(FitPlan.warmup_steps, math.ceil(steps / 5)),  # short runs must reach their peak
+        max_seconds=settings.max_minutes and settings.max_minutes * 60,
+    )
+
+
+@asynccontextmanager
+async def _validating(model: Any, chat: HfChat, learner: LocalLearner, job: FitJob) -> AsyncIterator[Validate | None]:
+    """Success of the learner's weights on the validation tasks that pick its checkpoint; None without such tasks."""
+    settings = job.inputs.workflow.settings
+    tasks = job.inputs.splits.get("validation", [])[: job.settings.validation_tasks]
+    new = partial(
+        _local_engine, job.policy, lambda: copy.deepcopy(model), chat, settings.engine, VALIDATION_CONCURRENCY
+    )
+    follower = await _follower(settings.engine, learner, new, job.folder)
+    arm = _arm(job.inputs, follower.engine, chat, settings.evaluation)
+    try:
+        yield _validator(partial(_newest, follower), lambda _: arm, tasks, job.seed) if tasks else None
+    finally:
+        await follower.engine.close()
+
+
+def _picked(checkpoints: Checkpoints, done: Progress, plan: FitPlan, what: str) -> Trained:
+    return Trained(
+        checkpoints.best(done),
+        done.step,
+        finished=bool(done.stopped_early) or done.step == plan.num_steps,
+        stopped_early=done.stopped_early,
+        note=f"{done.step} steps on {what}, best at step {done.best_step}",
+    )
+
+
+def _reweighted(job: RejectionJob, chat: HfChat) -> tuple[list[TrainingSample], str]:
+    """Samples of other policies' attempts, each by its importance weight, and what they are worth in words."""
+    if not job.others:
+        return [], ""
+    drawn = [attempt_samples(graded, np.zeros(len(graded.attempt.trajectory.calls))) for graded in job.others]
+    temperatures = {t for samples in drawn for sample in samples for t in sample.temperatures}
+    if len(temperatures) != 1:
+        raise TrainError(
+            f"attempts of other policies were drawn at temperatures {sorted(temperatures)}; name runs of one"
         )
+    scorer = _learner(load_model(job.policy), chat, OptimizerConfig(), temperatures.pop())
+    now = iter(scorer.forward([sample for samples in drawn for sample in samples]))
+    ratios = [
+        sum(float((next(now) - sample.sampling_logprobs)[sample.loss_mask].sum(dtype=np.float64)) for sample in samples)
+        for samples in drawn
+    ]
+    found = importance_weights(ratios)
+    weighed = [
+        replace(sample, loss_weights=(sample.loss_weights * weight).astype(np.float32))
+        for graded, weight in zip(job.others, found.weights, strict=True)
+        for sample in _sampled_turns(graded)
+    ]
+    return weighed, f"; {len(job.others)} attempts of other policies, worth {found.effective:.1f} of its own"
+
+
+def _written(chat: HfChat, pair: WrittenPair) -> Pair:
+    chosen, rejected = (answer_of_messages(chat, pair.given, said, pair.tools) for said in (pair.chosen, pair.rejected))
+    return Pair(pair.task_id, chosen, rejected, pair.margin, "written")
 
 
 def _plan(job: RLJob) -> RLPlan:
@@ -368,7 +485,10 @@ def _sampled_turns(graded: GradedAttempt) -> list[TrainingSample]:
 
     At temperature 1 and among the whole vocabulary, whatever the sampler did: what is imitated is the text.
     """
-    return [replace(sample, support=None, temperatures=()) for sample in attempt_samples(graded)]
+    return [
+        replace(sample, support=None, temperatures=(), loss_weights=sample.loss_mask.astype(np.float32))
+        for sample in attempt_samples(graded)
+    ]
 
 
 def _texts(demonstration: Demonstration) -> list[str]:

@@ -109,9 +109,13 @@ def _baseline(value: Any, settings: Settings, around: Around) -> tuple[State, st
 
 
 def _reward_model(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
+    if value in around.versions:
+        return "ready", "in the registry: RL learns from its probability in place of `reward`"
+    if "reward_model" in settings.training.order:
+        return "built by this run", "the stage reward_model trains and calibrates it"
     return "missing", (
-        "reward models arrive with the training methods; until then leave `reward_model` out: "
-        "the workflow's `reward` grader (default: success) is what learning reads"
+        "no version of this name is in the registry; add the stage that trains one from attempts of the policy, "
+        "`training: {stages: [sft, reward_model, rl]}`, or leave it out: learning then reads the `reward` grader"
     )
 
 

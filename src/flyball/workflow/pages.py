@@ -28,6 +28,14 @@ CHARTS = (
     ("KL to the reference", "number", {"kl": "KL"}),
     ("Loss of the cold start", "number", {"sft_loss/sft": "training", "sft_validation_loss/sft": "validation"}),
     ("Success while imitating", "share", {"validation_success/sft": "validation"}),
+    ("Reward model", "share", {"reward_accuracy/reward_model": "right on tasks held out"}),
+    ("Reward model on the policy it trains", "share", {"reward_model_accuracy/rl": "successes above failures"}),
+    ("Held-out pairs", "share", {"preference_accuracy/preference": "chosen answer scores higher"}),
+    (
+        "Scores of pairs",
+        "number",
+        {"chosen_score/preference": "chosen answers", "rejected_score/preference": "rejected answers"},
+    ),
     ("Gradient norm", "number", {"grad_norm": "gradient norm"}),
     ("History not as sampled", "share", {"forked_share": "forked calls", "realigned_share": "realigned calls"}),
     ("Entropy", "number", {"entropy": "entropy"}),
@@ -37,7 +45,13 @@ CHARTS = (
 """Title, scale, and the metrics with their labels; a chart without points is left out."""
 
 
-METHODS = {"sft": "imitation of demonstrations", "rl": "RL with tools"}
+METHODS = {
+    "sft": "imitation of demonstrations",
+    "rejection_sft": "imitation of the best attempts",
+    "reward_model": "a reward model",
+    "preference": "preference training",
+    "rl": "RL with tools",
+}
 """Stages of training in a reader's words."""
 
 

@@ -19,7 +19,16 @@ from flyball.engine.vllm import VllmEngine
 from flyball.errors import ConfigError, ModelError, TrainError
 from flyball.models.chat import ChatFormat
 from flyball.types import WeightsRef
-from flyball.workflow.trainer import Demonstration, RejectionJob, RLJob, SFTJob, Trained, Watch
+from flyball.workflow.trainer import (
+    Demonstration,
+    PreferenceJob,
+    RejectionJob,
+    RewardModelJob,
+    RLJob,
+    SFTJob,
+    Trained,
+    Watch,
+)
 
 ENDPOINT = "endpoint.json"
 """The file of a policy that is a model at an endpoint: its address and name, nothing secret."""
@@ -102,6 +111,14 @@ class EndpointTrainer:
         _refuse()
 
     async def rejection_sft(self, job: RejectionJob, watch: Watch) -> Trained:
+        """Always refused."""
+        _refuse()
+
+    async def preference(self, job: PreferenceJob, watch: Watch) -> Trained:
+        """Always refused."""
+        _refuse()
+
+    async def reward_model(self, job: RewardModelJob, watch: Watch) -> Trained:
         """Always refused."""
         _refuse()
 

@@ -93,7 +93,7 @@ def _go(
         context = Context(
             inputs, store, run_id, trainer, progress, stop, policy, results=finished_stages(store, run_id)
         )
-        check_trainable(context)
+        check_trainable(context, proves=kind == "run")
         stages = stages_of(context, kind)
         progress.plan(_plan(context, stages))
         context.open_tracking()

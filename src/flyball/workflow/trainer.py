@@ -6,12 +6,20 @@ is given the same job again, so a run that was killed inside a stage resumes ins
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from flyball.config import EngineSettings, SFTSettings, TinySettings
+from flyball.config import (
+    EngineSettings,
+    FitSettings,
+    PreferenceSettings,
+    RewardModelSettings,
+    SFTSettings,
+    TinySettings,
+)
 from flyball.engine.protocol import Engine
 from flyball.models.chat import ChatFormat
 from flyball.rl_settings import RLSettings
@@ -90,12 +98,64 @@ class RLJob:
 
 @dataclass(frozen=True)
 class RejectionJob:
-    """SFT of `policy` on the best of graded rollouts: the control that sees exactly what RL saw."""
+    """SFT of `policy` on the rollouts that succeeded: a stage, and the control that sees exactly what RL saw.
+
+    `others` were made by other policies with the same tokens, and are weighed (`rl/other_policy.py`).
+    """
 
     policy: Path
     rollouts: Sequence[GradedAttempt]
     inputs: Inputs
-    settings: SFTSettings
+    settings: FitSettings
+    seed: int
+    folder: Path
+    others: Sequence[GradedAttempt] = ()
+
+
+@dataclass(frozen=True)
+class WrittenPair:
+    """Two answers to `given`, the first the better one. `margin` is NaN where nobody said by how much."""
+
+    task_id: str
+    given: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    margin: float = math.nan
+
+
+@dataclass(frozen=True)
+class PreferenceJob:
+    """Preference training of `policy` on pairs that were written, or that its own graded attempts make."""
+
+    policy: Path
+    written: Sequence[WrittenPair]
+    rollouts: Sequence[GradedAttempt]
+    inputs: Inputs
+    settings: PreferenceSettings
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class LabelledTalk:
+    """A conversation with labels from 0 to 1: one for the whole, or one for each turn of the assistant."""
+
+    task_id: str
+    messages: tuple[Message, ...]
+    labels: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RewardModelJob:
+    """A reward model on the body of `policy`: of written pairs, of labels, or of graded attempts."""
+
+    policy: Path
+    written: Sequence[WrittenPair]
+    labelled: Sequence[LabelledTalk]
+    rollouts: Sequence[GradedAttempt]
+    inputs: Inputs
+    settings: RewardModelSettings
     seed: int
     folder: Path
 
@@ -121,6 +181,12 @@ class Trainer(Protocol):
     async def rl(self, job: RLJob, watch: Watch) -> Trained: ...
 
     async def rejection_sft(self, job: RejectionJob, watch: Watch) -> Trained: ...
+
+    async def preference(self, job: PreferenceJob, watch: Watch) -> Trained: ...
+
+    async def reward_model(self, job: RewardModelJob, watch: Watch) -> Trained:
+        """The folder that comes back holds a reward model with its calibration; its metrics are on tasks held out."""
+        ...
 
     async def open_engine(
         self, folder: Path, settings: EngineSettings, *, concurrency: int, seed: int

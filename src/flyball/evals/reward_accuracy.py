@@ -1,0 +1,56 @@
+"""How well a learned reward still tells success from failure, by the age of the policy that it judges.
+
+Of each task every success is compared with every failure: the reward is right when the success has more. A policy that
+learns from a reward model goes where that model was never trained; its accuracy then falls, long before success does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from flyball.stats.intervals import rate_interval
+from flyball.types import Estimate, GradedAttempt, Missing
+
+
+def reward_accuracy(graded: Iterable[GradedAttempt]) -> Estimate | None:
+    """Share of pairs (success, failure) at the same task that the reward orders right; ties are half right.
+
+    The interval follows the tasks. None where no task has both.
+    """
+    by_task: dict[str, tuple[list[float], list[float]]] = {}
+    for one in graded:
+        if isinstance(one.outcome.success, Missing) or isinstance(one.reward, Missing):
+            continue
+        succeeded, failed = by_task.setdefault(one.attempt.task.task_id, ([], []))
+        (succeeded if one.outcome.success else failed).append(one.reward)
+    both = {task: sides for task, sides in by_task.items() if all(sides)}
+    if not both:
+        return None
+    right = [sum((a > b) + 0.5 * (a == b) for a in good for b in bad) for good, bad in both.values()]
+    pairs = [float(len(good) * len(bad)) for good, bad in both.values()]
+    return rate_interval(right, pairs, clusters=list(both))
+
+
+def accuracy_by_version(graded: Iterable[GradedAttempt]) -> Mapping[int, Estimate]:
+    """Accuracy by the newest policy version that sampled in an attempt; versions without such pairs are left out."""
+    by_version: dict[int, list[GradedAttempt]] = {}
+    for one in graded:
+        versions = [v for call in one.attempt.trajectory.calls for v in call.policy_versions]
+        if versions:
+            by_version.setdefault(max(versions), []).append(one)
+    found = {version: reward_accuracy(attempts) for version, attempts in sorted(by_version.items())}
+    return {version: accuracy for version, accuracy in found.items() if accuracy is not None}
+
+
+def needs_refresh(first: Estimate, now: Estimate, fall: float = 0.1) -> str:
+    """Why a reward model should be trained anew on attempts of the policy of today, or ''.
+
+    It has fallen when the upper bound of its accuracy now lies more than `fall` below the lower bound of what it was:
+    noise alone starts nothing.
+    """
+    if now.high >= first.low - fall:
+        return ""
+    return (
+        f"its accuracy fell from {first.value:.1%} [{first.low:.1%}, {first.high:.1%}] (n {first.n}) "
+        f"to {now.value:.1%} [{now.low:.1%}, {now.high:.1%}] (n {now.n})"
+    )
