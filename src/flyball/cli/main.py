@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("flyball.cli.runs:runs", "List the runs of this home, the newest first."),
     "show": ("flyball.cli.runs:show", "Show a run, or one attempt of it in full."),
     "report": ("flyball.cli.runs:report", "Write the HTML report of a run and print where it lies."),
+    "traces": ("flyball.cli.traces:traces", "Search, follow, export and import what was served."),
 }
 
 GIVEN = (ConfigError, DatasetError, ModelError)

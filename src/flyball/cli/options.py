@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,12 @@ file_argument = click.argument("file", type=click.Path(path_type=Path))
 
 
 def open_store(home: Path, *, must_exist: bool = True) -> Store:
-    """Open the store of a home folder. Reading commands do not make one where there is none."""
+    """Open the store of a home folder, its rows in PostgreSQL where FLYBALL_DATABASE says so.
+
+    Reading commands do not make a store where there is none.
+    """
+    if address := os.environ.get("FLYBALL_DATABASE"):
+        return Store(home, database=address)
     if must_exist and not (home / "flyball.db").is_file():
         raise click.UsageError(f"no store in {home}: `flyball run FILE` makes one, `--home` names another folder")
     return Store(home)

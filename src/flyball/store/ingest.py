@@ -153,6 +153,20 @@ class IngestTables:
         found = [Reconciliation(*row) for row in self._db.rows(sql)]
         return [one for one in found if one.missing or not missing_only]
 
+    def missing_by_arm(self) -> dict[str, int]:
+        """Return how many frames are neither there nor declared lost, by the newest word of every spool."""
+        newest = "SELECT max(seq) FROM reconciliations GROUP BY spool, life, kind, arm"
+        sql = f"""SELECT arm, sum(accepted - declared - found) FROM reconciliations WHERE seq IN ({newest})
+            GROUP BY arm ORDER BY arm"""
+        return {row[0]: int(row[1]) for row in self._db.rows(sql)}
+
+    def ingested_counts(self) -> dict[tuple[str, str], dict[str, int]]:
+        """Return how many frames were stored, repeated and put into quarantine, by (kind, arm)."""
+        names = ("stored", "repeated", "quarantined")
+        sums = ", ".join(f"sum({name}) AS {name}" for name in names)
+        sql = f"SELECT kind, arm, {sums} FROM ingested GROUP BY kind, arm"
+        return {(row["kind"], row["arm"]): {name: int(row[name]) for name in names} for row in self._db.rows(sql)}
+
     def quarantined(self) -> list[tuple[str, str, bytes]]:
         """Return (kind, reason, body) of the frames that could not become rows, the oldest first."""
         return [tuple(row) for row in self._db.rows("SELECT kind, reason, body FROM quarantine ORDER BY seq")]

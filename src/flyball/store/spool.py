@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import errno
 import fcntl
 import os
@@ -158,6 +159,11 @@ class Spool:
     def pending_bytes(self) -> int:
         """Bytes that were appended and are not on disk yet."""
         return self._group.size + self._writing.size
+
+    def snapshot(self) -> Counts:
+        """Return the counts as they are now."""
+        with self._changed:
+            return copy.deepcopy(self.counts)
 
     def append(self, kind: Kind, body: bytes, *, arm: Arm = "") -> Future[None]:
         """Add one fact. Never waits for the disk: the future is done once the fact is on it (`asyncio.wrap_future`).
