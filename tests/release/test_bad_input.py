@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from flyball.errors import ReleaseError, StoreError
+from flyball.release.canary.plan import Margin
 from flyball.release.canary.read import sessions_from_lines
 from flyball.release.canary.units import Label
 from flyball.release.canary.verdict import judge_canary
@@ -110,9 +111,12 @@ def test_a_controller_killed_at_any_write_promotes_nobody_by_accident(
     store, release, plan, owners, monkeypatch, victim, after
 ) -> None:
     """Each write of a promotion is the last one: then all of it is there or none, and the next tick goes on."""
-    controller, served = begun(store, release, plan, owners), traffic(12_000)
-    for now in (5e4, 1e5):
+    wide = {name: Margin(0.1, 0.9) for name in ("success", "human_override", "latency", "cost_per_success")}
+    plan, served = replace(plan, harm=0.3, **wide), traffic(600)
+    controller = begun(store, release, plan, owners)
+    for now in (1e4, 1.1e4):
         controller.tick(plan, served, now)
+    assert controller.table().share == 0.5
     write = getattr(Store, victim)
 
     def killed(self, *arguments, **named):
@@ -122,13 +126,13 @@ def test_a_controller_killed_at_any_write_promotes_nobody_by_accident(
 
     monkeypatch.setattr(Store, victim, killed)
     with pytest.raises(Killed):
-        controller.tick(plan, served, 1.5e5)
+        controller.tick(plan, served, 1.2e4)
     monkeypatch.undo()
     with Store(store.root) as fresh:
         found = Controller(fresh)
         assert (found.table().stage, fresh.release(release.release_id).stage) == ("canary", "canary")
         assert fresh.alias(PRODUCTION) == release.baseline
-        assert found.tick(plan, served, 1.5e5).table.stage == "general"
+        assert found.tick(plan, served, 1.2e4).table.stage == "general"
         assert fresh.alias(PRODUCTION) == release.candidate
 
 
