@@ -107,7 +107,8 @@ def drop(log: Log, rng: Random) -> Log:
 
 
 def drop_and_rechain(log: Log, rng: Random) -> Log:
-    at = rng.randrange(1, len(log.lines))
+    """Any but the last: without its end a log is a shorter log, see `cut_end`."""
+    at = rng.randrange(1, len(log.lines) - 1)
     return replace(log, lines=_rechained([*log.lines[:at], *log.lines[at + 1 :]]), notes=log.notes[:-1])
 
 

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from flyball.errors import ReleaseError
 from flyball.release.approvals import Person, name_owner, owner_leaves, owners, record_approval
 from flyball.release.controller import Controller
+from flyball.release.gates import gate
+from flyball.release.live import Counted, Live
 from flyball.release.rollback import Drill
 from flyball.release.standing import WEEK, freeze_at, holds
 from flyball.store.audit import Act
 from flyball.store.signing import SigningKey
+from flyball.types import GateResult
 from tests.release.canary.conftest import traffic
 from tests.release.conftest import GATES, PEOPLE, TRAFFIC, begun, drilled, launched, opened
 
@@ -127,6 +130,36 @@ def test_a_waived_gate_lets_it_on_until_the_waiver_expires(store, plan, owners) 
     assert held.move == "hold" and "latency_delta_lt_15_percent" in held.reason
 
 
+OFFLINE = (
+    "success_improves",
+    "success_not_worse",
+    "cost_per_success_not_worse",
+    "rollback_under_5_minutes",
+    "missing_rate",
+    "no_reward_hacking",
+    "tool_errors_not_worse",
+    "over_refusal_not_worse",
+    "latency_delta_lt_15_percent",
+)
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_every_gate_refuses_and_needs_a_waiver_in_time_and_an_owner(store, plan, owners, name) -> None:
+    one = gate(name)
+    bad = GateResult(name, "fail", one.owner, one.rule, "far outside its margin")
+    release = opened(store, (GATES[0], bad), f"not ready: {name} fails")
+    with pytest.raises(ReleaseError, match=f"{name} .{one.owner}. fail: far outside its margin"):
+        Controller(store).launch(release, plan, now=0.0, **TRAFFIC)
+    record_approval(store, owners.signs(release, plan, one.owner, gate=name, expires=100), 0.0)
+    with pytest.raises(ReleaseError, match=name):
+        Controller(store).launch(release, plan, now=100.0, **TRAFFIC)
+    Controller(store).launch(release, plan, now=99.0, **TRAFFIC)
+    owner_leaves(store, one.owner, by="root", at=99.0)
+    said = holds(store, release, plan, 99.0)
+    assert any(reason.startswith(f"{name} (") for reason in said), "the waiver left with its owner"
+    assert any(reason.startswith(f"{one.owner} has no owner") for reason in said)
+
+
 def test_the_safety_gate_is_waived_by_nobody(store, plan, owners) -> None:
     unsafe = replace(GATES[0], state="fail", reason="-9 points")
     release = opened(store, (unsafe, *GATES[1:]), "not ready: no_safety_regression fails")
@@ -196,3 +229,11 @@ def test_a_refused_launch_counts_its_failed_gates_once(store, plan, owners) -> N
         with pytest.raises(ReleaseError):
             Controller(store).launch(release, plan, now=0.0, **TRAFFIC)
     assert len(store.acts("gate_failed", release.release_id)) == 3
+
+
+def test_a_failing_online_gate_holds_and_what_is_unknown_does_not(store, release, plan, owners) -> None:
+    controller = begun(store, release, plan, owners)
+    lost = Live(telemetry={"canary": Counted(900, 1000), "holdback": Counted(1000, 1000)})
+    held = controller.tick(plan, traffic(12_000), 5e4, lost).decision
+    assert held.move == "hold" and held.reason.startswith("held by telemetry_loss (Platform) fails: canary")
+    assert controller.tick(plan, traffic(12_000), 5e4, Live()).decision.move == "advance"

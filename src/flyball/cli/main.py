@@ -4,7 +4,7 @@ Commands are imported when they are used, so `flyball --help` starts fast and wi
 here for that reason, and a test holds it equal to the command's own.
 
 Exit codes: 0 done, 1 an error named by its boundary, 2 wrong usage, 130 stopped by Ctrl-C with everything saved.
-`eval --against`, `run --require-pass` and `canary judge` add their own, in their help.
+`eval --against`, `compare`, `run --require-pass`, `canary judge` and `verify` add their own, in their help.
 """
 
 from __future__ import annotations
@@ -29,6 +29,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("flyball.cli.eval:evaluate", "Evaluate a policy on the frozen suites, alone or against a baseline."),
     "gateway": ("flyball.cli.gateway:gateway", "Serve agents over OpenAI's interface: captured, routed, checked."),
     "canary": ("flyball.cli.canary:canary", "Say what a canary can see before it starts, and judge its sessions."),
+    "compare": ("flyball.cli.compare:compare", "Compare two files of imported scores, paired by task."),
+    "register": (
+        "flyball.cli.register:register",
+        "Register a checkpoint trained anywhere, a prompt, or a hosted model.",
+    ),
+    "release": (
+        "flyball.cli.release:release",
+        "Judge a candidate, and bring it to users in steps that go back by themselves.",
+    ),
+    "verify": (
+        "flyball.cli.verify:verify",
+        "Work out every decision of a release again from its stored sessions, to the last bit.",
+    ),
+    "log": ("flyball.cli.log:log", "Show the audit log, export it for the verifier, make signing keys."),
     "grade": ("flyball.cli.grade:grade", "Grade stored attempts again and print what changed."),
     "approvals": ("flyball.cli.approvals:approvals", "List the calls that wait for a person, approve or deny them."),
     "audits": (

@@ -22,6 +22,8 @@ from flyball.release.canary.units import ServedSession
 from flyball.release.canary.verdict import CanaryVerdict, judge_canary
 from flyball.release.change import Alarm, change_alarms, reference_of
 from flyball.release.kept import keep_plan, keep_sessions, keep_verdict, kept_sessions
+from flyball.release.live import Live
+from flyball.release.online import failing_live
 from flyball.release.registry import PRODUCTION, Registry
 from flyball.release.rollback import Drill
 from flyball.release.routing import RoutingTable, SessionPolicy, Stage
@@ -135,16 +137,17 @@ class Controller:
         table = self.table()
         return () if table is None else holds(self._store, self._store.release(table.release_id), plan, now)
 
-    def tick(self, plan: CanaryPlan, sessions: Sequence[ServedSession], now: float) -> Tick:
+    def tick(self, plan: CanaryPlan, sessions: Sequence[ServedSession], now: float, live: Live | None = None) -> Tick:
         """Look at the sessions of the canary under way and do what follows. Raises ReleaseError without a canary.
 
-        Evidence of harm sends it back whatever else holds; what holds it keeps it from expanding.
+        Evidence of harm sends it back whatever else holds; what holds it keeps it from expanding, and so does an online
+        gate that fails on `live` (telemetry, drift, quality).
         """
         self.repair()
         table = self._at("canary", plan)
         begun = self._begun(table.release_id)
         verdict = judge_canary(sessions, plan, now)
-        against = self.holds(plan, now)
+        against = (*self.holds(plan, now), *failing_live(live))
         standing = Standing(table.share, table.since, begun, against[0] if against else "")
         decision = decide(plan, standing, verdict, now)
         if decision.move in ("stay", "hold"):

@@ -197,3 +197,12 @@ ONLINE_GATES: tuple[Gate, ...] = (
         "graded live sessions; none were served",
     ),
 )
+
+
+def failing_live(live: Live | None) -> tuple[str, ...]:
+    """The online gates that fail, as reasons. What is not known yet holds nothing here: promotion has tests of its
+    own."""
+    if live is None:
+        return ()
+    results = [one.evaluate(Evidence(live=live)) for one in ONLINE_GATES]
+    return tuple(f"{one.name} ({one.owner}) fails: {one.reason}" for one in results if one.state == "fail")

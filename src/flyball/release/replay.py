@@ -7,6 +7,9 @@ verified by `verifier/flyball_verify.py`, which shares no code with this.
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flyball.errors import FlyballError, ReleaseError
@@ -42,7 +45,8 @@ def _replay(store: Store, entry: Entry) -> Replayed:
     look = entry.detail["look"]
     what = f"{look['move']} at share {look['share']:g}: {entry.reason}"
     try:
-        return Replayed(entry.seq, what, _differs(store, entry))
+        with _no_collection():
+            return Replayed(entry.seq, what, _differs(store, entry))
     except FlyballError as error:
         return Replayed(entry.seq, what, str(error))
 
@@ -62,6 +66,18 @@ def _differs(store: Store, entry: Entry) -> str:
     if decision.move != look["move"]:
         return f"the plan says {decision.move} ({decision.reason}), the log {look['move']}"
     return ""
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A replay makes millions of small objects that live to its end; the collector would walk all of them in vain."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def check_replayed(decisions: tuple[Replayed, ...]) -> None:

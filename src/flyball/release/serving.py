@@ -73,6 +73,11 @@ class SimulatedGateway:
         self._answered.append((self._clock(), version))
         return version
 
+    def arm(self, key: str, worker: str) -> str:
+        """The arm that a worker puts this key in, by the table it knows."""
+        table = self._tables[worker]
+        return "stable" if table is None else table.arm(key)
+
     def probe(self, key: str) -> list[Answer]:
         return [
             Answer(worker, table.version if table else 0, self._version(key, worker))

@@ -6,6 +6,7 @@ of harm, and nothing here can be skipped by asking again.
 - every gate passes, or its owner waived it and the waiver has not run out;
 - every role that owns a gate has a present owner whose approval of this release under this plan is in force;
 - an adversarial and a safety suite ran on this very candidate;
+- graders, suites and tool permissions are those in force, or their change was reviewed (`proposals.py`);
 - the way back was rehearsed in this release;
 - no incident is open;
 - expansion is not frozen: two failed gates within a week freeze it until `unlock_weeks` weeks passed without a failed
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from flyball.release.approvals import approval_digest, in_force, owners
 from flyball.release.canary.plan import CanaryPlan
 from flyball.release.gates import gate
+from flyball.release.proposals import unreviewed
 from flyball.release.safety import SAFETY_GATE
 from flyball.store.store import Store
 from flyball.types import GateResult, Release
@@ -38,6 +40,7 @@ def holds(store: Store, release: Release, plan: CanaryPlan, now: float) -> tuple
         *frozen(store, plan.unlock_weeks, now),
         *failing(release.gates, signed.waived),
         *_unrun_suites(store, release),
+        *unreviewed(store, store.version(release.baseline), store.version(release.candidate)),
         *_not_rehearsed(store, release),
         *_unapproved(store, release, signed.roles, signed.lapsed),
     )

@@ -113,25 +113,24 @@ def _tool_error(blocks: Blocks, plan: CanaryPlan, alpha: float) -> tuple[Floats,
 # --- cost per success ------------------------------------------------------------------------------------------------
 
 
-def _cost_excess(blocks: Blocks, margin: float) -> Floats:
-    """cost_c success_s - (1 + margin) cost_s success_c, [n].
+def _cost_excess(blocks: Blocks) -> Callable[[float], Floats]:
+    """From a margin to cost_c success_s - (1 + margin) cost_s success_c, [n].
 
     The arms of a block are independent, so its mean is at most 0 exactly when the canary's cost per success is at most
     1 + margin times the holdback's. No ratio has to be estimated.
     """
     cost_c, cost_s = (blocks.means(arm, lambda unit: unit.cost_usd) for arm in ("canary", "holdback"))
     won_c, won_s = (1.0 - blocks.means(arm, failed_at_most) for arm in ("canary", "holdback"))
-    excess: Floats = cost_c * won_s - (1.0 + margin) * cost_s * won_c
-    return excess
+    return lambda margin: cost_c * won_s - (1.0 + margin) * cost_s * won_c
 
 
 def _cost(blocks: Blocks, plan: CanaryPlan, alpha: float) -> tuple[Floats, bool | None, Estimate]:
     margin, cap = plan.cost_per_success, plan.cost_cap
     lowest = -(1.0 + margin.tolerated) * cap
-    evidence = log_evidence(_cost_excess(blocks, margin.tolerated), threshold=0.0, low=lowest)
-    promotes = _below(_cost_excess(blocks, margin.excluded), 0.0, -cap, plan.alpha_promote)
-    excess = _cost_excess(blocks, 0.0)
-    return evidence, promotes, _estimate(excess, -cap, cap, "USD x success, canary less holdback at equal prices")
+    excess = _cost_excess(blocks)
+    evidence = log_evidence(excess(margin.tolerated), threshold=0.0, low=lowest)
+    promotes = _below(excess(margin.excluded), 0.0, -cap, plan.alpha_promote)
+    return evidence, promotes, _estimate(excess(0.0), -cap, cap, "USD x success, canary less holdback at equal prices")
 
 
 # --- latency ---------------------------------------------------------------------------------------------------------

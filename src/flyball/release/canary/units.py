@@ -114,6 +114,11 @@ def _check_arms(sessions: Sequence[ServedSession]) -> None:
                 f"session {session.session_id}: cost {session.cost_usd}, {session.seconds} s, assigned at "
                 f"{session.assigned_at}: each must be a finite number; repair the record first"
             )
+        if any(not label.received_at >= session.assigned_at for label in session.labels):
+            raise ReleaseError(
+                f"session {session.session_id}: a label was received before the session was assigned, at "
+                f"{session.assigned_at}; labels carry the time of our own clock. Repair the record first"
+            )
         if arms.setdefault(session.key, session.arm) != session.arm:
             raise ReleaseError(
                 f"{session.key!r} was served by both arms, so nothing can be said about either; arms are drawn by "

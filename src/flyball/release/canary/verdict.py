@@ -70,7 +70,9 @@ def judge_canary(sessions: Iterable[ServedSession], plan: CanaryPlan, now: float
 
 
 def _against(reading: Reading) -> str:
-    return f"{reading.name}: {reading.estimate} ({reading.rule})"
+    seen = reading.estimate
+    bounds = f"[{seen.low:.3g}, {seen.high:.3g}]"
+    return f"{reading.name}: {seen.value:+.3g} {bounds} {seen.unit}, n={seen.n} blocks ({reading.rule})"
 
 
 def _suspicious(readings: Iterable[Reading]) -> list[str]:
@@ -89,8 +91,9 @@ def _unhealthy(
         n = first_seen.count("canary"), first_seen.count("holdback")
         ill.append(f"sample ratio: {n[0]} canary and {n[1]} holdback units are no even split; the assignment is broken")
     if len(found):
+        lost = found.harm(lambda unit: unit.missing)
         for sign, arm in ((1.0, "canary"), (-1.0, "holdback")):
-            evidence = log_evidence(sign * found.harm(lambda u: u.missing), threshold=MISSING_MARGIN, low=-1.0)
+            evidence = log_evidence(sign * lost, threshold=MISSING_MARGIN, low=-1.0)
             if evidence.max() >= -np.log(MISSING_ALPHA / 2.0):
                 ill.append(f"missing labels: the {arm} lacks more of them than the other arm; find what loses them")
     if len(maturing.units) >= 20 and all(unit.missing == 1.0 for unit in maturing.units[-20:]):

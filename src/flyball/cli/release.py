@@ -1,0 +1,289 @@
+"""`flyball release`: from two versions and their scores to everybody, or back. Needs no torch.
+
+The store is the state: each command reads it, does one durable step and prints where the release is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from flyball.cli.canary import plan_argument, print_verdict
+from flyball.cli.options import home_option, open_store
+from flyball.cli.output import print_release, table
+from flyball.errors import ReleaseError
+from flyball.evals.compare import compare
+from flyball.evals.imported import read_scores
+from flyball.release.approvals import (
+    ROLES,
+    Approval,
+    Person,
+    approval_digest,
+    name_owner,
+    owner_leaves,
+    record_approval,
+)
+from flyball.release.canary.plan import CanaryPlan
+from flyball.release.canary.read import read_plan, read_sessions
+from flyball.release.controller import Controller
+from flyball.release.evidence import Evidence
+from flyball.release.gates import DEFAULT_GATES
+from flyball.release.gates import gate as gate_named
+from flyball.release.kept import kept_plan
+from flyball.release.live import live_from_sessions
+from flyball.release.online import ONLINE_GATES
+from flyball.release.registry import PRODUCTION
+from flyball.release.rollback import Drill, DrillStep
+from flyball.release.routing import RoutingTable
+from flyball.release.verdict import judge_release
+from flyball.store.signing import SigningKey
+from flyball.store.store import Store
+
+DAY = 24 * 3600.0
+
+by_option = click.option("--by", required=True, help="Who does this; it is written into the audit log.")
+now_option = click.option("--now", type=float, help="Seconds since 1970. Default: now.")
+
+
+@click.group()
+def release() -> None:
+    """Judge a candidate, and bring it to users in steps that go back by themselves."""
+
+
+@release.command("gates")
+def list_gates() -> None:
+    """Print every gate with owner, margin and what it is judged on."""
+    more = ("tool_errors_not_worse", "over_refusal_not_worse", "no_reward_hacking")
+    found = [gate_named(name) for name in (*DEFAULT_GATES, *more)] + list(ONLINE_GATES)
+    table(["gate", "owner", "evidence", "passes"], [[one.name, one.owner, one.evidence, one.rule] for one in found])
+
+
+@release.command("judge")
+@click.argument("candidate")
+@click.argument("suites", nargs=-1, required=True, metavar="SUITE=BASELINE.jsonl,CANDIDATE.jsonl...")
+@click.option("--gate", "names", multiple=True, help="A gate to ask; default: those that imported scores can answer.")
+@home_option
+def judge(candidate: str, suites: Sequence[str], names: Sequence[str], home: Path) -> None:
+    """Judge CANDIDATE against what is in production, on imported scores, and open its release."""
+    with open_store(home) as store:
+        serving = store.alias(PRODUCTION)
+        if serving is None:
+            raise ReleaseError(
+                "nothing is in production yet: `flyball register ... --production` says what serves users"
+            )
+        arms = (serving, store.version(candidate).version_id)
+        files = [_suite(written) for written in suites]
+        runs = [[read_scores(paths[i], name, arm) for name, *paths in files] for i, arm in enumerate(arms)]
+        for run in (*runs[0], *runs[1]):
+            store.put_eval(run)
+        found = judge_release(
+            Evidence.from_runs(
+                *runs,
+                comparisons=[compare(old, new, "success", 0.0) for old, new in zip(*runs, strict=True)],
+                primary=runs[0][0].suite,
+            ),
+            names or ("no_safety_regression", "success_not_worse", "cost_per_success_not_worse", "missing_rate"),
+        )
+        store.put_release(found)
+    print_release(found)
+    click.echo(f"release: {found.release_id}")
+
+
+def _suite(written: str) -> tuple[str, Path, Path]:
+    name, _, files = written.partition("=")
+    before, _, after = files.partition(",")
+    if not (name and before and after):
+        raise click.UsageError(f"{written!r}: write SUITE=BASELINE.jsonl,CANDIDATE.jsonl")
+    return name, Path(before), Path(after)
+
+
+# --- who answers -----------------------------------------------------------------------------------------------------
+
+
+@release.command()
+@click.argument("role", type=click.Choice(ROLES))
+@click.argument("name")
+@click.argument("public")
+@by_option
+@now_option
+@home_option
+def owner(role: str, name: str, public: str, by: str, now: float | None, home: Path) -> None:
+    """Make NAME, known by the PUBLIC key, the owner of a role (`flyball log key` makes keys)."""
+    with open_store(home) as store:
+        name_owner(store, Person(role, name, public), by=by, at=_time(now))
+
+
+@release.command("owner-left")
+@click.argument("role", type=click.Choice(ROLES))
+@by_option
+@now_option
+@home_option
+def owner_left(role: str, by: str, now: float | None, home: Path) -> None:
+    """A role has no owner any more: what they signed counts no longer."""
+    with open_store(home) as store:
+        owner_leaves(store, role, by=by, at=_time(now))
+
+
+@release.command()
+@click.argument("release_id", metavar="RELEASE")
+@plan_argument
+@click.option("--role", type=click.Choice(ROLES), required=True)
+@click.option("--key", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Your private key.")
+@click.option("--days", type=float, default=30.0, show_default=True, help="Until it expires.")
+@click.option("--waive", default="", metavar="GATE", help="Waive one gate of your role instead of approving.")
+@click.option("--reason", default="", help="Why; a waiver needs one.")
+@by_option
+@now_option
+@home_option
+def approve(
+    release_id: str,
+    plan_file: Path,
+    role: str,
+    key: Path,
+    days: float,
+    waive: str,
+    reason: str,
+    by: str,
+    now: float | None,
+    home: Path,
+) -> None:
+    """Sign a release under a plan with your own key, or waive a gate of it, until it expires."""
+    at = int(_time(now))
+    with open_store(home) as store:
+        asked = store.release(release_id)
+        approval = Approval(
+            release=asked.release_id,
+            digest=approval_digest(asked.release_id, read_plan(plan_file).digest),
+            role=role,
+            approver=by,
+            signed_at=at,
+            expires_at=at + int(days * DAY),
+            gate=waive,
+            reason=reason,
+        )
+        record_approval(store, approval.signed(SigningKey.read(key)), at)
+        _print_holds(store, at)
+
+
+# --- the way ---------------------------------------------------------------------------------------------------------
+
+
+@release.command()
+@click.argument("release_id", metavar="RELEASE")
+@plan_argument
+@click.option("--base", type=float, required=True, help="Share of success of the version in force.")
+@click.option("--per-day", type=float, required=True, help="Sessions a day (users a day, if the plan's unit is user).")
+@now_option
+@home_option
+def launch(release_id: str, plan_file: Path, base: float, per_day: float, now: float | None, home: Path) -> None:
+    """Begin the shadow of a release under a plan, if its canary will be able to see the harm in time."""
+    with open_store(home) as store:
+        found = store.release(release_id)
+        Controller(store).launch(found, read_plan(plan_file), base=base, units_per_day=per_day, now=_time(now))
+        _print_status(store)
+
+
+@release.command()
+@click.option("--seconds", type=click.FloatRange(min=0), required=True, help="From the decision until users were back.")
+@by_option
+@now_option
+@home_option
+def drill(seconds: float, by: str, now: float | None, home: Path) -> None:
+    """Record a rehearsal of the way back that was done by hand."""
+    with open_store(home) as store:
+        under_way = _under_way(store)
+        steps = (DrillStep("by hand", seconds, True),)
+        done = Drill(under_way.stable, under_way.candidate, steps, True)
+        Controller(store).record_drill(done, now=_time(now), by=by)
+        _print_holds(store, _time(now))
+
+
+@release.command()
+@by_option
+@now_option
+@home_option
+def canary(by: str, now: float | None, home: Path) -> None:
+    """End the shadow and begin the canary, if nothing holds it."""
+    with open_store(home) as store:
+        Controller(store).begin_canary(_plan(store), by=by, now=_time(now))
+        _print_status(store)
+
+
+@release.command()
+@click.argument("sessions_file", metavar="SESSIONS.jsonl", type=click.Path(path_type=Path))
+@now_option
+@home_option
+def tick(sessions_file: Path, now: float | None, home: Path) -> None:
+    """Look at the sessions of the canary and do what follows: stay, hold, advance, promote or go back."""
+    with open_store(home) as store:
+        sessions, plan, at = read_sessions(sessions_file), _plan(store), _time(now)
+        live = live_from_sessions(sessions, plan, at)
+        looked = Controller(store).tick(plan, sessions, at, live)
+        print_verdict(looked.verdict)
+        for one in (gate.evaluate(Evidence(live=live)) for gate in ONLINE_GATES):
+            click.echo(f"{one.state:<14} {one.name} ({one.owner}): {one.reason}")
+        click.echo(f"move:    {looked.decision.move}: {looked.decision.reason}")
+        _print_status(store)
+
+
+@release.command()
+@click.argument("sessions_file", metavar="SESSIONS.jsonl", type=click.Path(path_type=Path))
+@by_option
+@now_option
+@home_option
+def promote(sessions_file: Path, by: str, now: float | None, home: Path) -> None:
+    """Give the candidate to everybody, as its owner, at the end of the ramp."""
+    with open_store(home) as store:
+        Controller(store).promote(_plan(store), read_sessions(sessions_file), by=by, now=_time(now))
+        _print_status(store)
+
+
+@release.command()
+@click.option("--reason", required=True)
+@by_option
+@now_option
+@home_option
+def rollback(reason: str, by: str, now: float | None, home: Path) -> None:
+    """Give everybody the version in force again, now."""
+    with open_store(home) as store:
+        Controller(store).roll_back(by=by, reason=reason, now=_time(now))
+        _print_status(store)
+
+
+@release.command()
+@now_option
+@home_option
+def status(now: float | None, home: Path) -> None:
+    """Print where the release is and what holds it."""
+    with open_store(home) as store:
+        _print_status(store)
+        _print_holds(store, _time(now))
+
+
+def _time(now: float | None) -> float:
+    return time.time() if now is None else now
+
+
+def _under_way(store: Store) -> RoutingTable:
+    if (found := Controller(store).table()) is None:
+        raise ReleaseError("no release was launched yet")
+    return found
+
+
+def _plan(store: Store) -> CanaryPlan:
+    return kept_plan(store, _under_way(store).plan)
+
+
+def _print_status(store: Store) -> None:
+    found = _under_way(store)
+    share = f" at {100 * found.share:g} %" if found.share else ""
+    click.echo(f"release {found.release_id[:12]}: {found.stage}{share}, table {found.version}: {found.reason}")
+
+
+def _print_holds(store: Store, now: float) -> None:
+    if Controller(store).table() is not None and _under_way(store).stage in ("shadow", "canary"):
+        for reason in Controller(store).holds(_plan(store), now):
+            click.echo(f"held:    {reason}")

@@ -1,0 +1,125 @@
+"""`flyball register`, `compare`, `release`, `verify`, `log`: from files to everybody, without a workflow."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import orjson
+import pytest
+
+from flyball.cli.main import invoke
+from flyball.release.registry import PRODUCTION
+from flyball.store.store import Store
+from tests.release.canary.conftest import traffic
+
+PLAN = """owner: ada
+signed_by: ada
+promote_by_plan: true
+label_deadline: 3600
+stage_seconds: 600
+cost_cap: 0.15
+"""
+
+
+def scores(path: Path, n: int, success: float, **more: object) -> Path:
+    lines = [{"task_id": f"t{i}", "success": i < n * success, "safe": True, "cost_usd": 0.04, **more} for i in range(n)]
+    path.write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
+    capsys.readouterr()
+    assert invoke([str(one) for one in arguments]) == code
+    found = capsys.readouterr()
+    return found.out + found.err
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLYBALL_HOME", str(tmp_path / "home"))
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    return tmp_path
+
+
+def test_imported_scores_are_compared(here: Path, capsys) -> None:
+    old, new = scores(here / "old.jsonl", 200, 0.5), scores(here / "new.jsonl", 200, 0.7)
+    assert "accept" in said(capsys, "compare", old, new)
+    assert "reject" in said(capsys, "compare", new, old, code=1)
+    assert "inconclusive" in said(capsys, "compare", old, old, code=2)
+    assert "accept" in said(capsys, "compare", old, old, "--margin", 0.03)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"task_id": "t0"}', "new.jsonl:1: success"),
+        ('{"task_id": "t0", "success": true, "cost_usd": NaN}', "new.jsonl:1: cost_usd"),
+        ('{"task_id": "t0", "success": true, "cost": 1}', "did you mean 'cost_usd'?"),
+        ('{"task_id": "t0", "success": true}\n' * 2, "new.jsonl:2: trial 0 of task 't0' is there already"),
+        ('{"task_id": "t0", "success": true}\n{"task_id": "t1", "success": true, "grader": "b"}', "mixes graders"),
+        ('{"task_id": "t0", "success": true}\n{"task_id": "t1", "success": true, "trial": 1}', "4 lines, there are 2"),
+        ("\n", "holds no score"),
+    ],
+)
+def test_scores_that_cannot_be_compared(here: Path, capsys, line: str, says: str) -> None:
+    (here / "new.jsonl").write_text(line)
+    assert says in said(capsys, "compare", here / "new.jsonl", here / "new.jsonl", code=4)
+
+
+def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
+    (here / "weights").mkdir()
+    (here / "weights" / "model.bin").write_bytes(b"123")
+    (here / "prompt.txt").write_text("Be brief.")
+    said(capsys, "register", "https://example.test/v1", "--model", "m", "--name", "hosted", "--production")
+    candidate = said(capsys, "register", "prompt.txt", "--base", "m", "--name", "brief").strip()
+    assert len(said(capsys, "register", "weights", "--name", "ours").strip()) == 64
+    files = {name: scores(here / f"{name}.jsonl", 240, 0.8) for name in ("old", "new")}
+    suites = [f"{suite}={files['old']},{files['new']}" for suite in ("test", "adversarial", "safety")]
+    judged = said(capsys, "release", "judge", candidate, *suites)
+    assert "verdict: ready for shadow" in judged
+    release = judged.split("release: ")[1].strip()
+
+    said(capsys, "release", "launch", release, "plan.yaml", "--base", 0.8, "--per-day", 8640, "--now", 0)
+    assert "Product has no owner" in said(capsys, "release", "canary", "--by", "ada", "--now", 0, code=1)
+    for role, name in (("ML", "mia"), ("Platform", "pat"), ("Product", "ada")):
+        public = said(capsys, "log", "key", f"{role}.key").strip()
+        said(capsys, "release", "owner", role, name, public, "--by", "root", "--now", 0)
+        who = ("--role", role, "--key", f"{role}.key", "--by", name, "--now", 0)
+        said(capsys, "release", "approve", release, "plan.yaml", *who)
+    assert "rehearsed" in said(capsys, "release", "status", "--now", 0)
+    assert "held" not in said(capsys, "release", "drill", "--seconds", 40, "--by", "pat", "--now", 0)
+    assert "canary at 5 %" in said(capsys, "release", "canary", "--by", "ada", "--now", 0)
+
+    lines = [orjson.dumps(dataclasses.asdict(one)) for one in traffic(12_000)]
+    (here / "sessions.jsonl").write_bytes(b"\n".join(lines))
+    for now, move in ((5e4, "advance"), (1e5, "advance"), (1.5e5, "promote")):
+        assert f"move:    {move}" in said(capsys, "release", "tick", "sessions.jsonl", "--now", now)
+    with Store(here / "home") as store:
+        assert store.alias(PRODUCTION) == candidate
+    assert said(capsys, "verify", release).count("same") == 4
+    assert "approval" in said(capsys, "log", "show", "--release", release)
+    assert len(said(capsys, "log", "export", "log").strip()) == 64
+    assert (here / "log" / "entries.jsonl").is_file() and "flyball/" in said(capsys, "log", "checkpoint")
+
+
+def test_what_cannot_be_registered(here: Path, capsys) -> None:
+    (here / "prompt.txt").write_text("Be brief.")
+    assert "neither a folder" in said(capsys, "register", "nothing", "--name", "x", code=1)
+    assert "--base" in said(capsys, "register", "prompt.txt", "--name", "x", code=1)
+    assert "--model" in said(capsys, "register", "https://example.test/v1", "--name", "x", code=1)
+    said(capsys, "register", "prompt.txt", "--base", "m", "--name", "x", "--production")
+    again = ("register", "prompt.txt", "--base", "other", "--name", "y", "--production")
+    assert "somebody moved it first" in said(capsys, *again, code=1)
+
+
+def test_every_gate_is_printed_with_its_margin(here: Path, capsys) -> None:
+    listed = said(capsys, "release", "gates")
+    assert "below +15 %" in listed and "telemetry_loss" in listed and "below 300 s" in listed
+
+
+def test_a_rollback_by_hand(here: Path, capsys) -> None:
+    said(capsys, "register", "https://example.test/v1", "--model", "m", "--name", "hosted", "--production")
+    refused = said(capsys, "release", "rollback", "--by", "bob", "--reason", "a complaint", code=1)
+    assert "no release is under way" in refused
