@@ -40,6 +40,7 @@ from flyball.gateway.settings import GatewaySettings
 from flyball.models.fake import tool_call_text
 from flyball.release.routing import RoutingTable
 from flyball.stats.binomial import wilson
+from flyball.store.audit import Act
 from flyball.store.records import from_json
 from flyball.store.spool import Spool
 from flyball.store.store import Store
@@ -169,7 +170,7 @@ def kill(options: Options, folder: Path) -> list[dict[str, Any]]:
                 plan="p",
                 since=0.0,
             )
-            store.add_route(1, "r", table.to_json())
+            store.add_route(1, "r", table.to_json(), Act(action="route", actor="benchmark", at=0.0, subject="r"))
         seen: list[tuple[float, str]] = []
         with mock_server() as mock, gateway_server(home, mock.url, workers=4, store="store") as gateway:
             killed = asyncio.run(_kill_under_load(gateway.url, home, seen))
@@ -209,7 +210,7 @@ async def _exact(num_sessions: int, folder: Path) -> dict[str, Any]:
     os.environ.update(BENCH_KEY=KEY, FLYBALL_RECEIPT_KEY=RECEIPT_KEY)
     keys, upstreams = [{"key_env": "BENCH_KEY"}], {"ours": {"local": "fake"}}
     made = {"keys": keys, "upstreams": upstreams, "default": "ours", "store": str(folder / "store")}
-    doors = SessionDoors(engine, engine.chat, SamplingParams(1.0, 64))
+    doors = SessionDoors(engine, engine.chat, SamplingParams(1.0, 512))
     async with serving(doors, uds=str(folder / "engine")) as uds:
         settings = GatewaySettings.model_validate(made)
         app = build(settings, Spool.claim(settings.spool), engines={"ours": uds})
@@ -245,9 +246,10 @@ async def _drive(url: str, num_sessions: int) -> None:
     tools: Any = [{"type": "function", "function": {"name": "look", "parameters": parameters}}]
     gate = asyncio.Semaphore(32)
 
-    async def session(i: int) -> None:
+    async def session(i: int, agent: AsyncOpenAI) -> None:
         messages: list[Any] = [{"role": "user", "content": f"ticket {i}"}]
-        async with gate, AsyncOpenAI(base_url=f"{url}/v1", api_key=f"{KEY}/s{i}", max_retries=0) as client:
+        client = agent.with_options(api_key=f"{KEY}/s{i}")
+        async with gate:
             for turn in range(4):
                 asked: Any = {"model": "policy", "messages": messages, "tools": tools}
                 if (i + turn) % 2:
@@ -259,7 +261,8 @@ async def _drive(url: str, num_sessions: int) -> None:
                 for call in said.tool_calls or ():
                     messages.append({"role": "tool", "tool_call_id": call.id, "content": str(turn)})
 
-    await asyncio.gather(*map(session, range(num_sessions)))
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=600.0) as agent:
+        await asyncio.gather(*(session(i, agent) for i in range(num_sessions)))
 
 
 PARTS: dict[str, Callable[[Options, Path], list[dict[str, Any]]]] = {

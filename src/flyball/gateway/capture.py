@@ -208,6 +208,8 @@ class Capture:
         return "" if raw is None or part is None else part.responses.get(bytes(raw).decode().strip('"'), "")
 
     def _write(self, served: Served, said: Spoken, answer: Answer, tokens: Mapping[str, Any] | None) -> None:
+        if served.problem == "client_gone" and answer.message is not None and not answer.problem:
+            served.problem = ""  # it had the whole answer: clients close a stream at its last event
         part = self._part(served)
         parent = part.ends.get(said.continues) if said.continues else None
         ends = said.ends(answer.message) if answer.message is not None and not answer.problem else ""
@@ -215,8 +217,8 @@ class Capture:
         messages = said.messages[said.num_seen :] if parent else said.messages
         kept, num_redacted = self._kept(messages, answer.message)
         cut = bool(answer.problem or served.problem) or answer.message is None
-        if tokens is not None and num_redacted:
-            self.dropped["tokens_with_personal_data"] += 1
+        if tokens is not None and (not self._settings.bodies or self._spells(tokens, said, num_redacted)):
+            self.dropped["tokens"] += 1
             tokens = None
         exactness: Exactness = "cut" if cut else "exact" if tokens is not None else "text"
         frame = {
@@ -259,6 +261,11 @@ class Capture:
         clean = _Redactor(self._settings.redact)
         kept = {"messages": clean.value(list(messages)), "message": clean.value(reply)}
         return kept, clean.num_texts
+
+    def _spells(self, tokens: Mapping[str, Any], said: Spoken, num_redacted: int) -> bool:
+        """Whether tokens spell what was replaced. Those of a root call are of the whole conversation."""
+        is_root = tokens["body"]["parent_id"] is None
+        return num_redacted > 0 or (is_root and self._kept(said.messages, None)[1] > 0)
 
     def _part(self, served: Served) -> _Part:
         key = _key(served)
