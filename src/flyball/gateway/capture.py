@@ -128,6 +128,8 @@ class Capture:
         self._waiting: deque[Served] = deque()
         self._waiting_bytes = 0
         self._more = asyncio.Event()
+        self._working: asyncio.Task[None] | None = None
+        self._closing = False
         self._parts: OrderedDict[str, _Part] = OrderedDict()
 
     def begin(self, served: Served) -> None:
@@ -164,9 +166,21 @@ class Capture:
         """Write a report; done once it is on disk. Raises StoreError when it cannot be taken."""
         return self._spool.append("feedback", orjson.dumps({"v": FRAME_VERSION, **frame}))
 
-    async def work(self) -> None:
-        """Write what is waiting, for ever."""
-        while True:
+    def start(self) -> None:
+        """Begin to write, on the running event loop."""
+        self._working = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Write what is waiting or under way, end every session, and close the spool."""
+        self._closing = True
+        self._more.set()
+        if self._working is not None:
+            await self._working
+        self._end_silent(float("inf"))
+        await asyncio.to_thread(self._spool.close)
+
+    async def _work(self) -> None:
+        while self._waiting or not self._closing:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._more.wait()
@@ -174,13 +188,6 @@ class Capture:
             while self._waiting:
                 await self._next()
             self._end_silent(time.monotonic() - self._settings.session_idle_seconds)
-
-    async def close(self) -> None:
-        """Write what is waiting, end every session, and close the spool."""
-        while self._waiting:
-            await self._next()
-        self._end_silent(float("inf"))
-        await asyncio.to_thread(self._spool.close)
 
     async def _next(self) -> None:
         served = self._waiting.popleft()
