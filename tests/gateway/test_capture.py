@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from flyball.engine.fake import FakeEngine, Prompt
 from flyball.errors import StoreError
+from flyball.gateway import serve
 from flyball.gateway.conversation import spoken
 from flyball.gateway.receipts import Receipt, Receipts
 from flyball.gateway.request import Asked
@@ -158,6 +161,22 @@ def test_a_session_adds_up(tmp_path: Path) -> None:
         assert {name: session[name] for name in wanted} == wanted
         assert abs(session["cost_usd"] - (14 * 1 + 6 * 10) / 1e6) < 1e-12
         assert session["release_channel"] == "general" and session["first_call"] == begun[0]["call_id"]
+
+    go(test)
+
+
+def test_a_call_whose_tokens_are_being_fetched_is_written_before_the_end(tmp_path: Path, monkeypatch: Any) -> None:
+    async def slow(*arguments: Any) -> None:
+        await asyncio.sleep(0.2)
+
+    monkeypatch.setattr(serve, "_tokens", slow)
+
+    async def test() -> None:
+        async with with_engine(tmp_path, FakeEngine(["done"])) as gateway:
+            for i in range(3):
+                await gateway.chat("hi", path=f"/s/s{i}/v1/chat/completions")
+        kinds = Counter(frame.kind for frame in read_frames(tmp_path / "store" / "spool"))
+        assert (kinds["request"], kinds["call"], kinds["session"]) == (3, 3, 3)
 
     go(test)
 

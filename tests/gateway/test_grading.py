@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flyball.cli.main import invoke
 from flyball.errors import ConfigError
 from flyball.gateway.captured import attempt_of, captured_sessions
 from flyball.gateway.grading import draw, grade_live
@@ -83,3 +84,22 @@ def test_the_sample_is_stratified_by_arm_and_the_same_again() -> None:
     for wrong in ({"canary": 0.5, "holdback": 0.1}, {"stable": 1.5}):
         with pytest.raises(ConfigError):
             draw(arms, arms, wrong, "salt")
+
+
+WORKFLOW = """
+import flyball as fb
+class World:
+    def reset(self) -> str:
+        return ""
+def success(a, hidden):
+    return "5" in a.answer
+workflow = fb.Workflow(world=World, tasks=[fb.Task("t", {})], success=success)
+"""
+
+
+def test_the_command_reads_the_spool_and_grades_what_is_new(tmp_path: Path, capsys: Any) -> None:
+    go(lambda: one_session(tmp_path))
+    (tmp_path / "workflow.py").write_text(WORKFLOW)
+    command = ["grade-live", str(tmp_path / "workflow.py"), "--share", "1", "--home", str(tmp_path / "store")]
+    assert invoke(command) == 0 and "1 sessions in the sample, 1 graded now" in capsys.readouterr().out
+    assert invoke(command) == 0 and "1 sessions in the sample, 0 graded now" in capsys.readouterr().out

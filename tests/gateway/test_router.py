@@ -18,6 +18,7 @@ from flyball.gateway.request import Caller
 from flyball.gateway.router import Router, SessionCut
 from flyball.gateway.settings import RoutingSettings
 from flyball.release.routing import RoutingTable
+from flyball.store.audit import Act
 from flyball.store.store import Store
 
 AGENT, OPERATOR = Caller("shop", "agent", frozenset()), Caller("shop", "operator", frozenset())
@@ -178,7 +179,7 @@ def test_the_table_comes_from_the_store(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         look = serve.Tables(str(tmp_path))
         assert look() is None
-        store.add_route(1, TABLE.release_id, TABLE.to_json())
+        store.add_route(1, TABLE.release_id, TABLE.to_json(), Act(action="route", actor="ada", at=0.0, subject="r1"))
         assert look() == TABLE
     (tmp_path / "file").touch()
     with pytest.raises(StoreError):  # which the router counts: it serves what is in force

@@ -163,6 +163,22 @@ def test_a_client_that_leaves_ends_the_upstreams_work(tmp_path: Path) -> None:
     go(test)
 
 
+def test_a_client_that_leaves_at_the_last_event_had_its_answer(tmp_path: Path) -> None:
+    async def test() -> None:
+        mock = Mock(lambda asked: stream_answer(STREAM + DONE, pause=30.0))
+        async with running(tmp_path, {"a": mock}) as gateway:
+            body = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+            async with gateway.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                async for line in answer.aiter_lines():
+                    if line == "data: [DONE]":
+                        break
+            (call,) = await gateway.frames("call")
+            assert (call["problem"], call["exactness"]) == (None, "text")
+            assert call["message"]["content"] == "Hello"
+
+    go(test)
+
+
 def test_tool_calls_of_a_stream_are_put_together(tmp_path: Path) -> None:
     async def test() -> None:
         deltas = [
@@ -187,6 +203,7 @@ def test_the_file_is_read_strictly(tmp_path: Path) -> None:
     for wrong, told in (
         ("defualt: a\n", r"gateway.yaml:5: unknown key 'defualt'; did you mean 'default'"),
         ("fallback: b\n", "fallback 'b' is no upstream; valid: a"),
+        ("store: [a]\n", "store"),
         ("routing: {poll_seconds: 0}\n", "poll_seconds"),
         ("routing: {pol_seconds: 1}\n", "did you mean 'poll_seconds'"),
     ):

@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("flyball.cli.run:train", "Train only: the stages of `run` up to the candidate."),
     "eval": ("flyball.cli.eval:evaluate", "Evaluate a policy on the frozen suites, alone or against a baseline."),
     "gateway": ("flyball.cli.gateway:gateway", "Serve agents over OpenAI's interface: captured, routed, checked."),
+    "grade-live": (
+        "flyball.cli.grade_live:grade_live_sessions",
+        "Judge a sample of what was served by the graders of training.",
+    ),
     "canary": ("flyball.cli.canary:canary", "Say what a canary can see before it starts, and judge its sessions."),
     "compare": ("flyball.cli.compare:compare", "Compare two files of imported scores, paired by task."),
     "register": (

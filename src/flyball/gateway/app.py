@@ -82,7 +82,7 @@ class Gateway:
         self._feedback = Feedback(receipts, capture)
         self._max_body = int(settings.max_body_mb * (1 << 20))
         self._in_flight = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._following: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -95,13 +95,14 @@ class Gateway:
     async def start(self) -> None:
         """Look at the routing table once, then follow it; begin to write what is captured."""
         await self.router.look()
-        self._tasks = [asyncio.create_task(work()) for work in (self.router.follow, self.capture.work)]
+        self._following = asyncio.create_task(self.router.follow())
+        self.capture.start()
 
     async def close(self) -> None:
         """Write what was captured and close every connection."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         await self._shadow.close()
         await self.capture.close()
         await self.relay.close()

@@ -128,6 +128,8 @@ class Capture:
         self._waiting: deque[Served] = deque()
         self._waiting_bytes = 0
         self._more = asyncio.Event()
+        self._working: asyncio.Task[None] | None = None
+        self._closing = False
         self._parts: OrderedDict[str, _Part] = OrderedDict()
 
     def begin(self, served: Served) -> None:
@@ -164,9 +166,21 @@ class Capture:
         """Write a report; done once it is on disk. Raises StoreError when it cannot be taken."""
         return self._spool.append("feedback", orjson.dumps({"v": FRAME_VERSION, **frame}))
 
-    async def work(self) -> None:
-        """Write what is waiting, for ever."""
-        while True:
+    def start(self) -> None:
+        """Begin to write, on the running event loop."""
+        self._working = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Write what is waiting or under way, end every session, and close the spool."""
+        self._closing = True
+        self._more.set()
+        if self._working is not None:
+            await self._working
+        self._end_silent(float("inf"))
+        await asyncio.to_thread(self._spool.close)
+
+    async def _work(self) -> None:
+        while self._waiting or not self._closing:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._more.wait()
@@ -174,13 +188,6 @@ class Capture:
             while self._waiting:
                 await self._next()
             self._end_silent(time.monotonic() - self._settings.session_idle_seconds)
-
-    async def close(self) -> None:
-        """Write what is waiting, end every session, and close the spool."""
-        while self._waiting:
-            await self._next()
-        self._end_silent(float("inf"))
-        await asyncio.to_thread(self._spool.close)
 
     async def _next(self) -> None:
         served = self._waiting.popleft()
@@ -208,6 +215,8 @@ class Capture:
         return "" if raw is None or part is None else part.responses.get(bytes(raw).decode().strip('"'), "")
 
     def _write(self, served: Served, said: Spoken, answer: Answer, tokens: Mapping[str, Any] | None) -> None:
+        if served.problem == "client_gone" and answer.message is not None and not answer.problem:
+            served.problem = ""  # it had the whole answer: clients close a stream at its last event
         part = self._part(served)
         parent = part.ends.get(said.continues) if said.continues else None
         ends = said.ends(answer.message) if answer.message is not None and not answer.problem else ""
@@ -215,8 +224,8 @@ class Capture:
         messages = said.messages[said.num_seen :] if parent else said.messages
         kept, num_redacted = self._kept(messages, answer.message)
         cut = bool(answer.problem or served.problem) or answer.message is None
-        if tokens is not None and num_redacted:
-            self.dropped["tokens_with_personal_data"] += 1
+        if tokens is not None and (not self._settings.bodies or self._spells(tokens, said, num_redacted)):
+            self.dropped["tokens"] += 1
             tokens = None
         exactness: Exactness = "cut" if cut else "exact" if tokens is not None else "text"
         frame = {
@@ -259,6 +268,11 @@ class Capture:
         clean = _Redactor(self._settings.redact)
         kept = {"messages": clean.value(list(messages)), "message": clean.value(reply)}
         return kept, clean.num_texts
+
+    def _spells(self, tokens: Mapping[str, Any], said: Spoken, num_redacted: int) -> bool:
+        """Whether tokens spell what was replaced. Those of a root call are of the whole conversation."""
+        is_root = tokens["body"]["parent_id"] is None
+        return num_redacted > 0 or (is_root and self._kept(said.messages, None)[1] > 0)
 
     def _part(self, served: Served) -> _Part:
         key = _key(served)

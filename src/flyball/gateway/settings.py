@@ -11,6 +11,7 @@ Secrets stay in the environment: the file names variables.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -154,6 +155,9 @@ class GatewaySettings(Section):
         for field in ("default", "fallback"):
             if (name := getattr(self, field)) is not None and name not in self.upstreams:
                 raise ValueError(f"{field} {name!r} is no upstream{nearest(name, self.upstreams)}")
+        versions = Counter(each.version or name for name, each in self.upstreams.items())
+        if twice := [version for version, count in versions.items() if count > 1]:
+            raise ValueError(f"version {twice[0]!r} is served by two upstreams; the routing table could mean either")
         return self
 
 
