@@ -28,9 +28,9 @@ SHOWN = 5
 @click.option("--project", help="Only sessions of this project.")
 @home_option
 def grade_live_sessions(file: Path, share: float, canary_share: float, project: str | None, home: Path) -> None:
-    """Grade served sessions that have no grade yet and write what the graders said beside them.
+    """Judge a sample of what was served by the graders of training.
 
-    FILE is the workflow whose graders judge; `hidden` is empty for live traffic. Run again, it draws the same sample
+    What they say is written beside the sessions, once. FILE is the workflow whose graders judge; `hidden` is empty for live traffic. Run again, it draws the same sample
     and grades what is new.
     """
     shares = {"stable": share, "canary": canary_share, "holdback": canary_share}
