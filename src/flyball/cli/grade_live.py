@@ -30,8 +30,8 @@ SHOWN = 5
 def grade_live_sessions(file: Path, share: float, canary_share: float, project: str | None, home: Path) -> None:
     """Judge a sample of what was served by the graders of training.
 
-    What they say is written beside the sessions, once. FILE is the workflow whose graders judge; `hidden` is empty for live traffic. Run again, it draws the same sample
-    and grades what is new.
+    What they say is written beside the sessions, once. FILE is the workflow whose graders judge; `hidden` is empty for
+    live traffic. Run again, it draws the same sample and grades what is new.
     """
     shares = {"stable": share, "canary": canary_share, "holdback": canary_share}
     with open_store(home) as store:

@@ -5,8 +5,8 @@
     {"receipt": "v1~...", "report_id": "o17-edit", "override": {"kind": "edit", "reason": "wrong amount"}}
 
 A report is safe to send again: the same `report_id` with the same content is the same report (200 instead of 202), with
-other content it is refused (409). A worker knows the ids it has seen; the store, which inserts or ignores by
-(project, report_id), knows all. A receipt of another project is refused like a forged one.
+other content it is refused (409). A worker knows the ids it has seen; of repetitions that reach several workers the
+store keeps the first and puts the others aside. A receipt of another project is refused like a forged one.
 """
 
 from __future__ import annotations
