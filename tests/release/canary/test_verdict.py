@@ -65,7 +65,13 @@ def test_one_critical_event_is_enough_and_only_in_the_canary(plan) -> None:
 
 def test_a_verdict_once_given_stays(plan) -> None:
     served = traffic(4000, drop=0.2) + [
-        replace(s, session_id=f"later{s.session_id}", key=f"later{s.key}", assigned_at=s.assigned_at + 40_000)
+        replace(
+            s,
+            session_id=f"later{s.session_id}",
+            key=f"later{s.key}",
+            assigned_at=s.assigned_at + 40_000,
+            labels=tuple(replace(label, received_at=label.received_at + 40_000) for label in s.labels),
+        )
         for s in traffic(4000, seed=9)
     ]
     words = [judge_canary(served, plan, now).word for now in (20_000.0, 43_600.0, LONG_AFTER)]
