@@ -74,6 +74,14 @@ def test_an_export_is_queried_with_sql(traces: Callable[..., Any], flyball: Call
     assert refused.code != 0 and "DuckDB refused the query" in refused.err
 
 
+def test_what_was_said_is_erased_by_session_and_by_age(traces: Callable[..., Any]) -> None:
+    about = ("--project", "shop", "--session", "s2", "--actor", "ana", "--reason", "asked for")
+    assert traces("erase", *about).out == "1 of 1 bodies erased\n"
+    assert "(erased or never kept)" in traces("search", "--session", "s2").out
+    assert traces("expire").out == "0 bodies erased\n"
+    assert traces("expire", "--body-days", "0").out == "3 bodies erased\n"  # two answers and the tools of all
+
+
 def test_a_file_of_something_else_is_refused(traces: Callable[..., Any], home: Path) -> None:
     (home / "x.json").write_text(json.dumps({"hello": 1}))
     done = traces("import", str(home / "x.json"), "--format", "langfuse")

@@ -13,6 +13,7 @@ import click
 from flyball.cli.options import home_option, open_store
 from flyball.cli.output import table
 from flyball.errors import StoreError
+from flyball.store.bodies import DAYS
 from flyball.store.formats import atif, jsonl, langfuse, otel
 from flyball.store.formats.trace import Trace, add_traces, leaves, traces_of
 from flyball.store.served import ServedCall
@@ -158,6 +159,32 @@ def import_(file: Path, form: str, project: str, home: Path) -> None:
     with open_store(home, must_exist=False) as store:
         new = add_traces(store, project, ended)
     click.echo(f"{len(ended)} traces, {new} new; {len(found) - len(ended)} without an answer left out")
+
+
+@traces.command()
+@click.option("--project", required=True)
+@click.option("--session", required=True)
+@click.option("--actor", required=True, help="Who decided it.")
+@click.option("--reason", required=True, help="Stands in the tombstones.")
+@home_option
+def erase(project: str, session: str, actor: str, reason: str, home: Path) -> None:
+    """Erase what was said in a session; that it was served, and the digests, stay.
+
+    Words that another session said in exactly the same way are kept once, so they are gone there too.
+    """
+    with open_store(home) as store:
+        digests = [call.body for call in store.calls(project=project, session=session) if call.body]
+        click.echo(f"{store.erase_bodies(digests, actor, reason)} of {len(set(digests))} bodies erased")
+
+
+@traces.command()
+@click.option("--body-days", type=click.FloatRange(min=0), default=DAYS["body"], show_default=True)
+@click.option("--evidence-days", type=click.FloatRange(min=0), default=DAYS["evidence"], show_default=True)
+@home_option
+def expire(body_days: float, evidence_days: float, home: Path) -> None:
+    """Erase what was said longer ago than its class of retention allows."""
+    with open_store(home) as store:
+        click.echo(f"{store.expire_bodies({'body': body_days, 'evidence': evidence_days})} bodies erased")
 
 
 _HEAD = ("time", "session", "agent", "arm", "version", "status", "tokens", "seconds", "said")

@@ -55,6 +55,18 @@ def leakage(
     return leaks
 
 
+def near_duplicates(tasks: Sequence[Task], threshold: float = 0.8) -> dict[str, str]:
+    """Return for every task that nearly repeats an earlier one the id of that one, the first of its kind."""
+    owned = [shingles(task) for task in tasks]
+    index = _Index([(task.task_id, one) for task, one in zip(tasks, owned, strict=True)], threshold)
+    twins: dict[str, str] = {}
+    for i, task in enumerate(tasks):
+        earlier = [tasks[j].task_id for j, _ in index.matches(owned[i]) if j < i and tasks[j].task_id not in twins]
+        if earlier:
+            twins[task.task_id] = earlier[0]
+    return twins
+
+
 def shingles(task: Task, compare: Sequence[str] | None = None) -> frozenset[Shingle]:
     """Return the sets of consecutive words that stand for a task: lower case, no punctuation, compatible characters."""
     text = unicodedata.normalize("NFKC", " ".join(_texts(_compared(task, compare)))).casefold()
@@ -75,11 +87,15 @@ class _Index:
             for shingle in self._prefix(owned):
                 self._postings[shingle].append(position)
 
-    def closest(self, wanted: frozenset[Shingle]) -> tuple[str, float] | None:
+    def matches(self, wanted: frozenset[Shingle]) -> list[tuple[int, float]]:
+        """Positions of the tasks that are similar enough, and how similar, the first task first."""
         candidates = {i for shingle in self._prefix(wanted) for i in self._postings.get(shingle, ())}
-        found = [(self._tasks[i][0], jaccard(wanted, self._tasks[i][1])) for i in sorted(candidates)]
-        best = max(found, key=lambda pair: pair[1], default=None)
-        return best if best is not None and best[1] >= self._threshold else None
+        found = [(i, jaccard(wanted, self._tasks[i][1])) for i in sorted(candidates)]
+        return [(i, similarity) for i, similarity in found if similarity >= self._threshold]
+
+    def closest(self, wanted: frozenset[Shingle]) -> tuple[str, float] | None:
+        best = max(self.matches(wanted), key=lambda pair: pair[1], default=None)
+        return None if best is None else (self._tasks[best[0]][0], best[1])
 
     def _prefix(self, owned: frozenset[Shingle]) -> list[Shingle]:
         ordered = sorted(owned, key=lambda shingle: (self._frequency[shingle], shingle))

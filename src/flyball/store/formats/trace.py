@@ -17,7 +17,7 @@ import orjson
 
 from flyball.errors import StoreError
 from flyball.store.ingest import write_calls
-from flyball.store.served import Said, ServedCall
+from flyball.store.served import Fact, Said, ServedCall
 from flyball.store.serving_frames import CallFrame
 from flyball.store.store import Store
 from flyball.types import Message
@@ -67,9 +67,7 @@ def traces_of(
     for call in store.calls(project=project, session=session, version_id=version_id, since=since):
         sessions[call.project, call.session, call.arm == "shadow"].append(call)
     for (of, name, shadow), calls in sessions.items():
-        told = [] if shadow else store.feedback(of, name)
-        outcomes = [fact.outcome for fact in told if fact.outcome is not None]
-        yield from _branches(store, calls, outcomes[-1] if outcomes else None)
+        yield from _branches(store, calls, [] if shadow else store.feedback(of, name))
 
 
 def leaves(traces: Iterable[Trace]) -> list[Trace]:
@@ -117,7 +115,7 @@ def _frame(project: str, trace: Trace) -> CallFrame:
     )
 
 
-def _branches(store: Store, calls: Sequence[ServedCall], outcome: bool | None) -> Iterator[Trace]:
+def _branches(store: Store, calls: Sequence[ServedCall], told: Sequence[Fact]) -> Iterator[Trace]:
     by_id = {call.call_id: call for call in calls}
     by_end = {call.ends: call.call_id for call in calls if call.ends}
     parents = {call.call_id: call.parent or by_end.get(call.continues or "") for call in calls}
@@ -129,18 +127,20 @@ def _branches(store: Store, calls: Sequence[ServedCall], outcome: bool | None) -
         while (parent := by_id.get(way[-1].parent or "")) is not None:
             way.append(parent)
         try:
-            yield _trace(way[::-1], [store.said(one) for one in reversed(way)], outcome)
+            yield _trace(way[::-1], [store.said(one) for one in reversed(way)], told)
         except StoreError:  # erased, or never kept
             continue
 
 
-def _trace(way: Sequence[ServedCall], said: Sequence[Said], outcome: bool | None) -> Trace:
+def _trace(way: Sequence[ServedCall], said: Sequence[Said], told: Sequence[Fact]) -> Trace:
     messages: list[Message] = []
     for part in said:
         messages += map(dict, part.messages)
         if part.message is not None:
             messages.append(dict(part.message))
     last = way[-1]
+    outcomes = [fact.outcome for fact in told if fact.outcome is not None]
+    overrides = [fact.override for fact in told if fact.override is not None and fact.override["kind"] != "approve"]
     return Trace(
         session=last.session,
         messages=tuple(messages),
@@ -152,13 +152,14 @@ def _trace(way: Sequence[ServedCall], said: Sequence[Said], outcome: bool | None
         cost_usd=sum(call.cost_usd for call in way),
         seconds=sum(call.seconds for call in way),
         at=way[0].at,
-        outcome=outcome,
+        outcome=outcomes[-1] if outcomes else None,
         meta={
             "project": last.project,
             "call_id": last.call_id,
             "version": last.version_id,
             "arm": last.arm,
             "exactness": "exact" if all(call.exactness == "exact" for call in way) else "text",
+            **({"override": overrides[-1]} if overrides else {}),
         },
     )
 
