@@ -1,6 +1,6 @@
 """One long attempt through the built-in loop, and a group of attempts at once: how many tokens are computed twice.
 
-    python -m benchmarks.prefill_ratio --fresh          # about three minutes on two cores
+    python -m benchmarks.prefill_ratio --fresh          # a minute and a half on two cores
     python -m benchmarks.prefill_ratio --fresh --turns 3 --folder OUT    # half a minute, to see that it runs
 
 The policy is held to one tool call a turn by a grammar, hot enough to ask for another page each time. `prefilled`
@@ -91,7 +91,7 @@ class Counting(LocalEngine):
 @click.command()
 @click.option("--policy", default="smollm2-135m", show_default=True, help="Known name or model folder.")
 @click.option("--turns", default=TURNS, show_default=True)
-@click.option("--lines", default=21, show_default=True, help="Lines of a page; 21 make 20 turns about 8,000 tokens.")
+@click.option("--lines", default=23, show_default=True, help="Lines of a page; 23 make 20 turns about 8,000 tokens.")
 @click.option("--fresh", is_flag=True, help="Discard the rows of earlier runs.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, help="Where results go.")
 @click.option("--reasons", type=click.Path(path_type=Path, dir_okay=False), help="JSON: why a claim was missed, by id.")

@@ -58,6 +58,8 @@ class Server:
             return JSONResponse({"error": {"message": "busy"}}, self.fail.pop(0))
         body = await http.json()
         self.bodies.append(body)
+        if len(body["stop"]) > 4:
+            return JSONResponse({"error": {"message": "List should have at most 4 items"}}, 400)
         if self.hold is not None and len(self.bodies) > 1:  # not the probe
             await self.hold.wait()
         sampling = SamplingParams(

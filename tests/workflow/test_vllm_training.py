@@ -1,6 +1,6 @@
 """RL over a server of vLLM: weights by folder, the version of every token, and a server that does not take them.
 
-The server imitates vLLM's routes over the local engine; a real one is unmeasured.
+The server imitates vLLM's routes over the local engine.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.tiny_job import Desk, tiny_job
 from flyball.engine.local import LocalEngine
-from flyball.errors import ConfigError, WeightsError
+from flyball.errors import ConfigError, TrainError, WeightsError
 from flyball.models.hf_chat import load_chat
-from flyball.models.load import load_model, new_tiny_model
+from flyball.models.load import load_model, new_tiny_model, save_model
 from flyball.models.tiny import TinyConfig
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.local_trainer import LocalTrainer
@@ -26,16 +26,33 @@ from tests.engine.test_vllm import Server
 from tests.workflow.test_engines import written
 from tests.workflow.test_local_rollouts import GROUP, SIZE, STEPS, Ear
 
-SHAPE = {"num_tasks": 8, "num_steps": STEPS, "tasks_per_step": SIZE, "group_size": GROUP, "validate_every": 2}
+SHAPE: dict[str, Any] = {
+    "stop": ("a", "e", "i", "o"),
+    "num_tasks": 8,
+    "num_steps": STEPS,
+    "tasks_per_step": SIZE,
+    "group_size": GROUP,
+    "validate_every": 2,
+}
 
 
-def train(folder: Path, ear: Ear, *, width: int = 56, **rl: Any) -> tuple[Trained, Server]:
+def untied(model: Any) -> Any:
+    """With an output layer of its own."""
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    return model
+
+
+def train(folder: Path, ear: Ear, *, width: int = 56, tied: bool = False, **rl: Any) -> tuple[Trained, Server]:
     """Train over a server that begins with weights of its own."""
     torch.set_num_threads(1)
     Desk.open_anew({})
-    tokenizer = load_chat(tiny_job(folder, **SHAPE).policy).tokenizer
+    policy = tiny_job(folder, **SHAPE).policy
+    tokenizer = load_chat(policy).tokenizer
+    if not tied:
+        save_model(untied(load_model(policy)), tokenizer, policy)
     config = TinyConfig(300, hidden_size=width, intermediate_size=32, num_layers=2, head_dim=24, max_context=256)
-    server = Server(LocalEngine(new_tiny_model(config, tokenizer, 9), tokenizer=tokenizer), context=256)
+    server = Server(LocalEngine(untied(new_tiny_model(config, tokenizer, 9)), tokenizer=tokenizer), context=256)
 
     async def go() -> Trained:
         async with serving(server.app) as url:
@@ -68,9 +85,15 @@ def test_a_server_of_another_shape_ends_it_with_what_was_recorded(tmp_path: Path
         train(tmp_path, Ear(), width=64)
 
 
+def test_a_tied_output_layer_which_a_server_would_not_reload_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="keeps the old output layer when it loads new weights"):
+        train(tmp_path, Ear(), tied=True)
+
+
 @pytest.mark.parametrize(
     ("rl", "said"),
     [
+        ("{stop: [a, b, c, d, e]}", "training.rl.stop has 5 texts, and a server of vLLM takes 4"),
         ("{reference: true}", "training.rl.reference cannot be had of a vllm engine"),
         ("{schedule: async, version_mode: own_version}", "it holds the newest weights only; use in_flight"),
         ("{schedule: async, on_new_weights: keep}", "it drops what it cached when weights are loaded"),

@@ -33,6 +33,10 @@ NEEDED = (
 """Kind of engine, a setting that it cannot do without, and what that is."""
 
 
+VLLM_STOPS = 4
+"""How many stop strings vLLM's server takes (0.32)."""
+
+
 EVALUATES_ONLY = {
     "http": "an endpoint that answers in text gives neither the tokens it sampled nor their logprobs",
 }
@@ -162,6 +166,8 @@ def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
         problems.append(
             f"{where}: unknown tool_format {engine.tool_format!r}{nearest(engine.tool_format, TOOL_FORMATS)}"
         )
+    if engine.kind == "vllm":
+        problems += _too_many_stops(settings, marks)
     if engine.kind == "vllm" and settings.training.rl is not None:
         problems += _beyond_vllm(settings.training.rl, marks)
     if engine.kind == "http":
@@ -172,6 +178,16 @@ def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
             if getattr(settings.evaluation, name)
         ]
     return problems
+
+
+def _too_many_stops(settings: Settings, marks: Marks) -> list[str]:
+    drawing = {("evaluation",): settings.evaluation, ("training", "rl"): settings.training.rl}
+    return [
+        f"{marks.at((*at, 'stop'))}: {'.'.join(at)}.stop has {len(section.stop)} texts, and a server of vLLM takes "
+        f"{VLLM_STOPS}; leave out some, or use the local engine"
+        for at, section in drawing.items()
+        if section is not None and len(section.stop) > VLLM_STOPS
+    ]
 
 
 def _beyond_vllm(rl: RLSettings, marks: Marks) -> list[str]:

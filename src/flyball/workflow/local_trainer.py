@@ -431,6 +431,12 @@ async def _follower(
 ) -> Follower:
     """An engine that follows the learner: a vLLM server by folders that it reads, a local one from memory."""
     if settings.kind == "vllm":
+        if learner.model.config.tie_word_embeddings:
+            raise TrainError(
+                "the policy's output layer is tied to its embeddings, and a server of vLLM (0.32, on a processor) "
+                "keeps the old output layer when it loads new weights: it would sample from another policy than the "
+                "one that learns; train with the local engine, or a policy whose output layer is its own"
+            )
         engine = await connect_vllm(settings)
         return FromFolder(engine, learner.publish, lambda: learner.version, folder / PUBLISHED)
     return FromMemory(new_engine(), lambda: Weights(learner.weights(), learner.version))
