@@ -16,6 +16,7 @@ from benchmarks.paper.selecting import (
     skip_chance,
 )
 from flyball.errors import TrainError
+from flyball.tasks.curriculum import family_shares, updated_values
 
 
 def test_greso_by_hand() -> None:
@@ -60,3 +61,12 @@ def test_what_makes_no_sense_is_refused() -> None:
         learned_values(np.zeros(2), np.zeros(3))
     with pytest.raises(TrainError, match="cannot each have"):
         family_chances(np.zeros(3), 0.4, floor=0.5)
+
+
+def test_the_bandit_is_that_of_the_curriculum() -> None:
+    """The same Q as `tasks/curriculum.py`, and without a floor the same shares."""
+    values, paid = {"a": 0.3, "b": 0.1}, np.array([math.nan, 0.6])
+    ours = learned_values(np.array([*values.values()]), paid)
+    theirs = updated_values(values, {"b": 0.6}, 0.5)
+    assert ours.tolist() == pytest.approx([*theirs.values()])
+    assert family_chances(ours, 0.4).tolist() == pytest.approx([*family_shares(theirs, 0.4, 0.0).values()])
