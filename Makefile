@@ -28,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 digest := $(shell { cat pyproject.toml constraints.txt; echo '$(PYTHON) $(CURDIR)'; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-16)
 stamp := $(VENV)/installed-$(digest)
 
-.PHONY: install demo test test-all lint docs bench clean check-machine
+.PHONY: install demo test test-all lint docs bench paper clean check-machine
 .DEFAULT_GOAL := install
 
 install: $(stamp)
@@ -68,6 +68,11 @@ docs: install
 
 bench: install
 	$(BIN)/python -m benchmarks.helpdesk.run
+
+# The papers' mechanisms in miniature: runs what is missing, then writes docs/results.md.
+paper: install
+	$(BIN)/python -m benchmarks.paper.run
+	$(BIN)/python -m benchmarks.paper.page > docs/results.md
 
 clean:
 	rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
