@@ -131,6 +131,9 @@ class RewardModelSettings(FitSettings):
         default=None, min_length=1, description="outcome, process: a JSONL file of labels; unset = from attempts"
     )
     attempts: OwnAttemptsSettings | None = None
+    from_runs: Names | None = Field(
+        default=None, min_length=1, description="runs whose RL attempts are learned from by their success; unset = own"
+    )
     min_margin: float | None = Field(default=None, ge=0, description="pairs: least difference of rewards; unset = 0")
     pairs_per_task: int | None = Field(default=None, ge=1, description="pairs: at most so many of a task; unset = 4")
     discount: float | None = Field(default=None, gt=0, le=1, description="process: of later rewards; unset = 0.95")

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from flyball.errors import Fault, TrainError
-from flyball.rl.process_targets import returns_to_go, step_targets
+from flyball.rl.process_targets import step_targets
+from flyball.rl.transitions import returns_to_go, transitions_of
 from flyball.types import Attempt, Call, GradedAttempt, Missing, Outcome, RewardEvent, StopReason, Task, Trajectory
 
 
@@ -58,4 +59,14 @@ def test_missing_rewards_teach_nothing_and_others_must_be_probabilities() -> Non
     with pytest.raises(TrainError, match=r"the return of step 0 is -0\.5"):
         step_targets([graded("a", -0.5, 5)])
     with pytest.raises(TrainError, match="discount is 0"):
-        step_targets([], 0.0)
+        step_targets([graded("a", 1.0, 5)], 0.0)
+
+
+def test_a_transition_holds_what_was_seen_and_said_and_earned() -> None:
+    one = graded("a", 0.75, 5, 6)
+    events = (RewardEvent(0, 0, "c0", "turn", 0.25), RewardEvent(0, 1, None, "success", 0.5))
+    first, last = transitions_of(GradedAttempt(one.attempt, one.outcome, {}, events, 0.75), 0.5)
+    assert (first.state.tolist(), first.action.tolist(), first.reward, first.returned) == ([1], [5], 0.25, 0.5)
+    assert (last.state.tolist(), last.action.tolist(), last.reward, last.returned) == ([1, 5, 1], [6], 0.5, 0.5)
+    assert (first.last, last.last) == (False, True)
+    assert first.key == transitions_of(graded("b", 0.0, 5, 9))[0].key != last.key

@@ -98,6 +98,7 @@ def test_a_whole_run_is_real_from_end_to_end(project: Path, tmp_path: Path) -> N
         assert finished.results["controls"] == {"versions": ANY, "untrained": {}, "note": "sft, rejection_sft"}
 
 
+@pytest.mark.slow
 def test_a_chain_of_every_stage_ends_with_a_policy_that_learned_from_a_reward_model(
     project: Path, tmp_path: Path
 ) -> None:

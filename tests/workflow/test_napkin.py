@@ -145,6 +145,10 @@ def test_a_baseline_that_nothing_would_build_is_missing(tmp_path: Path) -> None:
             "training:\n  reward_model:\n    pairs: p.jsonl\n    pairs_per_task: 2",
             "napkin.yaml:4: training.reward_model.pairs_per_task would be ignored: the data are those of the file",
         ),
+        (
+            "training:\n  reward_model:\n    from_runs: [r]\n    attempts: {per_task: 4}",
+            "napkin.yaml:4: training.reward_model.attempts would be ignored: the attempts are those of from_runs",
+        ),
         ("training:\n  stages: [rl]\n  rl: null", "napkin.yaml:3: training.rl is null and training.stages lists it"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from flyball.errors import ConfigError, TrainError
+from flyball.errors import ConfigError, Fault, TrainError
 from flyball.release.registry import new_version
 from flyball.store.store import Store
+from flyball.types import Attempt, Call, GradedAttempt, Missing, Outcome, RewardEvent, StopReason, Task, Trajectory
 from flyball.workflow.fake import FakeTrainer, write_policy
+from flyball.workflow.learning import by_success
 from flyball.workflow.progress import Silent
 from flyball.workflow.record import Record
 from flyball.workflow.run import Finished, resume, start
@@ -214,6 +217,28 @@ def test_attempts_of_another_run_are_taken_if_its_tokens_are_the_same(project: P
     other = write_policy(tmp_path / "mine", 0.2)
     with pytest.raises(ConfigError, match="did not begin from the base of this policy"):
         run(yaml, tmp_path / "home", kind="train", policy=str(other))
+
+
+def test_a_reward_model_is_trained_anew_on_what_a_run_did(project: Path, tmp_path: Path) -> None:
+    earlier = run(project, tmp_path / "home", kind="train").run_id
+    yaml = project.with_name("anew.yaml")
+    rows = f"reward_model: {{kind: outcome, name: rm_v1, from_runs: [{earlier}]}}"
+    yaml.write_text(f"python: workflow.py\ntraining: {{stages: [reward_model], {rows}}}\n")
+    finished = run(yaml, tmp_path / "home", kind="train")
+    with Store(tmp_path / "home") as store:
+        count = store.count_attempts(earlier, "rl")
+        assert store.count_attempts(finished.run_id) == 0, "no attempt was made for it"
+        assert len(store.versions("rm_v1")) == 1
+    assert finished.results["reward_model"]["note"].startswith(f"0 pairs, 0 labels, {count} attempts")
+
+
+def test_what_the_old_model_said_teaches_nothing() -> None:
+    call = Call("a", None, "main", (1,), (2,), (-0.5,), (0,), {}, "stop", {"role": "assistant"})
+    attempt = Attempt("a", Task("t", {}), Trajectory((call,), StopReason.ANSWERED), ())
+    said = GradedAttempt(attempt, Outcome(False), events=(RewardEvent(0, 0, "a", "reward", 0.9),), reward=0.9)
+    assert (by_success(said).reward, by_success(said).events) == (0.0, ())
+    unknown = Missing("x", Fault.GRADER)
+    assert by_success(dataclasses.replace(said, outcome=Outcome(unknown))).reward == unknown
 
 
 def test_a_run_that_trains_no_policy_has_nothing_to_prove(project: Path, tmp_path: Path) -> None:

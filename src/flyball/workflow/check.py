@@ -262,8 +262,10 @@ def _reward_problems(reward: RewardModelSettings | None, marks: Marks) -> list[s
     why = dict.fromkeys(REWARD_READS["all"], f"a reward model of kind {reward.kind!r} does not read it")
     why = {name: reason for name, reason in why.items() if name not in REWARD_READS[reward.kind]}
     if reward.pairs is not None or reward.labels is not None:
-        from_attempts = ("attempts", "min_margin", "pairs_per_task", "discount")
+        from_attempts = ("attempts", "from_runs", "min_margin", "pairs_per_task", "discount")
         why = dict.fromkeys(from_attempts, "the data are those of the file") | why
+    elif reward.from_runs is not None:
+        why["attempts"] = "the attempts are those of from_runs"
     return [
         f"{marks.at(('training', 'reward_model', name))}: training.reward_model.{name} would be ignored: {reason}"
         for name, reason in why.items()

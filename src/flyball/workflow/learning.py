@@ -25,7 +25,7 @@ from flyball.errors import ConfigError, TrainError
 from flyball.evals.reward_accuracy import accuracy_by_version, needs_refresh
 from flyball.metrics import measured
 from flyball.rl.pairs import best_attempts
-from flyball.types import GradedAttempt, PolicyVersion
+from flyball.types import GradedAttempt, Missing, PolicyVersion
 from flyball.workflow.check import EVALUATES_ONLY, preset_of
 from flyball.workflow.context import Context, Result, Stage
 from flyball.workflow.demonstrations import read_lines
@@ -85,7 +85,7 @@ def _attempts_of(context: Context, run_id: str, policy: PolicyVersion) -> Iterab
             f"{where}: run {run_id!r} did not begin from the base of this policy, so its tokens mean something else; "
             "name a run of the same base"
         )
-    return context.store.attempts(context.store.run(run_id).run_id, "rl")
+    return _rollouts(context, run_id)
 
 
 async def prefer(context: Context) -> Result:
@@ -113,7 +113,9 @@ async def model_reward(context: Context) -> Result:
     written = [] if chosen.pairs is None else read_pairs(flow.folder / chosen.pairs, context.inputs)
     labelled = [] if chosen.labels is None else read_labels(flow.folder / chosen.labels, chosen.kind)
     made = []
-    if not written and not labelled:
+    if chosen.from_runs is not None:
+        made = [by_success(g) for run_id in chosen.from_runs for g in _rollouts(context, run_id)]
+    elif not written and not labelled:
         made = await own_attempts(context, "reward_model", parent, chosen.attempts or OwnAttemptsSettings())
     folder = context.folder_of("reward_model")
     job = RewardModelJob(Path(parent.path), written, labelled, made, context.inputs, chosen, settings.seed, folder)
@@ -124,6 +126,16 @@ async def model_reward(context: Context) -> Result:
         context.run_id, trained.num_steps, {f"{k}/reward_model": v for k, v in trained.metrics.items()}
     )
     return {"reward_model": left["version"], "note": left["note"], "metrics": left["metrics"]}
+
+
+def _rollouts(context: Context, run_id: str) -> Iterable[GradedAttempt]:
+    return context.store.attempts(context.store.run(run_id).run_id, "rl")
+
+
+def by_success(graded: GradedAttempt) -> GradedAttempt:
+    """The attempt with its success for a reward: what RL was rewarded by may be the very model that is trained anew."""
+    success = graded.outcome.success
+    return dataclasses.replace(graded, reward=success if isinstance(success, Missing) else float(success), events=())
 
 
 def reward_model_of(context: Context) -> PolicyVersion | None:
@@ -167,9 +179,11 @@ def _judge_the_judge(context: Context, judge: PolicyVersion) -> str:
         context.store.add_metrics(context.run_id, version, values)
     if not found:
         return f"{judge.name}: no task has a success and a failure to tell apart"
-    first, *_, last = [*found.values()] * 2
+    accuracies = list(found.values())
+    first, last = accuracies[0], accuracies[-1]
     fallen = needs_refresh(first, last)
-    told = f"train {judge.name} anew on attempts of this policy: {fallen}" if fallen else "still tells success"
+    anew = f"train {judge.name} anew, `training.reward_model: {{from_runs: [{context.run_id}]}}`"
+    told = f"{anew}: {fallen}" if fallen else "still tells success"
     return f"{judge.name} orders {last.value:.1%} [{last.low:.1%}, {last.high:.1%}] of {last.n} pairs right; {told}"
 
 

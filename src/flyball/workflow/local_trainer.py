@@ -115,7 +115,7 @@ class LocalTrainer:
         samples = [s for g in kept for s in _sampled_turns(g)] + others
         note = f"{len(kept)} of {len(job.rollouts)} rollouts kept{worth}"
         if not samples:
-            raise TrainError(f"{note}; nothing to imitate, so this control cannot be trained")
+            raise TrainError(f"{note}; nothing to imitate; sample more attempts, or begin with demonstrations")
         held_out = samples[::20] if len(samples) > 1 else []
         samples = [s for i, s in enumerate(samples) if i % 20] or samples
         trained = await self._imitate(job.policy, chat, samples, held_out, job, watch)
