@@ -119,6 +119,16 @@ class RLSettings(SamplingSettings):
     )
     proximal: Literal["learner", "sampler"] | None = Field(default=None, description="what the ratio compares with")
     overlong: Literal["keep", "punish", "filter"] | None = Field(default=None, description="of attempts out of tokens")
+    network_learning_rate: float | None = Field(
+        default=None, gt=0, lt=1, description="of the critic or implicit reward model; unset = learning_rate"
+    )
+    max_refills: int | None = Field(
+        default=None, ge=0, description="rounds of other tasks in place of groups that teach nothing, 0 or more"
+    )
+    greso: bool = Field(default=False, description="skip tasks that taught nothing lately before they are attempted")
+    guards: dict[str, Literal["ignore", "tell", "adjust", "pause", "stop"]] = Field(
+        default_factory=dict, description="what is done about the signs of docs/guards.md, by name; unset = as there"
+    )
 
     @property
     def lead(self) -> int:

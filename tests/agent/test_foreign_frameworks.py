@@ -41,8 +41,9 @@ from flyball.rollout.attempt import run_attempt
 from flyball.tasks.world import WorldSpec
 from flyball.train.learner import LocalLearner, LossSpec, OptimizerConfig
 from flyball.train.progress import Progress
-from flyball.train.rl import RLPlan, update
+from flyball.train.rl_plan import RLPlan
 from flyball.train.sft import demonstration_sample
+from flyball.train.update import update
 from flyball.types import Attempt, GradedAttempt, Limits, Message, StopReason, Task, TrainingSample
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.workflow import load_workflow

@@ -180,7 +180,7 @@ def test_a_sound_desk_goes() -> None:
     assert readiness.verdict == "go" and readiness.reasons == ()
     assert set(levels(readiness)) == {
         *("oracle", "do_nothing", "determinism", "leakage", "suite_size"),
-        *("missing", "floor", "ceiling", "variance", "headroom", "forecast"),
+        *("missing", "floor", "ceiling", "variance", "headroom", "forecast", "preset"),
     }
 
 

@@ -12,9 +12,9 @@ from flyball.rl.advantage import dr_grpo_advantages, grpo_advantages, has_signal
 from flyball.rl.correction import CORRECTIONS
 from flyball.rl.credit import Episode, mt_grpo, whole_attempt
 from flyball.rl.kl import kl_k1, kl_k2, kl_k3
-from flyball.rl.loss import Clip, ppo_clip
+from flyball.rl.loss import Clip, ppo_clip, value_loss
 from flyball.rl.preference import bradley_terry, dpo, turn_weights
-from flyball.rl.token_credit import implicit_reward_loss, value_loss
+from flyball.rl.token_credit import implicit_reward_loss
 
 
 def chance(successes: int, size: int, p: float) -> float:
@@ -127,8 +127,8 @@ def test_the_implicit_reward_of_a_failure() -> None:
 
 def test_the_value_loss_is_the_worse_of_clipped_and_free() -> None:
     """V_old 0, e 0.5, return 1: V 0.3 is inside (0.245); V 0.8 is held at 0.5 (0.125); V 2 lost too much (0.5)."""
-    found = value_loss(np.array([0.3, 0.8, 2.0]), np.zeros(3), np.ones(3))
-    assert found == pytest.approx([0.245, 0.125, 0.5])
+    found = value_loss(torch.tensor([0.3, 0.8, 2.0]), torch.zeros(3), torch.ones(3), 0.5)
+    assert found.tolist() == pytest.approx([0.245, 0.125, 0.5])
 
 
 def test_groups_do_not_mix_agents() -> None:

@@ -21,7 +21,8 @@ from flyball.rollout.schedule_log import read_events
 from flyball.train import progress as progress_module
 from flyball.train.learner import LocalLearner
 from flyball.train.progress import Checkpoints, Progress
-from flyball.train.rl import RLPlan, run_rl
+from flyball.train.rl import run_rl
+from flyball.train.rl_plan import RLPlan
 from flyball.train.rollouts import Ahead, Batches, InTurn, Lead, Ledger, Rollouts, step_seed
 from flyball.train.serving import FromMemory, InFlight, OwnVersion, Serving, Weights
 from flyball.types import Attempt, Call, Estimate, GradedAttempt, Outcome, StopReason, Task, Trajectory

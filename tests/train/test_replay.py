@@ -18,7 +18,7 @@ from flyball.rl.samples import samples_from_groups
 from flyball.train.learner import LossSpec
 from flyball.train.progress import Progress
 from flyball.train.replay import ReplayBuffer, ReplayPlan, replay_metrics, rewards_differ
-from flyball.train.rl import update
+from flyball.train.update import update
 from flyball.types import GradedAttempt, Missing
 from tests.train import test_ahead, test_rl
 from tests.train.small import same_weights, small_learner

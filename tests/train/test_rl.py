@@ -17,15 +17,18 @@ import torch
 from flyball.errors import Fault, TrainMemoryError
 from flyball.models.load import load_model
 from flyball.rl.algorithms import algorithm
-from flyball.rl.guards import LASTING
+from flyball.rl.guards import LASTING, actions
 from flyball.rl.samples import samples_from_groups
 from flyball.train import progress as progress_module
-from flyball.train import rl as rl_module
+from flyball.train import update as update_module
 from flyball.train.attempt_metrics import attempt_metrics
+from flyball.train.guards import Watchmen
 from flyball.train.learner import LocalLearner, LossSpec
 from flyball.train.progress import Checkpoints, Progress
-from flyball.train.rl import RLPlan, kl_to_reference, run_rl, update
+from flyball.train.rl import run_rl
+from flyball.train.rl_plan import RLPlan
 from flyball.train.rollouts import Batches, InTurn, Ledger
+from flyball.train.update import forward_backward_in_halves, halves, kl_to_reference, update
 from flyball.types import Attempt, Call, Estimate, GradedAttempt, Missing, Outcome, StopReason, Task, Trajectory
 from tests.train.small import VOCAB, Killed, same_weights, small_learner, validated
 
@@ -187,6 +190,34 @@ def test_a_kl_coefficient_holds_the_policy_back() -> None:
     assert last_held < last_free
 
 
+def family(one: GradedAttempt, name: str) -> GradedAttempt:
+    return replace(one, attempt=replace(one.attempt, task=replace(one.attempt.task, family=name)))
+
+
+def test_halves_keep_groups_whole_and_families_together() -> None:
+    batch = [[family(one, name) for one in group] for group, name in zip(groups(*[[1, 0]] * 4), "baba", strict=True)]
+    first, second = halves(samples_from_groups(batch, RLOO).samples, batch)
+    ids = [{g.attempt.attempt_id for i in half for g in batch[i]} for half in ((1, 3), (0, 2))]
+    assert ({s.attempt_id for s in first}, {s.attempt_id for s in second}) == tuple(ids)
+    assert halves(first[:2], batch)[1] == [], "one group cannot be halved"
+
+
+def test_halves_give_the_gradient_of_the_whole_and_their_angle() -> None:
+    whole, halved = small_learner(), small_learner()
+    one = list(samples_from_groups(groups([1, 0]), RLOO).samples)
+    spec = LossSpec("policy", RLOO.loss_params(0.0))
+    opposite = [replace(s, advantages=-s.advantages) for s in one]
+    assert forward_backward_in_halves(halved, (one, one), spec)["gradient_cosine"] == pytest.approx(1.0)
+    halved.optim_step()
+    both = whole.forward_backward([*one, *one], spec)
+    whole.optim_step()
+    assert both["trained_tokens"] == 24
+    for name, weights in whole.snapshot().items():
+        assert np.allclose(weights, halved.snapshot()[name], atol=1e-5), name
+    found = forward_backward_in_halves(small_learner(), (one, opposite), spec)
+    assert found["gradient_cosine"] == pytest.approx(-1.0) and found["loss"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_metrics_leave_missing_values_out_of_their_means() -> None:
     attempts = groups([1, 0, BROKEN])[0]
     attempts[1] = graded(TASKS[0], 0.0, np.random.default_rng(1), StopReason.MAX_TURNS)
@@ -257,13 +288,14 @@ def test_time_that_is_up_ends_it_after_a_last_validation(tmp_path: Path) -> None
 def test_instability_ends_it_keeps_the_best_and_is_not_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rl_module, "kl_to_reference", lambda *_: validated(7.0))
+    monkeypatch.setattr(update_module, "kl_to_reference", lambda *_: validated(7.0))
     plan = replace(PLAN, validate_every=1)
     learner, desk = small_learner(), Desk()
-    done = go(tmp_path, learner, desk, plan, validate=scores(0.1, 0.5, 0.4))  # a fourth score is not asked for
+    guarded = {"watchmen": Watchmen(actions({}))}
+    done = go(tmp_path, learner, desk, plan, validate=scores(0.1, 0.5, 0.4), **guarded)  # a fourth is not asked for
     assert (done.step, done.best_step) == (LASTING, 1)
     assert "the policy left its reference" in done.stopped_early
-    again = go(tmp_path, small_learner(seed=99), desk, plan, validate=scores())
+    again = go(tmp_path, small_learner(seed=99), desk, plan, validate=scores(), **guarded)
     assert (again.step, again.stopped_early) == (done.step, done.stopped_early)
 
 

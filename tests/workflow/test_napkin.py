@@ -10,7 +10,7 @@ import pytest
 from flyball.config import read_settings
 from flyball.errors import ConfigError
 from flyball.metrics import METRICS
-from flyball.workflow.check import Names, check_names
+from flyball.workflow.check import Names, check_names, names_in_force
 from flyball.workflow.napkin import Around, Entry, entries, refuse_missing
 from flyball.workflow.workflow import Workflow
 
@@ -21,7 +21,8 @@ release:
   gates: [no_safety_regression, latency_delta_lt_15_percent, cost_per_success_not_worse, rollback_under_5_minutes]
 monitoring: [human_override_rate, tool_error_rate, policy_kl_drift, task_completion_quality]
 """  # noqa: E501
-NAMES = Names(METRICS, {"rloo": {"kl_coef"}, "grpo": {"kl_coef", "clip_ratio_low"}})
+IN_FORCE = {name: names_in_force().presets[name] for name in ("ppo_kl", "dapo", "reinforce_pp")}
+NAMES = Names(METRICS, {"rloo": {"kl_coef"}, "grpo": {"kl_coef", "clip_ratio_low"}, **IN_FORCE})
 
 
 class Desk:
@@ -55,14 +56,14 @@ def test_word_for_word_without_code(tmp_path: Path) -> None:
     rows = judge(tmp_path, NAPKIN)
     assert len(rows) == 1 + 4 + 1 + 4 + 4, "the code, then every entry of the file"
     missing = {row.key for row in rows if row.state == "missing"}
-    assert missing == {"python", *(f"workflow.{k}" for k in ("target", "baseline", "reward_model", "policy_training"))}
+    assert missing == {"python", *(f"workflow.{k}" for k in ("target", "baseline", "reward_model"))}
     assert state(rows, "release.gates") == ["ready"] * 4
     assert state(rows, "monitoring") == ["ready"] * 4
     assert state(rows, "release.canary_traffic_percent") == ["ready"]
     assert all(row.note for row in rows if row.state == "missing"), "each says how to get it"
 
 
-def test_with_code_the_baseline_is_built_and_the_training_methods_are_missing(tmp_path: Path) -> None:
+def test_with_code_the_baseline_is_built_ppo_is_ready_and_the_reward_model_is_missing(tmp_path: Path) -> None:
     workflow = Workflow(world=Desk, tasks=[], success=success, oracle=success)
     rows = judge(tmp_path, NAPKIN, workflow)
     assert state(rows, "workflow.target") == ["ready"]
@@ -70,7 +71,7 @@ def test_with_code_the_baseline_is_built_and_the_training_methods_are_missing(tm
     with pytest.raises(ConfigError) as caught:
         refuse_missing(rows)
     message = str(caught.value)
-    assert "napkin.yaml:1: workflow.policy_training 'ppo_kl' is missing" in message
+    assert state(rows, "workflow.policy_training") == ["ready"]
     assert (
         "workflow.reward_model 'rm_v1' is missing: no version of this name is in the registry; add the stage" in message
     )
@@ -118,6 +119,18 @@ def test_a_baseline_that_nothing_would_build_is_missing(tmp_path: Path) -> None:
         (
             "training:\n  rl:\n    preset: grpo\n    clip_ratio_low: 0.2",
             "napkin.yaml:4: training.rl.clip_ratio_low would be ignored: with one update per batch",
+        ),
+        (
+            "training:\n  rl:\n    guards:\n      reward_haking: stop",
+            "napkin.yaml:4: unknown guard 'reward_haking' in training.rl.guards; did you mean 'reward_hacking'?",
+        ),
+        (
+            "training:\n  rl:\n    preset: dapo\n    schedule: async",
+            "napkin.yaml:4: training.rl: max_refills 3 chooses tasks by what the groups before them taught",
+        ),
+        (
+            "training:\n  rl:\n    preset: reinforce_pp\n    greso: true",
+            "napkin.yaml:4: training.rl.greso would be ignored: preset 'reinforce_pp' learns from every group",
         ),
         ("policy: x\ntraining:\n  tiny: {num_layers: 2}", "napkin.yaml:3: training.tiny would be ignored"),
         (

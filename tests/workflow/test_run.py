@@ -15,6 +15,7 @@ import pytest
 
 from flyball.errors import ConfigError, Fault, TrainError
 from flyball.release.registry import new_version
+from flyball.rl.guards import Alarm
 from flyball.store.store import Store
 from flyball.types import Attempt, Call, GradedAttempt, Missing, Outcome, RewardEvent, StopReason, Task, Trajectory
 from flyball.workflow.fake import FakeTrainer, write_policy
@@ -58,6 +59,43 @@ class BreakingTrainer(FakeTrainer):
 
     async def rl(self, job: RLJob, watch: Watch) -> Trained:
         raise TrainError("the loss is NaN at step 1; lower the learning rate")
+
+
+class WarnedTrainer(FakeTrainer):
+    """A guard speaks in RL: the first time it pauses, when the run goes on it is content."""
+
+    def __init__(self) -> None:
+        super().__init__(answers())
+        self.looked = False
+
+    async def rl(self, job: RLJob, watch: Watch) -> Trained:
+        watch.alarm(ALARM)
+        if not self.looked:
+            self.looked = True
+            return Trained(job.folder, 2, finished=False, paused=f"guard {ALARM.guard}: {ALARM.reason}")
+        return await super().rl(job, watch)
+
+
+ALARM = Alarm("reward_hacking", 2, 0.3, "reward rose while validation_success fell", "pause")
+
+
+def test_a_guard_pauses_a_run_and_is_told_everywhere(project: Path, tmp_path: Path) -> None:
+    home, trainer = tmp_path / "home", WarnedTrainer()
+    paused = run(project, home, trainer)
+    assert paused.stopped
+    with Store(home) as store:
+        left = store.run(paused.run_id)
+        assert (left.status, left.reason) == (
+            "stopped",
+            "guard reward_hacking: reward rose while validation_success fell",
+        )
+    go_on(paused.run_id, home, trainer)
+    with Store(home) as store:
+        record = Record.of(store, paused.run_id)
+        assert record.run.status == "finished" and record.alarms == (ALARM,), "said twice, kept once"
+    folder = home / "runs" / paused.run_id
+    assert ALARM.reason in (folder / "report.html").read_text()
+    assert f"Guards spoke while it learned: reward_hacking; {ALARM.reason}." in (folder / "brief.md").read_text()
 
 
 def test_a_whole_run_leaves_everything_in_the_store(project: Path, tmp_path: Path) -> None:
@@ -154,7 +192,7 @@ def test_a_policy_from_a_folder(project: Path, tmp_path: Path) -> None:
 def test_a_missing_entry_is_refused_before_any_work(project: Path, tmp_path: Path) -> None:
     napkin = project.with_name("napkin.yaml")
     napkin.write_text("python: workflow.py\nworkflow: {reward_model: rm_v1, policy_training: ppo_kl}\n")
-    with pytest.raises(ConfigError, match="ppo_kl' is missing"):
+    with pytest.raises(ConfigError, match="rm_v1' is missing"):
         run(napkin, tmp_path / "home")
     with Store(tmp_path / "home") as store:
         assert store.runs() == []

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from flyball.agent.hooks import Hooks
 from flyball.agent.loop import NO_HOOKS
 from flyball.errors import EvalError
-from flyball.evals import policy_checks, task_checks
+from flyball.evals import policy_checks, preset_checks, task_checks
 from flyball.evals.policy_checks import Groups, TrainingPlan
 from flyball.evals.readiness import Finding, Readiness, conclude
 from flyball.evals.run import Arm, attempt_all
@@ -111,6 +111,8 @@ async def _policy_findings(tasks: Sequence[Task], how: Examination) -> tuple[Gro
         policy_checks.check_variance(groups),
         policy_checks.check_headroom(groups),
         policy_checks.check_forecast(groups, seconds, how.plan),
+        preset_checks.check_preset(groups),
+        *preset_checks.check_turn_rewards(groups),
     ]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from flyball.reports.chart import Chart
 from flyball.reports.render import render
 from flyball.reports.tables import Grid
+from flyball.rl.guards import Alarm
 from flyball.types import Attempt, Estimate, GateResult, GradedAttempt, Missing
 
 MAX_LINE = 1200
@@ -58,6 +59,7 @@ class RunPage:
     charts: tuple[Chart, ...] = ()
     grids: tuple[Grid, ...] = ()
     gates: tuple[GateResult, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
     examples: tuple[Example, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     brief_file: str = ""

@@ -22,12 +22,19 @@ from flyball.rl.advantage import (
 from flyball.rl.aggregate import MODES
 from flyball.rl.conflict import conflict_weights
 from flyball.rl.correction import correction
-from flyball.rl.credit import Credit, gigpo, mt_grpo, process_grpo, turn_return_hybrid, turn_rloo, whole_attempt
+from flyball.rl.credit import Credit, gigpo, mt_grpo, process_grpo, remax, turn_return_hybrid, turn_rloo, whole_attempt
 from flyball.rl.kl import KlSchedule, kl_placement
-from flyball.rl.loss import Clip, Surrogate, cispo, ppo_clip
+from flyball.rl.loss import Clip, Surrogate, cispo, ppo_clip, value_loss
 from flyball.rl.ratio import as_sequence_ratio
 from flyball.rl.shaping import overlong_punishment
-from flyball.rl.token_credit import gae, kl_rewards, prime_advantages, whiten
+from flyball.rl.token_credit import (
+    gae,
+    implicit_reward_loss,
+    implicit_rewards,
+    kl_rewards,
+    prime_advantages,
+    whiten,
+)
 
 Tier = Literal["verified", "exact", "experimental"]
 
@@ -52,6 +59,7 @@ CHOICES = (
     "kl_schedule",
     "allow_refused_kl",
     "overlong",
+    "max_refills",
 )
 """Fields of a row that a workflow file may set under `training.rl`."""
 
@@ -60,10 +68,11 @@ CHOICES = (
 class Algorithm:
     """One row. What is not said is as in design.md section 6: clip 0.2/0.2, token TIS 2, no KL, mean over tokens.
 
-    `needs` says what a row that cannot run yet waits for, and how to do without; `credit` is None when its advantages
-    cannot be computed at all. `reads_turns`: without rewards on turns it would be another method under this name.
-    `functions` are the formulae, `deviations` what differs from the paper. `group_baseline` False: a group whose
-    attempts earned the same still has something to say, against the batch.
+    `functions` are the formulae, `deviations` what differs from the paper. `credit` is None where a critic gives it.
+    `reads_turns`: without rewards on turns it would be another method under this name. `group_baseline` False: a group
+    whose attempts earned the same still has something to say, against the batch. `greedy_baseline`: each task is
+    attempted greedily, too. `max_refills`: rounds of other tasks in place of groups that teach nothing. `network`: what
+    is trained beside the policy to give credit by token; with a critic `discount` and `trace` are those of GAE.
     """
 
     name: str
@@ -73,7 +82,6 @@ class Algorithm:
     source: str
     fits: str
     tier: Tier = "exact"
-    needs: str = ""
     reads_turns: bool = False
     deviations: str = ""
     surrogate: Surrogate = ppo_clip
@@ -91,6 +99,11 @@ class Algorithm:
     kl_schedule: KlSchedule = field(default_factory=KlSchedule)
     allow_refused_kl: bool = False
     overlong: Literal["keep", "punish", "filter"] = "keep"
+    max_refills: int = 0
+    network: Literal["critic", "implicit_rewards"] | None = None
+    discount: float = 1.0
+    trace: float = 0.95
+    greedy_baseline: bool = False
     group_baseline: bool = True
     whitened: bool = False
     sequence_ratio: bool = False
@@ -119,7 +132,13 @@ class Algorithm:
     def reads(self) -> frozenset[str]:
         """The fields of `CHOICES` that act in this row."""
         clips = {"clip_ratio_low", "clip_ratio_high", "dual_clip"} - {*CLIP_FIELDS.get(self.surrogate, ())}
-        return frozenset(CHOICES) - clips
+        refills = set() if self.compares_groups else {"max_refills"}
+        return frozenset(CHOICES) - clips - refills
+
+    @property
+    def compares_groups(self) -> bool:
+        """Whether a group whose attempts all earned the same teaches nothing."""
+        return self.credit is not None and self.group_baseline
 
     @property
     def clip(self) -> Clip:
@@ -155,20 +174,6 @@ class Algorithm:
         }
 
 
-CRITIC = (
-    "needs a value head (critic), which is not there yet; until then the default preset is a group-relative one, and "
-    "`training.rl.kl_coef` adds the KL to it"
-)
-GREEDY = "needs the reward of one greedy attempt per task, which the rollouts do not make yet; `rloo` does without"
-REFILL = (
-    "needs tasks sampled again until the batch is full of groups that differ, which the rollouts do not do yet; its "
-    "other parts are `preset: grpo` with `kl_coef: 0`, `clip_ratio_high: 0.28`, `loss_agg_mode: token-mean` and "
-    "`overlong: punish`"
-)
-IMPLICIT = (
-    "needs an implicit process reward model trained beside the policy, which is not there yet; `rloo` does without"
-)
-
 _GRPO = Algorithm(
     name="grpo",
     credit=whole_attempt(grpo_advantages),
@@ -180,6 +185,20 @@ _GRPO = Algorithm(
     kl="k3-in-loss",
     kl_coef=0.04,
     deviations="std with G-1 and eps 1e-6 as in verl; a group of one gives 0",
+)
+
+_PPO = Algorithm(
+    name="ppo",
+    credit=None,
+    formula="A_t = GAE(r, V), g 1, lam 0.95, whitened; clipped surrogate; value loss clipped at 0.5",
+    functions=(gae, whiten, ppo_clip, value_loss),
+    source="1707.06347, eq. 7; 1506.02438, eq. 16",
+    fits="dense rewards and a critic that one can afford",
+    network="critic",
+    group_baseline=False,
+    whitened=True,
+    deviations="the critic is a network of its own, as large as the policy, with a head that begins at 0; one step of "
+    "each per update",
 )
 
 _ROWS = (
@@ -240,12 +259,13 @@ _ROWS = (
     ),
     Algorithm(
         name="remax",
-        credit=None,
+        credit=remax,
         formula="A_i = R_i - R(greedy attempt)",
-        functions=(remax_advantages,),
+        functions=(remax_advantages, ppo_clip),
         source="2310.10505, eq. 5",
         fits="groups of one, where a greedy attempt is cheap",
-        needs=GREEDY,
+        greedy_baseline=True,
+        deviations="clipped token ratios in place of plain REINFORCE; discount 1; KL off",
     ),
     Algorithm(
         name="pass_k",
@@ -298,9 +318,9 @@ _ROWS = (
         kl="k2-in-loss-weighted",
         kl_coef=0.0,
         overlong="punish",
-        needs=REFILL,
+        max_refills=3,
         deviations="overlong filtering is `overlong: filter`, an alternative to the punishment; L_max is the most "
-        "tokens an attempt can sample, L_cache a fifth of it",
+        "tokens an attempt can sample, L_cache a fifth of it; at most 3 refills, with as many tasks as are missing",
     ),
     replace(
         _GRPO,
@@ -361,43 +381,36 @@ _ROWS = (
         loss_agg_mode="seq-mean-token-mean",
         deviations="form without std; the state of a call is what it was newly shown, token for token",
     ),
-    Algorithm(
-        name="ppo",
-        credit=None,
-        formula="A_t = GAE(r, V), g 1, lam 0.95; clipped surrogate; value loss clipped at 0.5",
-        functions=(gae, ppo_clip),
-        source="1707.06347, eq. 7; 1506.02438, eq. 16",
-        fits="dense rewards and a critic that one can afford",
-        needs=CRITIC,
-    ),
-    Algorithm(
+    _PPO,
+    replace(
+        _PPO,
         name="ppo_kl",
-        credit=None,
         formula="PPO on the rewards less beta k1 per token",
-        functions=(gae, ppo_clip),
+        functions=(gae, kl_rewards, ppo_clip, value_loss),
         source="1909.08593; 2203.02155, eq. 2",
         fits="a learned reward model that must not be over-optimised",
         kl="k1-in-reward",
         kl_coef=0.05,
-        needs=CRITIC,
     ),
-    Algorithm(
+    replace(
+        _PPO,
         name="mt_ppo",
-        credit=None,
         formula="GAE of rewards on the last token of each turn, observation tokens skipped",
-        functions=(gae, ppo_clip),
         source="2505.11821 v2",
         fits="rewards on turns and a critic",
-        needs=CRITIC,
+        reads_turns=True,
     ),
     Algorithm(
         name="prime",
-        credit=None,
+        credit=whole_attempt(rloo_advantages),
         formula="RLOO(o) + 5 x return-to-go of (beta log pi_phi/pi_ref less its leave-one-out mean)",
-        functions=(prime_advantages, ppo_clip),
+        functions=(prime_advantages, implicit_rewards, implicit_reward_loss, ppo_clip),
         source="2502.01456, eq. 3-6",
         fits="outcomes only, where credit per token is wanted without labels of steps",
-        needs=IMPLICIT,
+        tier="experimental",
+        network="implicit_rewards",
+        deviations="pi_phi begins as the policy and learns after it has credited a batch; groups that all succeeded or "
+        "all failed are left out instead of those outside 20 to 80 %; clip 0.2, process rewards are not whitened",
     ),
 )
 
@@ -422,11 +435,9 @@ def own_choices(settings: Any) -> dict[str, Any]:
 def configured(name: str, own: Mapping[str, Any]) -> Algorithm:
     """The row with the choices of a workflow file (those that are not None) in place of its own.
 
-    Raises ConfigError for a row that cannot run yet, a choice that the row does not read, and choices that contradict.
+    Raises ConfigError for a choice that the row does not read, and choices that contradict.
     """
     row = algorithm(name)
-    if row.needs:
-        raise ConfigError(f"preset {name!r} {row.needs}")
     chosen = {key: value for key, value in own.items() if value is not None}
     for key in chosen:
         if key not in row.reads:

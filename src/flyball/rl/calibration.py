@@ -4,6 +4,7 @@ Turns are sorted into kinds (a gold call, a read, an error ...). A kind is worth
 success earns it; whether the rewards then push the right way is read from the mean advantage of each kind. Calibrate on
 real attempts, train, calibrate again: what a kind says about success changes with the policy. Correlation is no cause:
 long attempts hold more of everything, so give shares of turns rather than occurrences where lengths differ.
+`flyball doctor` does so with the rewards of a workflow's `turn_reward`.
 """
 
 from __future__ import annotations
@@ -62,8 +63,3 @@ def calibrate(
         agrees = reward == 0 or (mean is not None and np.sign(mean) == np.sign(reward))
         rows.append(Calibration(kind, rho, reward, mean, bool(agrees)))
     return rows
-
-
-def soft_match(matching: int, expected: int) -> float:
-    """0.5 + 0.5 matching/expected: the score of a call with the right name and some right arguments."""
-    return 0.5 + 0.5 * matching / expected

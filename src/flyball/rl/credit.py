@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from flyball.rl.advantage import Rewards, grpo_advantages, rloo_advantages
+from flyball.rl.advantage import Rewards, grpo_advantages, remax_advantages, rloo_advantages
 
 Floats = npt.NDArray[np.float64]
 
@@ -82,6 +82,13 @@ def turn_rloo(group: Sequence[Episode]) -> list[Floats]:
             present = [g[k] for g in others if len(g) > k]
             advantages[i][k] = own[k] - np.mean(present or full)
     return advantages
+
+
+def remax(group: Sequence[Episode]) -> list[Floats]:
+    """A_i = R_i - R of the greedy attempt, which is the last of the group and learns nothing.  ReMax, 2310.10505."""
+    rewards = np.array([e.reward for e in group], np.float64)
+    advantages = [*remax_advantages(rewards[:-1], rewards[-1]), 0.0] if len(group) else []
+    return [np.full(len(e.turn_rewards), a) for e, a in zip(group, advantages, strict=True)]
 
 
 def mt_grpo(group: Sequence[Episode]) -> list[Floats]:

@@ -75,6 +75,15 @@ def cispo(logprobs: torch.Tensor, rho: torch.Tensor, advantages: torch.Tensor, c
     return -(weight * advantages * logprobs)
 
 
+def value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float) -> torch.Tensor:
+    """0.5 max((V - Ret)^2, (clip(V, V_old - e, V_old + e) - Ret)^2): what a critic learns.  PPO's code; e 0.5: verl.
+
+    The maximum keeps the gradient of the side that is worse, so a value cannot be moved further than e at a time.
+    """
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    return ((values - returns) ** 2).maximum((clipped - returns) ** 2) / 2
+
+
 # --- what the learner calls ------------------------------------------------------------------------------------------
 
 Found = tuple["torch.Tensor", dict[str, "torch.Tensor"]]

@@ -8,6 +8,7 @@ from typing import Any
 
 from flyball.rl.aggregate import MODES
 from flyball.rl.algorithms import ALGORITHMS, CHOICES, Algorithm
+from flyball.rl.chooser import RULES
 from flyball.rl.correction import CORRECTIONS
 from flyball.rl.kl import PLACEMENTS
 from flyball.rl.preference import bradley_terry, dpo, kto, simpo, soft_labels, turn_weights
@@ -18,8 +19,8 @@ INTRODUCTION = """# Algorithms
 Made by `python -m flyball.rl.page > docs/algorithms.md`; change the tables under `src/flyball/rl/` instead.
 
 `training.rl.preset` names a row; the default is `rloo`. Tiers: `verified` (a curve on a model people know), `exact`
-(tests against the formulae), `experimental`. Papers are arXiv numbers. A row that is not ready is refused with what it
-needs. What every row shares: a clip acts with two updates per batch or more (`updates_per_batch`), the gap to the
+(tests against the formulae), `experimental`. Papers are arXiv numbers. What every row
+shares: a clip acts with two updates per batch or more (`updates_per_batch`), the gap to the
 engine is corrected by `tis` at 2, and a group whose advantages are all 0 trains nothing."""
 
 PREFERENCES: tuple[tuple[str, Callable[..., Any], str], ...] = (
@@ -46,7 +47,7 @@ def markdown() -> str:
                     _names(row.functions),
                     row.source,
                     row.fits,
-                    f"not ready: {row.needs}" if row.needs else row.tier,
+                    row.tier,
                     _defaults(row),
                     row.deviations or "none",
                 )
@@ -54,8 +55,7 @@ def markdown() -> str:
             ],
         )
     )
-    parts.append(f"A workflow file may set, under `training.rl`: {', '.join(f'`{c}`' for c in CHOICES)}.")
-    parts.append(f"`loss_agg_mode` is one of {', '.join(f'`{m}`' for m in MODES)}; see `rl/aggregate.py`.")
+    parts += _choosing()
     parts += ["## Corrections of the gap to the engine", "`training.rl.correction`; formulae in `rl/correction.py`."]
     parts.append(
         _table(
@@ -113,10 +113,28 @@ def markdown() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _choosing() -> list[str]:
+    """Which preset fits, and what a file may set."""
+    choices, modes = (", ".join(f"`{name}`" for name in names) for names in (CHOICES, MODES))
+    return [
+        "## Which preset fits",
+        "The first line that holds; `flyball doctor` measures it on attempts.",
+        _table(("the attempts", "`training.rl`", "because"), [(r.when, f"`{r.settings}`", r.why) for r in RULES]),
+        "What attempts cannot tell: a learned reward model speaks for `ppo_kl`, a mixture of experts for `gspo`, "
+        "outcomes alone and a wish for credit by token for `prime`. To reproduce a paper, take its row.",
+        f"A workflow file may set, under `training.rl`: {choices}.",
+        "Under the schedule `sync`, `max_refills` attempts other tasks in place of groups that teach nothing "
+        "(`train/selective.py`), and `greso: true` skips tasks that taught nothing lately (arXiv 2506.02177, "
+        "`rl/selection.py`).",
+        f"`loss_agg_mode` is one of {modes}; see `rl/aggregate.py`.",
+    ]
+
+
 def _defaults(row: Algorithm) -> str:
     clip = ", ".join(_number(v) for v in (row.clip_ratio_low, row.clip_ratio_high))
     kl = f"{row.kl_coef:g} {row.kl}" if row.uses_kl else "0"
-    return f"clip {clip}; {row.loss_agg_mode}; KL {kl}; overlong {row.overlong}"
+    refills = f"; refills {row.max_refills}" if row.max_refills else ""
+    return f"clip {clip}; {row.loss_agg_mode}; KL {kl}; overlong {row.overlong}{refills}"
 
 
 def _first_line(fn: Callable[..., Any]) -> str:

@@ -27,6 +27,8 @@ from flyball.types import Call, GradedAttempt, Missing, StopReason, TrainingSamp
 
 Floats = npt.NDArray[np.float64]
 
+GREEDY = -1
+"""The number in its group of a greedy attempt."""
 IMPOSSIBLE = -1000.0
 """A logprob below this was never sampled: engines write such numbers where they know none."""
 
@@ -52,8 +54,13 @@ def samples_from_groups(
     scales: list[Floats] = []
     zero_variance = missing = 0
     for group in groups:
-        graded = [g for g in group if not isinstance(g.reward, Missing)]
+        graded = compared(group, algorithm)
         missing += len(group) - len(graded)
+        if algorithm.network == "critic":
+            made_of = [rewarded_samples(g, punish_overlong=algorithm.overlong == "punish") for g in graded]
+            kept = [m for g, m in zip(graded, made_of, strict=True) if not left_out(g, algorithm)]
+            samples += [s for one in kept for s in one]
+            continue
         credits = group_credit(graded, algorithm)
         if algorithm.group_baseline and not has_signal(np.concatenate([np.zeros(0), *credits])):
             zero_variance += 1
@@ -61,21 +68,44 @@ def samples_from_groups(
         made = [attempt_samples(member, credit) for member, credit in zip(graded, credits, strict=True)]
         weights = _conflict_scales(made, credits, algorithm.conflict_weight)
         for member, its_samples, its_weights in zip(graded, made, weights, strict=True):
-            if not (algorithm.overlong == "filter" and was_cut(member)):
+            if not left_out(member, algorithm):
                 samples += its_samples
                 scales += its_weights
     aggregated = weighted(samples, algorithm.loss_agg_mode, horizon)
-    scaled = [
-        replace(s, loss_weights=(s.loss_weights * f).astype(np.float32))
-        for s, f in zip(aggregated, scales, strict=True)
-    ]
-    return GroupSignal(tuple(scaled), len(groups), zero_variance, missing)
+    if scales:
+        aggregated = [
+            replace(s, loss_weights=(s.loss_weights * f).astype(np.float32))
+            for s, f in zip(aggregated, scales, strict=True)
+        ]
+    return GroupSignal(tuple(aggregated), len(groups), zero_variance, missing)
 
 
 def group_credit(graded: Sequence[GradedAttempt], algorithm: Algorithm) -> list[Floats]:
     """One advantage per model call of each attempt of a group, all of which have a reward."""
-    assert algorithm.credit is not None, f"preset {algorithm.name!r} {algorithm.needs}"
+    assert algorithm.credit is not None, f"a critic gives the credit of preset {algorithm.name!r}"
     return algorithm.credit([episode_of(g, punish_overlong=algorithm.overlong == "punish") for g in graded])
+
+
+def compared(group: Sequence[GradedAttempt], algorithm: Algorithm) -> list[GradedAttempt]:
+    """The attempts of a group that have a reward; with a greedy baseline that attempt last, and none without it."""
+    graded = [g for g in group if not isinstance(g.reward, Missing)]
+    if not algorithm.greedy_baseline:
+        return graded
+    greedy = [g for g in graded if is_greedy(g)]
+    return [g for g in graded if not is_greedy(g)] + greedy if greedy else []
+
+
+def is_greedy(graded: GradedAttempt) -> bool:
+    """Whether an attempt took the likeliest token everywhere: a baseline that learns nothing itself."""
+    return graded.attempt.group_index == GREEDY
+
+
+def teaches(group: Sequence[GradedAttempt], algorithm: Algorithm) -> bool:
+    """Whether a group has an advantage other than 0; one with a reward that is no number is left to the update."""
+    graded = compared(group, algorithm)
+    if any(not math.isfinite(g.reward) for g in graded if not isinstance(g.reward, Missing)):
+        return True
+    return has_signal(np.concatenate([np.zeros(0), *group_credit(graded, algorithm)]))
 
 
 def episode_of(graded: GradedAttempt, *, punish_overlong: bool = False) -> Episode:
@@ -102,6 +132,11 @@ def episode_of(graded: GradedAttempt, *, punish_overlong: bool = False) -> Episo
         sampled = sum(len(call.completion_ids) for call in calls)
         outcome += overlong_punishment(sampled, longest, max(round(CACHE_SHARE * longest), 1))
     return Episode(turns, outcome, tuple(call.prompt_ids for call in calls))
+
+
+def left_out(graded: GradedAttempt, algorithm: Algorithm) -> bool:
+    """Whether an attempt is compared but not trained: it ran out of tokens, or is the greedy baseline."""
+    return is_greedy(graded) or (algorithm.overlong == "filter" and was_cut(graded))
 
 
 def was_cut(graded: GradedAttempt) -> bool:
@@ -136,6 +171,29 @@ def attempt_samples(graded: GradedAttempt, advantages: Floats | None = None) -> 
                     temperatures=_temperatures(branch.calls),
                 )
             )
+    return out
+
+
+def rewarded_samples(graded: GradedAttempt, *, punish_overlong: bool = False) -> list[TrainingSample]:
+    """Samples with token rewards in the place of advantages: what was earned by each call, on its last token.
+
+    What is earned outside a branch after a call on it (by a sub-agent, or at the end of the attempt) counts for the
+    call too, so on every branch the rewards to come sum up to `Episode.returns_to_go`; with one branch they are the
+    rewards of its calls, and that of the end on the last token (MT-PPO, arXiv 2505.11821 v2).
+    """
+    to_go = episode_of(graded, punish_overlong=punish_overlong).returns_to_go()
+    by_call = {sample.branch: sample for sample in attempt_samples(graded, np.zeros(len(to_go)))}
+    out = []
+    for i, branch in enumerate(graded.attempt.trajectory.branches()):
+        if i not in by_call:
+            continue
+        trained = np.flatnonzero(branch.loss_mask)
+        calls = branch.call_index[trained]
+        last = np.append(calls[1:] != calls[:-1], True)
+        returns = np.append(to_go[calls[last]], 0.0)
+        rewards = np.zeros(len(branch.token_ids), np.float32)
+        rewards[trained[last]] = returns[:-1] - returns[1:]
+        out.append(replace(by_call[i], advantages=rewards))
     return out
 
 
@@ -201,10 +259,20 @@ def finished_advantages(
     return [replace(s, advantages=a.astype(np.float32)) for s, a in zip(samples, advantages, strict=True)]
 
 
+def kl_token_rewards(sample: TrainingSample, algorithm: Algorithm, kl_coef: float) -> Floats:
+    """-beta times the KL of each trained token [T], where the preset puts it in the reward; else 0."""
+    if not kl_coef or not algorithm.kl_in_reward:
+        return np.zeros(len(sample.token_ids))
+    return _kl_rewards(sample, kl_coef, algorithm.kl.partition("-")[0])
+
+
 def kl_to_go(sample: TrainingSample, kl_coef: float, estimator: str) -> Floats:
     """-beta times the estimator's sum over this and the later trained tokens of the branch, [T]."""
+    return returns_to_go(_kl_rewards(sample, kl_coef, estimator), sample.loss_mask)
+
+
+def _kl_rewards(sample: TrainingSample, kl_coef: float, estimator: str) -> Floats:
     old, ref = sample.old_logprobs, sample.ref_logprobs
     if old is None or ref is None:
         raise ValueError("a KL in the reward needs old_logprobs and ref_logprobs; compute them before the update")
-    rewards = kl_rewards(old.astype(np.float64), ref.astype(np.float64), sample.loss_mask, kl_coef, 0.0, estimator)
-    return returns_to_go(rewards, sample.loss_mask)
+    return kl_rewards(old.astype(np.float64), ref.astype(np.float64), sample.loss_mask, kl_coef, 0.0, estimator)

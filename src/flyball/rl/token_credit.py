@@ -47,11 +47,10 @@ def returns_to_go(rewards: Floats, mask: Mask, discount: float = 1.0) -> Floats:
     return gae(rewards, np.zeros(len(rewards)), mask, discount, 1.0)[0]
 
 
-def value_loss(values: Floats, old_values: Floats, returns: Floats, clip: float = 0.5) -> Floats:
-    """0.5 max((V - Ret)^2, (clip(V, V_old - e, V_old + e) - Ret)^2).  PPO's reference code; e 0.5: verl."""
-    clipped = np.clip(values, old_values - clip, old_values + clip)
-    loss: Floats = 0.5 * np.maximum((values - returns) ** 2, (clipped - returns) ** 2)
-    return loss
+def explained_variance(values: Floats, returns: Floats) -> float | None:
+    """1 - Var(returns - V)/Var(returns): 1 for a perfect critic, 0 for a constant; None where nothing varies."""
+    spread = float(np.var(returns))
+    return 1.0 - float(np.var(returns - values)) / spread if spread > 0 else None
 
 
 KL_VALUES: dict[str, Callable[[Floats], Floats]] = {
@@ -95,6 +94,11 @@ def implicit_reward_loss(rewards: Floats, success: bool) -> float:
     """Cross-entropy of sigmoid(sum_t r_t) with the outcome.  PRIME, eq. 5."""
     total = float(rewards.sum())
     return float(np.logaddexp(0.0, -total if success else total))
+
+
+def implicit_reward_slope(total: float, success: bool, beta: float = 0.05) -> float:
+    """beta (sigmoid(sum_t r_t) - o): the derivative of the cross-entropy by each log pi_phi of the attempt."""
+    return float(beta * (1.0 / (1.0 + np.exp(-np.clip(total, -500.0, 500.0))) - success))
 
 
 def prime_advantages(

@@ -9,6 +9,8 @@ teach like any other, 0 when they never do.
 from __future__ import annotations
 
 import math
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -47,6 +49,7 @@ def attempt_metrics(graded: Sequence[GradedAttempt]) -> dict[str, float]:
     for drift in ("realigned", "forked") if drifts else ():
         shares = proportion_interval([float(d == drift) for d, _ in drifts], clusters=[task for _, task in drifts])
         metrics |= measured(f"{drift}_share", shares)
+    metrics |= {f"score/{name}": float(np.mean(found)) for name, found in _scores(graded).items()}
     if rewards:
         values, tasks = zip(*rewards, strict=True)
         metrics["reward_mean"] = float(np.mean(values))
@@ -57,6 +60,23 @@ def attempt_metrics(graded: Sequence[GradedAttempt]) -> dict[str, float]:
         values, tasks = zip(*outcomes, strict=True)
         metrics |= measured("success_rate", proportion_interval(values, clusters=tasks))
     return metrics
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held so far, GiB."""
+    units = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * units / 2**30
+
+
+def _scores(graded: Sequence[GradedAttempt]) -> dict[str, list[float]]:
+    """Values of every grader but that of success, by name, and of its parts as `NAME.PART`; missing ones left out."""
+    found: dict[str, list[float]] = {}
+    for name, score in ((n, s) for g in graded for n, s in g.scores.items() if n != "success"):
+        if not isinstance(score.value, Missing):
+            found.setdefault(name, []).append(score.value)
+            for part, value in score.parts.items():
+                found.setdefault(f"{name}.{part}", []).append(value)
+    return found
 
 
 def settle(settled: dict[str, list[float]], graded: Sequence[GradedAttempt]) -> None:

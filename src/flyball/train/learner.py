@@ -10,6 +10,7 @@ share is computed once and its gradient is exact, because the cached keys and va
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,8 @@ class LossSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
+GRADIENT_SAMPLE = 2**18
+"""Numbers of a gradient that tell its direction well enough, 1 MiB in float32."""
 OPTIMIZERS = ("adamw", "muon")
 LOGIT_BYTES = 2**26
 """Logits that exist at a time: 341 positions of a vocabulary of 49,152 in float32, 682 in bfloat16."""
@@ -121,8 +124,8 @@ class LocalLearner:
         for pack in packs(samples, self.max_tokens):
             logprobs, entropy, row, position = self._token_logprobs(samples, pack)
             taken = [samples[i] for i in pack.rows]
-            loss, metrics = _token_loss(spec, logprobs, taken, row, position)
-            weights = _gather([s.loss_weights for s in taken], row, position)
+            loss, metrics = self._token_loss(spec, logprobs, taken, row, position)
+            weights = gather([s.loss_weights for s in taken], row, position)
             total = (loss * weights).sum()
             if not torch.isfinite(total):
                 self._clear()
@@ -155,8 +158,19 @@ class LocalLearner:
         self.version += 1
         return {"grad_norm": float(norm)}
 
+    def gradient_sample(self) -> torch.Tensor:
+        """Every n-th number of the gradient added up so far, a flat copy of about GRADIENT_SAMPLE at most."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        stride = math.ceil(sum(p.numel() for p in trained) / GRADIENT_SAMPLE)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        return torch.cat([grad.detach().flatten()[::stride].float().clone() for grad in grads])
+
     def save(self, path: Path) -> None:
-        """Weights, optimizer and version: what `load` needs to go on bit for bit. Of an adapted model, the adapter."""
+        """Weights, optimizer and version: what `load` needs to go on bit for bit. Of an adapted model, the adapter.
+
+        Raises TrainError for weights that are no numbers; nothing is then written.
+        """
+        self._refuse_broken()
         path.mkdir(parents=True, exist_ok=True)
         state = {"model": self._trained_state(), "version": self.version}
         state |= {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
@@ -173,7 +187,11 @@ class LocalLearner:
         self.version = int(state["version"])
 
     def publish(self, path: Path) -> WeightsRef:
-        """Write a Hugging Face folder that engines and people can load; an adapter is merged, and kept beside it."""
+        """Write a Hugging Face folder that engines and people can load; an adapter is merged, and kept beside it.
+
+        Raises TrainError as `save` does.
+        """
+        self._refuse_broken()
         if has_lora(self.model):
             save_adapter(self.model, path / ADAPTER)
         digest = save_model(self.model, self.tokenizer, path, self.weights())
@@ -196,6 +214,14 @@ class LocalLearner:
                 "the settings that they were saved under, or start a new run"
             )
         self.model.load_state_dict(snapshot, strict=False)
+
+    def _refuse_broken(self) -> None:
+        for name, tensor in self._trained_state().items():
+            if wrong := int((~torch.isfinite(tensor)).sum()):
+                raise TrainError(
+                    f"{wrong} of {tensor.numel()} weights of {name} are not finite; nothing was written, so the last "
+                    "checkpoint is whole: resume from it with a lower learning rate"
+                )
 
     def _trained_state(self) -> dict[str, torch.Tensor]:
         state = self.model.state_dict()
@@ -244,7 +270,7 @@ class LocalLearner:
         row, position = (np.concatenate([getattr(p, name) for p in (*parts, last)]) for name in ("row", "position"))
         return torch.cat(logprobs), torch.cat(entropy), torch.from_numpy(row), torch.from_numpy(position)
 
-    def _parts(self, samples: Sequence[TrainingSample], pack: Pack) -> Iterator[_Draws]:
+    def _parts(self, samples: Sequence[TrainingSample], pack: Pack) -> Iterator[Draws]:
         """The trained tokens of a pack, so many at a time that their logits stay below LOGIT_BYTES."""
         taken = [samples[i] for i in pack.rows]
         where = [np.flatnonzero(s.loss_mask) for s in taken]
@@ -256,9 +282,9 @@ class LocalLearner:
         size = max(1, LOGIT_BYTES // (vocab_size * (2 if self.bf16 else 4)))
         for start in range(0, max(len(order), 1), size):
             part = order[start : start + size]
-            yield _Draws(taken, row[part], position[part], before[part])
+            yield Draws(taken, row[part], position[part], before[part])
 
-    def _predict(self, hidden: torch.Tensor, draws: _Draws) -> tuple[torch.Tensor, torch.Tensor]:
+    def _predict(self, hidden: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         """Logprob and entropy [n] of n draws from a pack whose hidden states are `hidden` [N, C]."""
         distinct, which = np.unique(draws.before, return_inverse=True)  # shared pieces predict once
         with self._precision():
@@ -270,12 +296,32 @@ class LocalLearner:
             logits, at = logits[at].masked_fill(~kept, NEVER), torch.arange(len(at))
         return token_logprobs(logits, at, torch.from_numpy(draws.labels), self.temperature)
 
+    def _token_loss(
+        self,
+        spec: LossSpec,
+        logprobs: torch.Tensor,
+        taken: list[TrainingSample],
+        row: torch.Tensor,
+        position: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if spec.name not in TOKEN_LOSSES:
+            raise ConfigError(f"loss {spec.name!r} is unknown{nearest(spec.name, TOKEN_LOSSES)}")
+        tokens = Tokens(
+            logprobs,
+            gather([s.sampling_logprobs for s in taken], row, position),
+            gather([s.advantages for s in taken], row, position),
+            torch.tensor([int(s.loss_mask.sum()) for s in taken])[row],
+            gather_if_known([s.old_logprobs for s in taken], row, position),
+            gather_if_known([s.ref_logprobs for s in taken], row, position),
+        )
+        return TOKEN_LOSSES[spec.name](tokens, **spec.params)
+
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
-class _Draws:
+class Draws:
     """Some of the trained tokens of a pack: `taken[row]` drew its token `position` from the prediction at `before`.
 
     All [n]; `before` counts the tokens of the pack and ascends.
@@ -335,31 +381,16 @@ def _optimizers(model: Any, config: OptimizerConfig) -> list[torch.optim.Optimiz
     return [adamw, Muon(hidden, config.lr)] if hidden else [adamw]
 
 
-def _token_loss(
-    spec: LossSpec, logprobs: torch.Tensor, taken: list[TrainingSample], row: torch.Tensor, position: torch.Tensor
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    if spec.name not in TOKEN_LOSSES:
-        raise ConfigError(f"loss {spec.name!r} is unknown{nearest(spec.name, TOKEN_LOSSES)}")
-    tokens = Tokens(
-        logprobs,
-        _gather([s.sampling_logprobs for s in taken], row, position),
-        _gather([s.advantages for s in taken], row, position),
-        torch.tensor([int(s.loss_mask.sum()) for s in taken])[row],
-        _gather_if_known([s.old_logprobs for s in taken], row, position),
-        _gather_if_known([s.ref_logprobs for s in taken], row, position),
-    )
-    return TOKEN_LOSSES[spec.name](tokens, **spec.params)
-
-
-def _gather(arrays: Sequence[npt.NDArray[np.float32]], row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+def gather(arrays: Sequence[npt.NDArray[np.float32]], row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     """Values [N] at (row, position) of ragged arrays."""
     starts = np.cumsum([0, *[len(a) for a in arrays]])[:-1]
     flat = torch.from_numpy(np.concatenate(arrays))
     return flat[torch.from_numpy(starts)[row] + position]
 
 
-def _gather_if_known(
+def gather_if_known(
     arrays: Sequence[npt.NDArray[np.float32] | None], row: torch.Tensor, position: torch.Tensor
 ) -> torch.Tensor | None:
+    """The same where all arrays are known, else None."""
     known = [a for a in arrays if a is not None]
-    return _gather(known, row, position) if len(known) == len(arrays) else None
+    return gather(known, row, position) if len(known) == len(arrays) else None

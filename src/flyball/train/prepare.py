@@ -7,13 +7,12 @@ pi now   where a rule is about whole sequences
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from flyball.rl.algorithms import Algorithm
-from flyball.rl.samples import finished_advantages
 from flyball.rl.sequence import renormalised, with_sequence_terms
 from flyball.train.learner import LocalLearner
 from flyball.types import TrainingSample
@@ -26,19 +25,20 @@ def prepared(
     algorithm: Algorithm,
     kl_coef: float,
     horizon: int | None,
+    credit: Callable[[list[TrainingSample]], list[TrainingSample]],
 ) -> list[list[TrainingSample]]:
-    """The batches of the updates with the logprobs they need and finished advantages, before the first update."""
+    """The batches with the logprobs they need and their advantages by `credit`, before the first update."""
     filled = [list(batch) for batch in batches]
     in_reward = kl_coef > 0 and algorithm.kl_in_reward
     accepted = algorithm.correction_normalizer == "accepted"
     for batch in filled:
-        if kl_coef:
+        if kl_coef or algorithm.network == "implicit_rewards":
             batch[:] = [replace(s, ref_logprobs=r) for s, r in zip(batch, reference.forward(batch), strict=True)]
         if len(batches) > 1 or in_reward or accepted:
             batch[:] = [replace(s, old_logprobs=o) for s, o in zip(batch, learner.forward(batch), strict=True)]
         if accepted:
             batch[:] = renormalised(batch, algorithm, horizon)
-    finished = finished_advantages([s for batch in filled for s in batch], algorithm, kl_coef)
+    finished = credit([s for batch in filled for s in batch])
     ends = np.cumsum([len(batch) for batch in filled])
     return [finished[end - len(batch) : end] for end, batch in zip(ends, filled, strict=True)]
 

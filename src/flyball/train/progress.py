@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from flyball.types import WeightsRef
 
@@ -28,7 +29,9 @@ class Progress:
 
     `stopped_early` says why training ended before its last step; '' while it goes on and when it got there. It is
     saved, so a loop that ended is not taken up again. `settled` holds the seconds of the attempts whose fate is known,
-    by fate (see `train/attempt_metrics.py`), `replays` how often groups were replayed (see `train/replay.py`).
+    by fate (see `train/attempt_metrics.py`), `replays` how often groups were replayed (see `train/replay.py`), `alarms`
+    what guards said, and `paused` why a person should look before it goes on ('' where nobody need; see
+    `train/guards.py`).
     """
 
     step: int = 0
@@ -39,6 +42,8 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     settled: dict[str, list[float]] = field(default_factory=dict)
     replays: dict[str, int] = field(default_factory=dict)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
+    paused: str = ""
 
 
 def share_done(progress: Progress, num_steps: int, max_seconds: float | None) -> float:
@@ -60,11 +65,12 @@ class Saved(Protocol):
 class Checkpoints:
     """Saves and resumes one training loop in `folder`.
 
-    Small learners are saved at every step, large ones as often as a twentieth of the time allows.
+    Small learners are saved at every step, large ones as often as a twentieth of the time allows. `beside` are learners
+    of other networks, saved and loaded with it, by the name of their folder in that of the step.
     """
 
-    def __init__(self, folder: Path, learner: Saved) -> None:
-        self.folder, self.learner = folder, learner
+    def __init__(self, folder: Path, learner: Saved, beside: Mapping[str, Saved] | None = None) -> None:
+        self.folder, self.learner, self.beside = folder, learner, dict(beside or {})
         self._written_at, self._took = time.monotonic(), 0.0
 
     @property
@@ -84,6 +90,8 @@ class Checkpoints:
         if not wanted:
             return Progress()
         self.learner.load(self.folder / f"step-{wanted[-1]}")
+        for name, other in self.beside.items():
+            other.load(self.folder / f"step-{wanted[-1]}" / name)
         return self._read(wanted[-1])
 
     def save(self, progress: Progress, *, force: bool = False, needed: int | None = None) -> None:
@@ -96,6 +104,8 @@ class Checkpoints:
         started = time.monotonic()
         current = self.folder / f"step-{progress.step}"
         self.learner.save(current)
+        for name, other in self.beside.items():
+            other.save(current / name)
         beside = current / "progress.json.partial"
         beside.write_text(json.dumps(asdict(progress)))
         beside.replace(current / "progress.json")

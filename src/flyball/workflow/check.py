@@ -15,15 +15,12 @@ from flyball.errors import ConfigError, nearest
 from flyball.metrics import METRICS
 from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
-from flyball.rl.algorithms import ALGORITHMS, CHOICES, configured, own_choices
+from flyball.rl.algorithms import ALGORITHMS, CHOICES, Algorithm, configured, own_choices
+from flyball.rl.guards import GUARDS
 from flyball.rl.preference_methods import METHOD_SETTINGS, METHODS
 from flyball.rl_settings import RLSettings
 from flyball.settings_file import Location, Marks
 from flyball.workflow.tracking import READS
-
-ANNOUNCED = {name: f"preset {name!r} {row.needs}" for name, row in ALGORITHMS.items() if row.needs}
-"""Presets that a file may name before they can run, with what is missing and what to do until then."""
-
 
 NEEDED = (
     ("vllm", "url", "the address of a vLLM server, without /v1"),
@@ -54,7 +51,7 @@ class Names:
 
 def names_in_force(splits: Collection[str] | None = None) -> Names:
     """Return the names that the folders declare, with the splits of the user's tasks once they are read."""
-    presets = {name: row.reads for name, row in ALGORITHMS.items() if not row.needs}
+    presets = {name: row.reads for name, row in ALGORITHMS.items()}
     monitored = {name for name, metric in METRICS.items() if "monitoring" in metric.where}
     return Names(monitored, presets, splits)
 
@@ -68,6 +65,7 @@ def check_names(settings: Settings, marks: Marks, names: Names) -> None:
         *_stage_problems(settings.training, marks),
         *_preference_problems(settings.training.preference, marks),
         *_reward_problems(settings.training.reward_model, marks),
+        *_guard_problems(settings, marks),
         *_ignored(settings, marks),
         *_engine_problems(settings, marks),
         *_tracking_problems(settings, marks),
@@ -120,10 +118,8 @@ def _preset_problems(settings: Settings, marks: Marks, names: Names) -> list[str
         return [f"{where}: policy_training is {preset!r} and training.rl is null; remove one of the two"]
     if asked_in_plan and "preset" in rl.model_fields_set and rl.preset != preset:
         return [f"{where}: policy_training is {preset!r} and training.rl.preset is {rl.preset!r}; keep one"]
-    if preset in ANNOUNCED and preset not in names.presets:
-        return []
     if preset not in names.presets:
-        return [f"{where}: unknown preset {preset!r}{nearest(preset, [*names.presets, *ANNOUNCED])}"]
+        return [f"{where}: unknown preset {preset!r}{nearest(preset, names.presets)}"]
     reads = names.presets[preset]
     ignored = [
         f"{marks.at(('training', 'rl', name))}: training.rl.{name} would be ignored: preset {preset!r} does not read it"
@@ -134,14 +130,43 @@ def _preset_problems(settings: Settings, marks: Marks, names: Names) -> list[str
     if ignored or preset not in ALGORITHMS:
         return ignored
     try:
-        chosen = configured(preset, own_choices(rl))
+        row = configured(preset, own_choices(rl))
     except ConfigError as exc:
         return [f"{where}: training.rl: {exc.args[0]}"]
-    if rl.replay_ratio and chosen.correction == "none":
+    if rl.network_learning_rate is not None and row.network is None:
+        where = marks.at(("training", "rl", "network_learning_rate"))
+        return [
+            f"{where}: training.rl.network_learning_rate would be ignored: preset {preset!r} trains the policy alone"
+        ]
+    if rl.replay_ratio and row.correction == "none":
         where = marks.at(("training", "rl", "replay_ratio"))
         return [
             f"{where}: training.rl.replay_ratio is {rl.replay_ratio}, and preset {preset!r} with correction 'none' "
             "would take replayed tokens for the policy's own; set `correction: tis`, or remove it"
+        ]
+    return _selection_problems(row, rl, marks)
+
+
+def _selection_problems(row: Algorithm, rl: RLSettings, marks: Marks) -> list[str]:
+    """A choice of tasks that nothing would make."""
+    greso = marks.at(("training", "rl", "greso"))
+    if rl.greso and not row.compares_groups:
+        return [f"{greso}: training.rl.greso would be ignored: preset {row.name!r} learns from every group"]
+    if rl.curriculum is not None and (rl.greso or row.max_refills):
+        where = marks.at(("training", "rl", "curriculum"))
+        return [
+            f"{where}: training.rl.curriculum chooses the tasks of a step, and so would greso or max_refills; keep "
+            "one, with `max_refills: 0` where the preset has its own"
+        ]
+    if rl.schedule == "async" and row.greedy_baseline:
+        where = marks.at(("training", "rl", "schedule"))
+        return [f"{where}: training.rl: preset {row.name!r} attempts each task once greedily; set `schedule: sync`"]
+    if rl.schedule == "async" and (rl.greso or row.max_refills):
+        where = greso if rl.greso else marks.at(("training", "rl", "schedule"))
+        asked = "greso" if rl.greso else f"max_refills {row.max_refills}"
+        return [
+            f"{where}: training.rl: {asked} chooses tasks by what the groups before them taught, which groups ahead of "
+            "the updates do not know; set `schedule: sync`" + ("" if rl.greso else ", or `max_refills: 0`")
         ]
     return []
 
@@ -313,6 +338,17 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
             "is 0, so nothing is replayed; set it, or remove replay_steps"
         )
     return problems + (_ignored_by_schedule(training.rl, marks) if training.rl else [])
+
+
+def _guard_problems(settings: Settings, marks: Marks) -> list[str]:
+    """Guards that there are not."""
+    rl = settings.training.rl
+    return [
+        f"{marks.at(('training', 'rl', 'guards', name))}: unknown guard {name!r} in training.rl.guards"
+        f"{nearest(name, GUARDS)}"
+        for name in (rl.guards if rl else ())
+        if name not in GUARDS
+    ]
 
 
 def _ignored_by_schedule(rl: RLSettings, marks: Marks) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -13,11 +13,13 @@ from typing import Any
 
 from flyball.errors import ConfigError
 from flyball.release.registry import Registry, new_version, weights_digest
+from flyball.rl.guards import Alarm
 from flyball.store.store import Store
 from flyball.tasks.dataset import dataset_digest
 from flyball.types import GradedAttempt, PolicyVersion
 from flyball.workflow.inputs import TRAIN, Inputs
 from flyball.workflow.progress import Progress
+from flyball.workflow.record import GUARD_SPOKE
 from flyball.workflow.stop import StopRequest
 from flyball.workflow.tracking import TRACKERS, Tracking, missing_package, place_of
 from flyball.workflow.trainer import Trainer, Watch
@@ -94,7 +96,13 @@ class Context:
         def kept(kind: str, step: int) -> Sequence[GradedAttempt]:
             return list(self.store.attempts(self.run_id, kind, step))
 
-        return Watch(step, keep, lambda: self.stop.asked, kept, self.progress.say)
+        def alarm(spoken: Alarm) -> None:
+            payload = asdict(spoken)
+            if payload not in [event.payload for event in self.store.events(self.run_id, GUARD_SPOKE)]:
+                self.store.add_event(self.run_id, GUARD_SPOKE, payload)  # a step that is learned again says it again
+            self.progress.say(f"guard {spoken.guard}, step {spoken.step} ({spoken.action}): {spoken.reason}")
+
+        return Watch(step, keep, lambda: self.stop.asked, kept, alarm, self.progress.say)
 
     def register(
         self, name: str, folder: Path, *, parent: PolicyVersion | None = None, reward_model: str | None = None

@@ -226,7 +226,7 @@ def _registered(
 ) -> Result:
     """Register what a trainer left, or stop here when it stopped because it was asked to."""
     if not trained.finished:
-        context.stop.ask()
+        context.stop.ask(trained.paused)
         context.stop.check()
     reward_model = judge.version_id if judge else None
     version = context.register(name, trained.folder, parent=parent, reward_model=reward_model)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from flyball.engine.protocol import Engine
 from flyball.evals.run import Arm, attempt_all
+from flyball.rl.algorithms import Algorithm
+from flyball.rl.samples import GREEDY, teaches
 from flyball.rl_settings import CurriculumSettings
 from flyball.rollout.activity import Board
 from flyball.tasks.curriculum import CurriculumPlan
 from flyball.train.learner import LocalLearner
 from flyball.train.rollouts import Ahead, Batches, CurriculumTasks, InTurn, Lead, Ledger, Rollouts, step_seed
+from flyball.train.selective import Selection, Selective
 from flyball.train.serving import Follower, InFlight, MemoryEngine, OwnVersion, Weights
 from flyball.types import GradedAttempt, Task
 from flyball.workflow.trainer import RLJob
@@ -39,12 +43,14 @@ class Engines:
     new: Callable[[], MemoryEngine]
 
 
-async def source_of(job: RLJob, learner: LocalLearner, engines: Engines, arm_on: ArmOn, ledger: Ledger) -> Source:
-    """Return what the job's `schedule` asks for."""
+async def source_of(
+    job: RLJob, algorithm: Algorithm, learner: LocalLearner, engines: Engines, arm_on: ArmOn, ledger: Ledger
+) -> Source:
+    """Return what the job's `schedule` and the algorithm's choice of tasks ask for."""
     settings = job.settings
     batches = Batches(job.tasks, settings.num_steps, settings.tasks_per_step, job.seed)
     if settings.schedule == "sync":
-        return _in_turn(job, batches, await engines.one(), arm_on, ledger)
+        return _in_turn(job, algorithm, batches, await engines.one(), arm_on, ledger)
     serving: OwnVersion | InFlight
     if settings.keeps_versions:
         serving = OwnVersion(engines.new, lambda: Weights(learner.snapshot(), learner.version), settings.lead + 1)
@@ -53,7 +59,9 @@ async def source_of(job: RLJob, learner: LocalLearner, engines: Engines, arm_on:
     return _ahead(job, batches, serving, arm_on, ledger)
 
 
-def _in_turn(job: RLJob, batches: Batches, follower: Follower, arm_on: ArmOn, ledger: Ledger) -> Source:
+def _in_turn(
+    job: RLJob, algorithm: Algorithm, batches: Batches, follower: Follower, arm_on: ArmOn, ledger: Ledger
+) -> Source:
     size = job.settings.group_size
 
     async def newest() -> Engine:
@@ -69,12 +77,33 @@ def _in_turn(job: RLJob, batches: Batches, follower: Follower, arm_on: ArmOn, le
             concurrency=job.settings.concurrency,
             reduce=lambda graded: graded,
         )
-        return [flat[i : i + size] for i in range(0, len(flat), size)]
+        groups = [flat[i : i + size] for i in range(0, len(flat), size)]
+        if not algorithm.greedy_baseline:
+            return groups
+        best = await attempt_all(
+            _greedy(arm_on(await newest())),
+            tasks,
+            num_trials=1,
+            seed=step_seed(job.seed, step),
+            concurrency=job.settings.concurrency,
+            reduce=lambda graded: replace(graded, attempt=replace(graded.attempt, group_index=GREEDY)),
+        )
+        return [[*group, one] for group, one in zip(groups, best, strict=True)]
 
-    if (chosen := job.settings.curriculum) is None:
+    if (levels := job.settings.curriculum) is not None:
+        drawn = CurriculumTasks(plan_of(levels), job.tasks, job.settings.tasks_per_step, job.seed, ledger)
+        return Source(InTurn(drawn, attempt, ledger), newest, follower.engine.close, drawn.metrics)
+    if not algorithm.max_refills and not job.settings.greso:
         return Source(InTurn(batches, attempt, ledger), newest, follower.engine.close)
-    drawn = CurriculumTasks(plan_of(chosen), job.tasks, job.settings.tasks_per_step, job.seed, ledger)
-    return Source(InTurn(drawn, attempt, ledger), newest, follower.engine.close, drawn.metrics)
+    whole = size + algorithm.greedy_baseline
+    selection = Selection(whole, algorithm.max_refills, job.settings.greso, partial(teaches, algorithm=algorithm))
+    selective = Selective(batches, attempt, ledger, selection)
+    return Source(selective, newest, follower.engine.close, selective.observe)
+
+
+def _greedy(arm: Arm) -> Arm:
+    """The same arm, taking the likeliest token."""
+    return replace(arm, sampling=replace(arm.sampling, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0))
 
 
 def plan_of(settings: CurriculumSettings) -> CurriculumPlan:

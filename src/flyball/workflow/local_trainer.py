@@ -26,12 +26,14 @@ from flyball.errors import TrainError
 from flyball.evals.run import Arm, attempt_all
 from flyball.models import names
 from flyball.models.chat import ChatFormat
+from flyball.models.heads import with_value_head
 from flyball.models.hf_chat import HfChat, load_chat, signature
 from flyball.models.load import load_model, new_tiny_model, pays_bfloat16, save_model
 from flyball.models.lora import ADAPTER, add_lora
 from flyball.models.planted import hold_planted
 from flyball.models.tiny import TinyConfig, train_tokenizer
-from flyball.rl.algorithms import configured, own_choices
+from flyball.rl.algorithms import Algorithm, configured, own_choices
+from flyball.rl.guards import actions
 from flyball.rl.other_policy import importance_weights
 from flyball.rl.pairs import Pair, held_out_tasks, pairs_from_attempts
 from flyball.rl.preference_methods import METHOD_SETTINGS, preference_method
@@ -41,13 +43,18 @@ from flyball.rl_settings import RLSettings, SamplingSettings
 from flyball.rng import derive
 from flyball.rollout.activity import Board, Watchdog
 from flyball.stats.binomial import wilson
+from flyball.train.credit_network import CreditNetwork
+from flyball.train.critic import Critic, CriticLearner
 from flyball.train.fit import FitPlan, Validate
+from flyball.train.guards import Watchmen
+from flyball.train.implicit_rewards import ImplicitRewards
 from flyball.train.learner import LocalLearner, OptimizerConfig
 from flyball.train.preference import answer_of_messages, prepare_pairs, run_preference
 from flyball.train.progress import Checkpoints, Progress
 from flyball.train.reference import compute_with_one_thread
 from flyball.train.replay import ReplayPlan
-from flyball.train.rl import RLPlan, run_rl
+from flyball.train.rl import run_rl
+from flyball.train.rl_plan import RLPlan
 from flyball.train.rollouts import Ledger
 from flyball.train.serving import Follower, FromFolder, FromMemory, MemoryEngine, Weights
 from flyball.train.sft import demonstration_sample, run_sft
@@ -168,7 +175,7 @@ class LocalTrainer:
 
     async def rl(self, job: RLJob, watch: Watch) -> Trained:
         """Group-relative RL against the frozen start; the checkpoint is picked on validation."""
-        settings = job.settings
+        settings, guards = job.settings, actions(job.settings.guards)
         if settings.reference:
             compute_with_one_thread()
         chat, model = _chat(job.policy, job.inputs), load_model(job.policy)
@@ -181,8 +188,9 @@ class LocalTrainer:
             seed=job.seed,
         )
         reference = _learner(copy.deepcopy(model), chat, OptimizerConfig(), settings.temperature)
-        plan = _plan(job)
+        plan = replace(_plan(job), compare_halves=guards["gradient_conflict"] != "ignore")
         board, inputs = Board(), job.inputs
+        shares = TimeShares(board)
         drawn, judged = inputs.sampling(settings), inputs.sampling(inputs.workflow.settings.evaluation)
 
         def arm(sampling: SamplingParams, engine: Engine) -> Arm:
@@ -191,9 +199,9 @@ class LocalTrainer:
         ledger = Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step))
         new = partial(_rl_engine, job.policy, reference.model, chat, settings, inputs.workflow.settings.engine)
         engines = Engines(partial(_follower, inputs.workflow.settings.engine, learner, new, job.folder), new)
-        source = await source_of(job, learner, engines, partial(arm, drawn), ledger)
-        shares = TimeShares(board)
-        checkpoints = Checkpoints(job.folder, learner)
+        source = await source_of(job, plan.algorithm, learner, engines, partial(arm, drawn), ledger)
+        network = _credit_network(plan.algorithm, model, chat, settings)
+        checkpoints = Checkpoints(job.folder, learner, {"network": network.learner} if network else {})
         try:
             with Watchdog(board, lambda stuck: watch.tell(str(stuck)), settings.stuck_after_seconds):
                 done = await run_rl(
@@ -208,14 +216,17 @@ class LocalTrainer:
                         source.judge, partial(arm, judged), job.validation[: settings.validation_tasks], job.seed
                     ),
                     observe=lambda: {**shares(), **source.observe()},
+                    watchmen=Watchmen(guards, watch.alarm),
+                    network=network,
                 )
         finally:
             await source.close()
         return Trained(
             checkpoints.best(done),
             done.step,
-            finished=bool(done.stopped_early) or done.step == settings.num_steps,
+            finished=not done.paused and (bool(done.stopped_early) or done.step == settings.num_steps),
             stopped_early=done.stopped_early,
+            paused=done.paused,
             note=f"{done.step} steps, best on validation {done.best:.1%} at step {done.best_step}",
             metrics={"validation_success": done.best},
         )
@@ -390,6 +401,25 @@ def _learner(
         max_tokens=PACK_TOKENS,
         bf16=pays_bfloat16(model),
     )
+
+
+def _credit_network(algorithm: Algorithm, start: Any, chat: HfChat, settings: RLSettings) -> CreditNetwork | None:
+    """What the preset trains beside the policy, in full; it begins as a copy of the policy."""
+    if algorithm.network is None:
+        return None
+    rate = settings.network_learning_rate or settings.learning_rate
+    optimizer = OptimizerConfig(lr=rate, eps=RL_EPS, max_grad_norm=settings.max_grad_norm)
+    critic = algorithm.network == "critic"
+    kind = CriticLearner if critic else LocalLearner
+    learner = kind(
+        with_value_head(start) if critic else copy.deepcopy(start),
+        chat.tokenizer,
+        optimizer,
+        temperature=settings.temperature,
+        max_tokens=PACK_TOKENS,
+        bf16=pays_bfloat16(start),
+    )
+    return Critic(learner) if isinstance(learner, CriticLearner) else ImplicitRewards(learner)
 
 
 def _for_sampling(model: Any) -> Any:

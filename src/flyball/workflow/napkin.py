@@ -14,7 +14,7 @@ from typing import Any, Literal
 from flyball.config import Settings, read_settings
 from flyball.errors import ConfigError
 from flyball.settings_file import Location, Marks
-from flyball.workflow.check import ANNOUNCED, EVALUATES_ONLY, Names, check_names, names_in_force, preset_of
+from flyball.workflow.check import EVALUATES_ONLY, Names, check_names, names_in_force
 from flyball.workflow.tracking import missing_package
 from flyball.workflow.workflow import Workflow, load_workflow
 
@@ -120,9 +120,6 @@ def _reward_model(value: Any, settings: Settings, around: Around) -> tuple[State
 
 
 def _training(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
-    preset = preset_of(settings)
-    if preset in ANNOUNCED and preset not in around.names.presets:
-        return "missing", ANNOUNCED[preset]
     return "ready", "a preset of rl/algorithms.py"
 
 

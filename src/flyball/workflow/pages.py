@@ -5,6 +5,7 @@ Both are made from the store alone, so `flyball report RUN` can write them again
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -37,6 +38,7 @@ CHARTS = (
         {"chosen_score/preference": "chosen answers", "rejected_score/preference": "rejected answers"},
     ),
     ("Gradient norm", "number", {"grad_norm": "gradient norm"}),
+    ("Agreement of the halves of a batch", "number", {"gradient_cosine": "cosine of their gradients"}),
     ("History not as sampled", "share", {"forked_share": "forked calls", "realigned_share": "realigned calls"}),
     ("Entropy", "number", {"entropy": "entropy"}),
     ("Idle in a step", "share", {"trainer_idle_share": "trainer", "engine_idle_share": "engine"}),
@@ -133,8 +135,11 @@ def _guardrails(record: Record) -> list[Guardrail]:
 def _limits(record: Record) -> list[str]:
     settings = record.run.config["settings"]["evaluation"]
     trials = settings["num_trials"]
+    spoke = Counter(alarm.guard for alarm in record.alarms)
+    guards = [f"{name} ({times} times)" if times > 1 else name for name, times in spoke.items()]
     uses = ", ".join(f"{suite} {uses}" for suite, uses in record.suite_uses.items())
     return [
+        *([f"Guards spoke while it learned: {', '.join(guards)}; {record.alarms[-1].reason}."] if guards else []),
         f"Versions judged by the frozen suites so far: {uses}.",
         f"Tasks were attempted {trials} time{'s' * (trials != 1)} each at temperature {settings['temperature']:g}.",
         "Users in the evaluation are scripted; nothing was measured on live sessions.",
@@ -171,6 +176,7 @@ def _run_page(record: Record, brief: Path | None) -> RunPage:
         grids=_grids(record) if compared else (),
         gates=release.gates if release else (),
         examples=_examples(record) if compared else (),
+        alarms=record.alarms,
         facts=_facts(record),
         brief_file=brief.name if brief else "",
     )

@@ -13,9 +13,13 @@ from flyball.errors import EvalError
 from flyball.evals.compare import compare
 from flyball.release.evidence import Evidence, TokenSpeed
 from flyball.release.rollback import Drill, DrillStep
+from flyball.rl.guards import Alarm
 from flyball.store.runs import Run
 from flyball.store.store import Store
 from flyball.types import Comparison, EvalRun, PolicyVersion, Release
+
+GUARD_SPOKE = "guard"
+"""Kind of the event that an alarm leaves."""
 
 STAGE_DONE = "stage"
 """Kind of the event that a finished stage leaves."""
@@ -78,6 +82,11 @@ class Record:
             raise EvalError(f"suites {sorted(before.keys() ^ after.keys())} were run by one version only")
         margin = self.run.config["settings"]["evaluation"]["margin"]
         return tuple(compare(before[suite], after[suite], "success", margin) for suite in before)
+
+    @cached_property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """What guards said while it learned, in order."""
+        return tuple(Alarm(**event.payload) for event in self.store.events(self.run.run_id, GUARD_SPOKE))
 
     @cached_property
     def token_speed(self) -> TokenSpeed | None:

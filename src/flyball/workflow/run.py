@@ -101,7 +101,7 @@ def _go(
         try:
             asyncio.run(_do(context, stages))
         except Stopped:
-            store.set_run_status(run_id, "stopped", "asked to stop")
+            store.set_run_status(run_id, "stopped", stop.reason)
             return Finished(run_id, True, context.results)
         except FlyballError as exc:
             store.set_run_status(run_id, "failed", str(exc))

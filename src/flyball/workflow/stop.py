@@ -20,6 +20,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._asked = threading.Event()
+        self.reason = "asked to stop"
         self._before: Any = None
         self._listening = False
 
@@ -27,8 +28,9 @@ class StopRequest:
     def asked(self) -> bool:
         return self._asked.is_set()
 
-    def ask(self) -> None:
-        """Ask the run to stop at its next step."""
+    def ask(self, reason: str = "") -> None:
+        """Ask the run to stop at its next step. `reason`: where nobody did, why it should."""
+        self.reason = reason or self.reason
         self._asked.set()
 
     def check(self) -> None:

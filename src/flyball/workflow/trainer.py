@@ -22,6 +22,7 @@ from flyball.config import (
 )
 from flyball.engine.protocol import Engine
 from flyball.models.chat import ChatFormat
+from flyball.rl.guards import Alarm
 from flyball.rl_settings import RLSettings
 from flyball.types import GradedAttempt, Message, Task
 from flyball.workflow.inputs import Inputs
@@ -42,29 +43,33 @@ class Watch:
 
     `step(done, total, metrics)` is called after every step that is saved or can be repeated; names of metrics are
     those of `flyball.metrics`. `keep(phase, step, attempts)` writes graded attempts to the store, all or none, and
-    `kept(phase, step)` reads them back: a step that is repeated learns from these. `tell(line)` shows a person what the
-    run cannot act on itself; it may be called from any thread. When `should_stop()` is true the trainer saves a
-    checkpoint after the step under way and returns with `finished=False`.
+    `kept(phase, step)` reads them back: a step that is repeated learns from these. `alarm(alarm)` keeps what a guard
+    said, and shows it. `tell(line)` shows a person what the run cannot act on itself; it may be called from any thread.
+    When `should_stop()` is true the trainer saves a checkpoint after the step under way and returns with
+    `finished=False`.
     """
 
     step: Callable[[int, int, Mapping[str, float]], None]
     keep: Callable[[str, int, Sequence[GradedAttempt]], None]
     should_stop: Callable[[], bool]
     kept: Callable[[str, int], Sequence[GradedAttempt]] = lambda phase, step: ()
+    alarm: Callable[[Alarm], None] = lambda alarm: None
     tell: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A policy on disk in Hugging Face format. `finished` is False when it stopped because it was asked to.
+    """A policy on disk in Hugging Face format. `finished` is False when it stopped because it was asked to, or paused.
 
-    `stopped_early` says why training ended before its last step ('' when it did not); `note` is one line for people.
+    `stopped_early` says why training ended before its last step ('' when it did not), `paused` why a person should look
+    before it goes on; `note` is one line for people.
     """
 
     folder: Path
     num_steps: int
     finished: bool = True
     stopped_early: str = ""
+    paused: str = ""
     note: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
