@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from flyball.engine.protocol import Engine
-from flyball.evals.run import Arm, attempt_all
+from flyball.evals.run import Arm, attempt_all, rank_again_if_missing
 from flyball.rl_settings import CurriculumSettings
 from flyball.rollout.activity import Board
 from flyball.tasks.curriculum import CurriculumPlan
 from flyball.train.learner import LocalLearner
-from flyball.train.rollouts import Ahead, Batches, CurriculumTasks, InTurn, Lead, Ledger, Rollouts, step_seed
+from flyball.train.rollouts import Ahead, Batches, CurriculumTasks, InTurn, Lead, Ledger, Rank, Rollouts, step_seed
 from flyball.train.serving import Follower, InFlight, MemoryEngine, OwnVersion, Weights
 from flyball.types import GradedAttempt, Task
 from flyball.workflow.trainer import RLJob
@@ -40,7 +42,7 @@ class Engines:
 
 
 async def source_of(job: RLJob, learner: LocalLearner, engines: Engines, arm_on: ArmOn, ledger: Ledger) -> Source:
-    """Return what the job's `schedule` asks for."""
+    """Return what the job's `schedule` asks for. Where the reward ranks, the arms' graders wait for the group."""
     settings = job.settings
     batches = Batches(job.tasks, settings.num_steps, settings.tasks_per_step, job.seed)
     if settings.schedule == "sync":
@@ -54,7 +56,7 @@ async def source_of(job: RLJob, learner: LocalLearner, engines: Engines, arm_on:
 
 
 def _in_turn(job: RLJob, batches: Batches, follower: Follower, arm_on: ArmOn, ledger: Ledger) -> Source:
-    size = job.settings.group_size
+    size, rank = job.settings.group_size, _rank_of(job)
 
     async def newest() -> Engine:
         await follower.follow()
@@ -69,7 +71,8 @@ def _in_turn(job: RLJob, batches: Batches, follower: Follower, arm_on: ArmOn, le
             concurrency=job.settings.concurrency,
             reduce=lambda graded: graded,
         )
-        return [flat[i : i + size] for i in range(0, len(flat), size)]
+        groups = [flat[i : i + size] for i in range(0, len(flat), size)]
+        return groups if rank is None else await asyncio.gather(*map(rank, groups))
 
     if (chosen := job.settings.curriculum) is None:
         return Source(InTurn(batches, attempt, ledger), newest, follower.engine.close)
@@ -99,8 +102,13 @@ def _ahead(job: RLJob, batches: Batches, serving: OwnVersion | InFlight, arm_on:
         return await arm_on(engine).draw(task, index, seed)
 
     lead = Lead(settings.lead, settings.group_size, settings.concurrency, in_step=settings.reference)
-    ahead = Ahead(batches, lead, serving, draw, ledger, job.folder / SCHEDULE_LOG)
+    ahead = Ahead(batches, lead, serving, draw, ledger, job.folder / SCHEDULE_LOG, _rank_of(job))
     return Source(ahead, serving.judge, serving.close)
+
+
+def _rank_of(job: RLJob) -> Rank | None:
+    graders = job.inputs.graders
+    return partial(rank_again_if_missing, graders) if graders.ranks else None
 
 
 class TimeShares:
