@@ -61,10 +61,10 @@ def regrade(
     async def judge_all() -> None:
         nonlocal count
         await require_anchors(inputs)
-        for group in _groups(store, run_id, phase, graders.ranks):
+        for group in groups_of(store, run_id, phase, graders.ranks):
             if failed and not any(map(ungraded, group)):
                 continue
-            for before, after in zip(group, await _judge(graders, group), strict=True):
+            for before, after in zip(group, await judge_again(graders, group), strict=True):
                 store.add_scores(run_id, after)
                 count += 1
                 versions.add(before.outcome.grader_version)
@@ -76,7 +76,7 @@ def regrade(
     return Regraded(count, frozenset(versions), graders.version, tuple(changes), renewed, mixed)
 
 
-async def _judge(graders: GraderSet, group: Sequence[GradedAttempt]) -> list[GradedAttempt]:
+async def judge_again(graders: GraderSet, group: Sequence[GradedAttempt]) -> list[GradedAttempt]:
     """Judge attempts as they were in the first place: one alone, a group beside each other."""
     if len(group) == 1:
         return [await graders.grade(one.attempt) for one in group]
@@ -84,19 +84,24 @@ async def _judge(graders: GraderSet, group: Sequence[GradedAttempt]) -> list[Gra
     return await rank_again_if_missing(graders, [await waiting.grade(one.attempt) for one in group])
 
 
-def _groups(store: Store, run_id: str, phase: str | None, ranks: bool) -> Iterator[list[GradedAttempt]]:
-    """Yield what is judged together: groups of RL where the reward `ranks`, else every attempt by itself."""
+def groups_of(
+    store: Store, run_id: str, phase: str | None, ranks: bool, version: str | None = None
+) -> Iterator[list[GradedAttempt]]:
+    """Yield what is judged together: groups of RL where the reward `ranks`, else every attempt by itself.
+
+    Each with its latest judgement, or its latest by the graders of a `version`.
+    """
     grouped: set[str] = set()
     for step in store.steps(run_id, RL) if ranks and phase in (None, RL) else ():
         groups: dict[tuple[str, int], list[GradedAttempt]] = defaultdict(list)
         times: Counter[tuple[str, int]] = Counter()  # a step may have a task twice
-        for one in store.attempts(run_id, RL, step):
+        for one in store.attempts(run_id, RL, step, grader_version=version):
             key = one.attempt.task.task_id, one.attempt.group_index
             groups[key[0], times[key]].append(one)
             times[key] += 1
             grouped.add(one.attempt.attempt_id)
         yield from groups.values()
-    for one in store.attempts(run_id, phase):
+    for one in store.attempts(run_id, phase, grader_version=version):
         if one.attempt.attempt_id not in grouped:
             yield [one]
 
