@@ -90,6 +90,14 @@ def test_a_changed_grader_that_repeats_the_past_may_judge(flyball: Run) -> None:
     assert done.code == 0 and "repeats the stored judgements" in done.err
 
 
+def test_the_report_links_the_hacking_audit(flyball: Run) -> None:
+    flyball("train", FILE)
+    shown = flyball("report", run_id())
+    folder = Path(f".flyball/runs/{run_id()}")
+    assert "audit.html" in shown.out and 'href="audit.html"' in (folder / "report.html").read_text()
+    assert "hack no_op" in (folder / "audit.html").read_text()
+
+
 def test_labels_against_stored_attempts(flyball: Run) -> None:
     flyball("train", FILE)
     with Store(Path(".flyball")) as store:
