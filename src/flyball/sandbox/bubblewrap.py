@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from flyball.sandbox.cgroup import open_cgroup
 from flyball.sandbox.files import FIXED, TEMPORARY, WORK
 from flyball.sandbox.inside.seccomp import filter_program
 from flyball.sandbox.job import Bounds
-from flyball.sandbox.process import Process, set_limits
+from flyball.sandbox.process import GRACE_SECONDS, Process, set_limits
 from flyball.sandbox.view import environment, view
 
 ROOM = "/sandbox"
@@ -143,7 +144,10 @@ class _Namespace:
         return number
 
     def last_words(self) -> str:
-        """End what is left of it, and return what it had to say."""
+        """Let it come to its end, end what is left of it, and return what it had to say."""
+        ended = os.pidfd_open(self._popen.pid)
+        select.select([ended], [], [], GRACE_SECONDS)
+        os.close(ended)
         self.stop()
         assert self._popen.stderr is not None
         return self._popen.stderr.read().decode(errors="replace").strip() or "it said nothing"
