@@ -11,23 +11,31 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
+import uvicorn
 from scipy import stats
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from benchmarks.result import RESULTS, Finding, append_row, publish, rows_file
 from flyball.graders.judge import Judge
 from flyball.graders.make import grader_from
+from flyball.graders.python import PythonGrader
 from flyball.graders.row import attempt_of_text
+from flyball.graders.similarity import has_wordnet
+from flyball.graders.spec import Python
 from flyball.graders.spec_grader import SpecGrader
 from flyball.sandbox.calls import Calls
-from flyball.sandbox.sandbox import find_sandbox
+from flyball.sandbox.sandbox import SNIPPETS, Sandbox, find_sandbox
 
 NAME = "graders"
 TEXT = "The refund of $42.00 for order A123 was paid on Monday, and the customer was told so by email."
@@ -85,28 +93,56 @@ async def fresh_rate(seconds: float) -> float:
     return sum(counts) / (time.perf_counter() - started)
 
 
-async def judge_concurrency(seconds: float) -> float:
-    """Most requests in flight at a time, when 256 samples are asked for at once of one client."""
-    flying = most = 0
+async def monty_rate(seconds: float) -> float:
+    grader = PythonGrader(Python(type="python", name="python", source=SOURCE), Sandbox(SNIPPETS))
+    try:
+        return await rate_of(grader, seconds, together=16)
+    finally:
+        await grader.aclose()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
-        nonlocal flying, most
-        flying += 1
-        most = max(most, flying)
-        await asyncio.sleep(min(seconds, 0.5))
-        flying -= 1
-        content = json.dumps({"steps": [], "result": 0.5})
-        message = {"role": "assistant", "content": content}
+
+class JudgeServer:
+    """A judge on loopback that takes its time, and counts how many requests are with it at a time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.most = self._flying = 0
+        self._seconds = seconds
+        app = Starlette(routes=[Route("/v1/chat/completions", self._answer, methods=["POST"])])
+        self._server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    async def _answer(self, request: Request) -> JSONResponse:
+        self._flying += 1
+        self.most = max(self.most, self._flying)
+        await asyncio.sleep(self._seconds)
+        self._flying -= 1
+        message = {"role": "assistant", "content": json.dumps({"steps": [], "result": 0.5})}
         usage = {"prompt_tokens": 1, "completion_tokens": 1}
-        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-        return httpx.Response(200, json={"choices": choices, "usage": usage})
+        return JSONResponse({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage})
 
-    judge = Judge("http://judge/v1", concurrency=HELD_OPEN, transport=httpx.MockTransport(answer))
-    ask = [{"role": "user", "content": "{{sample.output_text}}"}]
-    grader = grader_from({"type": "score_model", "name": "judge", "model": "m", "input": ask}, judge=judge)
-    scores = await asyncio.gather(*(grader.grade(attempt_of_text(f"{TEXT} {i}", {}), {}) for i in range(256)))
+    def __enter__(self) -> str:
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{port}/v1"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+
+async def judge_concurrency(seconds: float) -> float:
+    """Most requests that the judge's server had at a time, when 256 samples are asked for at once of one client."""
+    server = JudgeServer(min(seconds, 0.5))
+    with server as base_url:
+        judge = Judge(base_url, concurrency=HELD_OPEN)
+        ask = [{"role": "user", "content": "{{sample.output_text}}"}]
+        grader = grader_from({"type": "score_model", "name": "judge", "model": "m", "input": ask}, judge=judge)
+        scores = await asyncio.gather(*(grader.grade(attempt_of_text(f"{TEXT} {i}", {}), {}) for i in range(256)))
+        await judge.aclose()
     assert not any(score.missing for score in scores)
-    return float(most)
+    return float(server.most)
 
 
 def similarity(metric: str) -> Measure:
@@ -117,6 +153,7 @@ def similarity(metric: str) -> Measure:
 CLAIMS: dict[str, tuple[Measure, float, str, str]] = {
     "python": (python_rate, 200, "samples/s", "a python grader, one sandbox per worker and a fork per call"),
     "python_fresh": (fresh_rate, 40, "samples/s", "a python grader, a new sandbox for every sample"),
+    "python_monty": (monty_rate, 200, "samples/s", "a python grader on Monty, a new session for every sample"),
     "string_check": (
         lambda seconds: rate_of(templated("string_check", operation="ilike"), seconds),
         5000,
@@ -136,7 +173,12 @@ def finding(name: str, values: list[float]) -> Finding:
         half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
     claim = f"{what}: at least {target:g} {unit}"
     how = f"mean over rounds of {unit}; holds when the mean is at least {target:g}"
-    details = {"rung": find_sandbox().rung.name} if name.startswith("python") else {}
+    details: dict[str, object] = {}
+    if name == "meteor":
+        said = asyncio.run(templated("text_similarity", evaluation_metric=name).grade(attempt_of_text(TEXT, {}), ITEM))
+        details = {"wordnet": has_wordnet(), "the score says": said.explanation}
+    elif name.startswith("python"):
+        details = {"rung": SNIPPETS.name if name == "python_monty" else find_sandbox().rung.name}
     return Finding(name, claim, how, mean, (mean - half, mean + half), len(values), unit, mean >= target, details)
 
 

@@ -20,7 +20,11 @@ from starlette.routing import Route
 
 SECRET = os.environ.get("ORDERS_SECRET")
 WEBHOOKS = OpenAI(api_key="none").webhooks  # its verifier knows the signature's form
-ORDERS = {"A1": {"item": "kettle", "quantity": 2}, "A2": {"item": "lamp", "quantity": 9}}
+ORDERS = {
+    "A1": {"item": "kettle", "quantity": 2},
+    "A2": {"item": "lamp", "quantity": 9},
+    "A3": {"item": "kettle", "quantity": 1},
+}
 
 reserved: dict[str, dict[str, int]] = {}  # what each attempt reserved, by trace_id
 

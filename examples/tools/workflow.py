@@ -19,8 +19,8 @@ class Desk:
 
 
 def success(attempt: fb.Attempt, hidden: dict[str, Any]) -> bool:
-    """The orders' server told how its world ended."""
-    return bool(attempt.tool_state["orders"]["reserved"] == hidden["reserved"])
+    """The orders' server told how its world ended; that nothing could be done has to be said as well."""
+    return bool(attempt.tool_state["orders"]["reserved"] == hidden["reserved"] and hidden["says"] in attempt.answer)
 
 
 def oracle(task: fb.Task) -> Generator[Message, list[Message], None]:
@@ -38,9 +38,9 @@ def oracle(task: fb.Task) -> Generator[Message, list[Message], None]:
 workflow = fb.Workflow(
     world=Desk,
     tasks=[
-        fb.Task("kettles", {"order": "A1"}, {"reserved": {"A1": 2}}),
-        fb.Task("lamps", {"order": "A2"}, {"reserved": {}}),
-        fb.Task("kettles-again", {"order": "A1"}, {"reserved": {"A1": 2}}, split="test"),
+        fb.Task("kettles", {"order": "A1"}, {"reserved": {"A1": 2}, "says": "Reserved"}),
+        fb.Task("lamps", {"order": "A2"}, {"reserved": {}, "says": "not enough"}),
+        fb.Task("one-kettle", {"order": "A3"}, {"reserved": {"A3": 1}, "says": "Reserved"}, split="test"),
     ],
     success=success,
     oracle=oracle,

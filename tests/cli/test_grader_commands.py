@@ -61,6 +61,43 @@ def test_a_changed_grader_that_misses_an_anchor_judges_no_run(flyball: Run) -> N
     assert "2 anchors are judged otherwise" in flyball("eval", FILE, "--policy", policy).err
 
 
+def test_a_changed_grader_that_moves_judgements_judges_no_run_until_a_person_accepts(flyball: Run) -> None:
+    assert flyball("train", FILE).code == 0
+    assert "nothing to compare" in flyball("doctor", "regression", FILE).out
+    edit("return a.state ==", "return True or a.state ==")
+    refused = flyball("train", FILE)
+    assert refused.code == 1 and "are a new version" in refused.err and "regression success" in refused.err
+    policy = str(write_policy(Path("candidate"), 1.0))
+    assert "are a new version" in flyball("eval", FILE, "--policy", policy).err
+    shown = flyball("doctor", "regression", FILE)
+    assert shown.code == 1 and "moved: " in shown.out and "n=" in shown.out and "--accept" in shown.out
+    assert flyball("doctor", "regression", FILE, "--accept", "--by", " ").code == 1
+    accepted = flyball("doctor", "regression", FILE, "--accept", "--by", "ana", "--note", "shorter answers count")
+    assert accepted.code == 0 and "accepted by ana" in accepted.out
+    assert "accepted: runs may use" in flyball("doctor", "regression", FILE).out
+    done = flyball("train", FILE)
+    assert done.code == 0 and "accepted by a person" in done.err
+    edit("return True or", "return")
+    assert "are a new version" in flyball("train", FILE).err, "an acceptance is of one version in place of one other"
+
+
+def test_a_changed_grader_that_repeats_the_past_may_judge(flyball: Run) -> None:
+    assert flyball("train", FILE).code == 0
+    edit("return a.state ==", "taken = True\n    return taken and a.state ==")
+    shown = flyball("doctor", "regression", FILE)
+    assert shown.code == 0 and "ok    regression success: the same in 100.0%" in shown.out
+    done = flyball("train", FILE)
+    assert done.code == 0 and "repeats the stored judgements" in done.err
+
+
+def test_the_report_links_the_hacking_audit(flyball: Run) -> None:
+    flyball("train", FILE)
+    shown = flyball("report", run_id())
+    folder = Path(f".flyball/runs/{run_id()}")
+    assert "audit.html" in shown.out and 'href="audit.html"' in (folder / "report.html").read_text()
+    assert "hack no_op" in (folder / "audit.html").read_text()
+
+
 def test_labels_against_stored_attempts(flyball: Run) -> None:
     flyball("train", FILE)
     with Store(Path(".flyball")) as store:

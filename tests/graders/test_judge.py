@@ -224,6 +224,30 @@ def test_tokens_and_money_are_counted_and_the_budget_ends_the_asking() -> None:
     assert server.cost_usd == usage.cost_usd == pytest.approx(0.006)
 
 
+def test_asked_all_at_once_a_budget_is_exceeded_by_one_question_at_most() -> None:
+    flying = most = 0
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal flying, most
+        flying += 1
+        most = max(most, flying)
+        await asyncio.sleep(0.001)
+        flying -= 1
+        return graded(5)
+
+    server = judge(answer, prices={"judge-1": (10.0, 100.0)}, budget_usd=0.025)
+    grader = grader_from({"name": "g", **SCORE_MODEL}, judge=server)
+
+    async def ask_all() -> list[Score]:
+        return await asyncio.gather(*(grader.grade(attempt_of_text(f"{i}", {}), {"answer": "y"}) for i in range(64)))
+
+    scores = asyncio.run(ask_all())
+    asked = server.usage["judge-1"].calls
+    price = server.cost_usd / asked
+    assert sum(not score.missing for score in scores) == asked and most > 1
+    assert 0.025 <= server.cost_usd < 0.025 + price
+
+
 def test_a_budget_that_cannot_be_kept_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no price and the judge has a budget"):
         grader_from({"name": "g", **SCORE_MODEL}, judge=judge(lambda request: graded(1), budget_usd=1.0))

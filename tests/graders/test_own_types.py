@@ -14,7 +14,7 @@ from flyball.errors import ConfigError, Fault
 from flyball.graders.flags import error_flags
 from flyball.graders.language import language_of, share_in
 from flyball.graders.make import TYPES, as_grader, grader_from
-from flyball.types import Attempt, Missing, Score, StopReason, ToolCall, ToolResult, Usage
+from flyball.types import Attempt, AttemptGroup, Missing, Score, StopReason, Task, ToolCall, ToolResult, Usage
 from tests.graders.rows import attempt, graded, judge, score, score_of, tool_call
 
 
@@ -428,11 +428,13 @@ RANK = {
 ROW = {"question": "Capital of France?", "good": "It is Paris, on the Seine."}
 
 
-def ranking(quality: dict[str, float], first_wins: bool = False) -> Any:
+def ranking(quality: dict[str, float], first_wins: bool = False, asked: list[list[str]] | None = None) -> Any:
     """A judge that ranks by a number per answer, or prefers whatever is shown first."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         answers = json.loads(json.loads(request.content)["messages"][1]["content"])["answers"]
+        if asked is not None:
+            asked.append(list(answers.values()))
         order = list(answers) if first_wins else sorted(answers, key=lambda label: -quality[answers[label]])
         content = json.dumps({"result": order})
         return httpx.Response(200, json={"choices": [{"message": {"role": "assistant", "content": content}}]})
@@ -443,12 +445,43 @@ def ranking(quality: dict[str, float], first_wins: bool = False) -> Any:
 QUALITY = {ROW["good"]: 9, "no idea": 1, "Paris": 10, "Perhaps Paris": 5, "Lyon": 0}
 
 
+def group_of(*texts: str) -> AttemptGroup:
+    task = Task("t", {}, ROW)
+    return AttemptGroup(task, tuple(replace(attempt(text), task=task, attempt_id=text) for text in texts))
+
+
 def test_group_judge_reads_ranks_off_its_anchors() -> None:
     grader: Any = grader_from({"name": "g", **RANK}, judge=ranking(QUALITY))
-    group = [attempt(text) for text in ("Lyon", "Paris", "Perhaps Paris")]
-    scores = asyncio.run(grader.grade_group(group, ROW))
+    scores = asyncio.run(grader.grade_group(group_of("Lyon", "Paris", "Perhaps Paris")))
     assert [s.value for s in scores] == pytest.approx([0.1, 0.9, 0.5]) and scores[0].parts == {"order_gap": 0.0}
+    assert {(s.grader, s.grader_version) for s in scores} == {("g", grader.version)}
     assert score_of(grader, attempt("Perhaps Paris"), ROW).value == pytest.approx(0.5)
+
+
+def test_behind_a_gate_and_in_a_formula_the_group_is_still_ranked_together() -> None:
+    asked: list[list[str]] = []
+    rank = ranking(QUALITY, asked=asked)
+    short = {"type": "format", "max_chars": 10}
+    gate = grader_from({"type": "gate", "name": "g", "require": {"short": short}, "then": RANK}, judge=rank)
+    scores = asyncio.run(gate.grade_group(group_of("Lyon", "Perhaps Paris", "Paris")))
+    assert [s.value for s in scores] == pytest.approx([0.1, 0.0, 0.9])
+    assert gate.ranks and "the gate is closed" in scores[1].explanation and scores[0].parts["short"] == 1.0
+    assert all(set(shown) == {"Lyon", "Paris", ROW["good"], "no idea"} for shown in asked) and len(asked) == 2
+
+    parts = {"rank": RANK, "short": {"type": "format", "max_chars": 10, "name": "s"}}
+    multi = grader_from(
+        {"type": "multi", "name": "g", "graders": parts, "calculate_output": "rank / short"}, judge=rank
+    )
+    scores = asyncio.run(multi.grade_group(group_of("Lyon", "Perhaps Paris", "Paris")))
+    assert multi.ranks and [s.value for s in scores[::2]] == pytest.approx([0.1, 0.9])
+    assert error_flags(scores[1])["formula_parse_error"], "a formula without a value costs one attempt its grade"
+    assert not grader_from({"name": "g", **short}).ranks
+
+
+def test_what_cannot_be_shown_to_the_judge_is_not_ranked() -> None:
+    grader: Any = grader_from({"name": "g", **RANK, "input": "{{sample.output_json.city}}"}, judge=ranking(QUALITY))
+    scores = asyncio.run(grader.grade_group(group_of('{"city": "Paris"}', "Lyon")))
+    assert scores[0].value == pytest.approx(0.9) and error_flags(scores[1])["sample_parse_error"]
 
 
 def test_a_judge_that_prefers_a_place_or_turns_anchors_round_gives_no_grade() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from flyball.errors import SandboxError
 from flyball.sandbox import sandbox as module
+from flyball.sandbox.bubblewrap import Bubblewrap
+from flyball.sandbox.cgroup import YOUNG, _remove_leftovers
 from flyball.sandbox.inside.confine import kill_all
 from flyball.sandbox.inside.seccomp import filter_program
 from flyball.sandbox.job import MIB, Bounds, End, Job, Result
@@ -194,3 +200,92 @@ def test_the_filter_knows_its_machines() -> None:
 def test_outside_of_a_sandbox_nothing_is_killed() -> None:
     with pytest.raises(PermissionError, match="nothing was killed"):
         kill_all(os.getpid())
+
+
+# --- ends that nobody planned --------------------------------------------------------------------------------
+
+HOST = """
+import sys
+from flyball.sandbox.job import Bounds, Job
+from flyball.sandbox.sandbox import RUNGS, Sandbox
+(rung,) = [rung for rung in RUNGS if rung.name == sys.argv[1]]
+Sandbox(rung).run(Job(("sh", "-c", "sleep 600 # " + sys.argv[2]), bounds=Bounds(seconds=600)))
+"""
+
+
+def seen(mark: str) -> bool:
+    """Whether a process carries the mark in its command line, but for the host."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and folder.name != str(os.getpid()):
+            try:
+                words = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if mark.encode() in words and HOST.encode()[:40] not in words:
+                return True
+    return False
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def test_nothing_survives_a_host_that_is_killed(sandbox: Sandbox) -> None:
+    mark = f"flyball-mark-{os.getpid()}-{sandbox.rung.name}"
+    with subprocess.Popen([sys.executable, "-c", HOST, sandbox.rung.name, mark]) as host:
+        try:
+            until(lambda: seen(mark) or host.poll() is not None)
+            assert host.poll() is None
+        finally:
+            host.kill()
+    until(lambda: not seen(mark))
+
+
+def test_a_sandbox_outlives_the_thread_that_asked_for_it(sandbox: Sandbox) -> None:
+    job = Job((*sandbox.python, "-c", "import sys; print(sys.stdin.readline())"))
+    with contextlib.ExitStack() as held, ThreadPoolExecutor(1) as thread:
+        process = thread.submit(held.enter_context, sandbox.process(job)).result()
+        thread.shutdown(wait=True)
+        process.stdin.write(b"still here\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"still here\n"
+
+
+BWRAP = f"""#!{sys.executable} -IS
+import json, os, subprocess, sys
+gone = subprocess.Popen(["true"])
+gone.wait()
+if TELLS:
+    status = int(sys.argv[sys.argv.index("--json-status-fd") + 1])
+    os.write(status, json.dumps({{"child-pid": gone.pid}}).encode() + b"\\n")
+sys.exit("bwrap: this kernel lends no namespaces")
+"""
+
+
+@pytest.mark.parametrize("tells", [False, True], ids=["before it told its process", "after it told its process"])
+def test_a_bwrap_that_dies_at_its_start_says_why(tells: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = BWRAP.replace("TELLS", str(tells))
+    (tmp_path / "bwrap").write_text(script)
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for _ in range(3):
+        with pytest.raises(SandboxError, match="this kernel lends no namespaces"):
+            shell(Sandbox(Bubblewrap()), "true")
+
+
+def test_groups_that_killed_hosts_left_are_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    old = time.time() - 2 * YOUNG
+    for name, at in (
+        (f"flyball-{gone.pid}-0", old), (f"flyball-{gone.pid}-1", time.time()), (f"flyball-{os.getpid()}-0", old),
+        ("other-1-1", old),
+    ):  # fmt: skip
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (at, at))
+    _remove_leftovers(tmp_path, os.getpid())
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f"flyball-{gone.pid}-1", f"flyball-{os.getpid()}-0", "other-1-1"}

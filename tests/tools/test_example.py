@@ -57,7 +57,11 @@ def test_the_oracle_succeeds_and_who_does_nothing_does_not(orders: None) -> None
     assert [g.outcome.success for g in solved] == [True, True, True], solved[0].attempt.trajectory.detail
     assert solved[0].attempt.tool_state == {"orders": {"reserved": {"A1": 2}}}
     idle = attempts(inputs, do_nothing)
-    assert [g.outcome.success for g in idle] == [False, True, False]  # reserving nothing is right for the lamps
+    assert [g.outcome.success for g in idle] == [
+        False,
+        False,
+        False,
+    ]  # nor for the lamps: that it cannot be has to be said
     assert set(inputs.world.tool_versions) == {"find_order", "reserve", "count"}
 
 

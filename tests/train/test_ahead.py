@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flyball.errors import NumericsError, TrainError, WeightsError
+from flyball.errors import Fault, NumericsError, TrainError, WeightsError
+from flyball.graders.grade import WAITS
 from flyball.rl.algorithms import algorithm
 from flyball.rng import derive
 from flyball.rollout.schedule_log import read_events
@@ -23,15 +24,18 @@ from flyball.train.learner import LocalLearner
 from flyball.train.progress import Checkpoints, Progress
 from flyball.train.rl import run_rl
 from flyball.train.rl_plan import RLPlan
-from flyball.train.rollouts import Ahead, Batches, InTurn, Lead, Ledger, Rollouts, step_seed
+from flyball.train.rollouts import Ahead, Batches, InTurn, Lead, Ledger, Rank, Rollouts, step_seed
 from flyball.train.serving import FromMemory, InFlight, OwnVersion, Serving, Weights
-from flyball.types import Attempt, Call, Estimate, GradedAttempt, Outcome, StopReason, Task, Trajectory
+from flyball.types import Attempt, Call, Estimate, GradedAttempt, Missing, Outcome, StopReason, Task, Trajectory
 from tests.train.small import VOCAB, Killed, same_weights, small_learner, validated
 
 TASKS = [Task(f"task-{i}", {}) for i in range(5)]
 SIZE, GROUP = 2, 2
 PLAN = RLPlan(algorithm("rloo"), num_steps=6, tasks_per_step=SIZE, seed=5, validate_every=3, max_off_policy_steps=2)
 BATCHES = Batches(TASKS, PLAN.num_steps, SIZE, PLAN.seed)
+
+
+LOG = "schedule.jsonl"
 
 
 class Speaker:
@@ -68,7 +72,8 @@ class Disk:
     """What outlives a process: its folder and its ledger. `writes_left` counts down to its death."""
 
     folder: Path
-    attempts: dict[int, list[GradedAttempt]] = field(default_factory=dict)
+    attempts: dict[int, dict[str, list[GradedAttempt]]] = field(default_factory=dict)
+    """By step and attempt: its judgements, the latest last."""
     writes_left: float = float("inf")
 
     def write(self) -> None:
@@ -79,15 +84,16 @@ class Disk:
 
     def keep(self, step: int, graded: Sequence[GradedAttempt]) -> None:
         self.write()
-        self.attempts.setdefault(step, []).extend(graded)
+        for one in graded:
+            self.attempts.setdefault(step, {}).setdefault(one.attempt.attempt_id, []).append(one)
 
     @property
     def ledger(self) -> Ledger:
-        return Ledger(self.keep, lambda step: list(self.attempts.get(step, ())))
+        return Ledger(self.keep, lambda step: [judged[-1] for judged in self.attempts.get(step, {}).values()])
 
     @property
     def kept(self) -> list[GradedAttempt]:
-        return [graded for step in self.attempts.values() for graded in step]
+        return [judged[-1] for step in self.attempts.values() for judged in step.values()]
 
 
 @dataclass
@@ -100,6 +106,7 @@ class Life:
     in_step: bool = True
     plan: RLPlan = PLAN
     slow: frozenset[int] = frozenset()
+    rank: Rank | None = None
     learner: LocalLearner = field(default_factory=small_learner)
     steps: list[dict[str, float]] = field(default_factory=list)
     serving: Serving | None = None
@@ -112,7 +119,7 @@ class Life:
             weights = lambda: Weights(learner.snapshot(), learner.version)  # noqa: E731
             self.serving = InFlight(FromMemory(Speaker(), weights))  # type: ignore[arg-type]
         lead = Lead(self.plan.max_off_policy_steps, GROUP, 4, in_step=self.in_step)
-        ahead = Ahead(BATCHES, lead, self.serving, self.draw, self.disk.ledger, self.disk.folder / "schedule.jsonl")
+        ahead = Ahead(BATCHES, lead, self.serving, self.draw, self.disk.ledger, self.disk.folder / LOG, self.rank)
         append = ahead._log.append
 
         def dying(events: Any) -> None:
@@ -128,7 +135,8 @@ class Life:
             await asyncio.sleep(0)
         while seed in self.slow and self.learner.version < begun + 2:
             await asyncio.sleep(0.001)
-        return graded(task, index, seed, begun, engine)
+        done = graded(task, index, seed, begun, engine)
+        return done if self.rank is None else replace(done, reward=Missing(WAITS, Fault.INFRASTRUCTURE))
 
     def live(self) -> Progress:
         checkpoints = Checkpoints(self.disk.folder, self.learner)
@@ -353,3 +361,44 @@ def test_weights_that_nobody_holds_are_said_to_be_gone() -> None:
             serving.hold(2, {2})
 
     asyncio.run(go())
+
+
+# --- rewards that depend on the group ---------------------------------------------------------------------------------
+
+
+class Judge:
+    """Pays the attempt of a group that said the larger tokens, and never the same twice for the same question."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, ...]] = []
+
+    async def rank(self, group: Sequence[GradedAttempt]) -> list[GradedAttempt]:
+        self.asked.append(tuple(one.attempt.seed for one in group))
+        await asyncio.sleep(0)
+        said = [sum(one.attempt.trajectory.calls[0].completion_ids) for one in group]
+        return [replace(one, reward=float(words == max(said))) for one, words in zip(group, said, strict=True)]
+
+
+def test_a_group_is_ranked_once_it_is_whole_and_learned_from_as_ranked(tmp_path: Path) -> None:
+    judge = Judge()
+    life = whole(tmp_path, rank=judge.rank)
+    assert sorted(judge.asked) == sorted(
+        tuple(BATCHES.draw_seed(group, index) for index in range(GROUP)) for group in range(PLAN.num_steps * SIZE)
+    )
+    assert not any(isinstance(one.reward, Missing) for one in life.disk.kept)
+    assert all(step["missing_share"] == 0.0 for step in life.steps)
+    unranked = whole(tmp_path / "other")
+    assert not same_weights(life.learner.snapshot(), unranked.learner.snapshot()), "the ranking is what was learned"
+
+
+def test_killed_anywhere_a_ranked_group_keeps_its_ranking(tmp_path: Path) -> None:
+    expected = whole(tmp_path, rank=Judge().rank).learner.snapshot()
+    draw = Random(11)
+    for case in range(6):
+        judge = Judge()
+        deaths = [draw.randrange(1, 40) for _ in range(draw.randrange(1, 4))]
+        life, disk = die_and_go_on(tmp_path / str(case), deaths, rank=judge.rank)
+        assert same_weights(life.learner.snapshot(), expected), deaths
+        assert seeds(disk.kept) == planned() and not any(isinstance(one.reward, Missing) for one in disk.kept)
+        judgements = [judged for step in disk.attempts.values() for judged in step.values()]
+        assert all(sum(not isinstance(one.reward, Missing) for one in judged) == 1 for judged in judgements), deaths

@@ -7,6 +7,7 @@ import hashlib
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 from benchmarks.tiny_job import Desk, tiny_job
 from flyball.engine.local_process import ProcessEngine
 from flyball.engine.protocol import Completion, Request
-from flyball.errors import EngineLostError
+from flyball.errors import EngineLostError, Fault
 from flyball.metrics import check
-from flyball.types import GradedAttempt
+from flyball.types import Attempt, AttemptGroup, GradedAttempt, Missing, Score
 from flyball.workflow import local_trainer
+from flyball.workflow.inputs import Inputs
 from flyball.workflow.local_trainer import LocalTrainer
 from flyball.workflow.trainer import Trained, Watch
 
@@ -45,12 +47,18 @@ class Ear:
 
 
 def go(
-    folder: Path, latencies: Mapping[int, list[float]] | None = None, exist_ok: bool = False, **rl: Any
+    folder: Path,
+    latencies: Mapping[int, list[float]] | None = None,
+    exist_ok: bool = False,
+    reward: Any = None,
+    **rl: Any,
 ) -> tuple[Trained, Ear]:
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=exist_ok)
     Desk.open_anew(latencies or {})
     job = tiny_job(folder, num_tasks=8, num_steps=STEPS, tasks_per_step=SIZE, group_size=GROUP, validate_every=2, **rl)
+    if reward is not None:
+        job = replace(job, inputs=Inputs(replace(job.inputs.workflow, reward=reward)))
     ear = Ear()
     return asyncio.run(LocalTrainer().rl(job, ear.watch)), ear
 
@@ -131,3 +139,46 @@ def test_a_killed_engine_process_ends_the_run_and_it_goes_on_to_the_same_weights
     assert Mortal.asked >= 10
     go(tmp_path / "killed", exist_ok=True, **apart)
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+class Longest:
+    """Ranks a group by how much was said; one that is judged alone is in the middle. The first question fails."""
+
+    name, version, ranks = "longest", "1", True
+
+    def __init__(self, fails: int = 0) -> None:
+        self.fails, self.groups, self.alone = fails, list[AttemptGroup](), 0
+
+    async def grade(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
+        self.alone += 1
+        return Score(0.5)
+
+    async def grade_group(self, group: AttemptGroup) -> list[Score]:
+        self.groups.append(group)
+        if len(self.groups) <= self.fails:
+            return [Score(Missing("the judge did not answer", Fault.INFRASTRUCTURE))] * len(group.attempts)
+        said = [sum(len(call.completion_ids) for call in one.trajectory.calls) for one in group.attempts]
+        return [Score(sorted(said).index(words) / (len(said) - 1)) for words in said]
+
+
+@pytest.mark.parametrize("schedule", ["sync", "async"])
+def test_a_reward_that_ranks_sees_whole_groups(tmp_path: Path, schedule: str) -> None:
+    judge = Longest(fails=1)
+    trained, ear = go(tmp_path / "run", reward=judge, schedule=schedule)
+    assert trained.finished and len(judge.groups) == STEPS * SIZE + 1, "a question that failed is asked again"
+    assert all(len({one.task.task_id for one in group.attempts}) == 1 for group in judge.groups)
+    assert all(len(group.attempts) == GROUP for group in judge.groups)
+    last = {graded.attempt.attempt_id: graded for graded in ear.kept}.values()
+    assert len(last) == STEPS * SIZE * GROUP
+    by_group = {frozenset(one.attempt_id for one in group.attempts) for group in judge.groups}
+    for ids in by_group:
+        paid = [graded.reward for graded in last if graded.attempt.attempt_id in ids]
+        assert 0.0 in paid and all(sum(e.value for e in g.events) == g.reward for g in last), paid
+    assert all(metrics["missing_share"] == 0.0 for metrics in ear.metrics)
+    assert judge.alone > 0, "validation judges an attempt by itself"
+
+
+def test_a_group_that_nobody_ranks_is_missing_and_counted(tmp_path: Path) -> None:
+    trained, ear = go(tmp_path / "run", reward=Longest(fails=10**6))
+    assert trained.num_steps == STEPS and all(metrics["missing_share"] == 1.0 for metrics in ear.metrics)
+    assert all(isinstance(graded.reward, Missing) and not graded.events for graded in ear.kept)

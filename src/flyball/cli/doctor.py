@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from flyball.cli.doctor_grader import grader
+from flyball.cli.doctor_regression import regression
 from flyball.cli.doctor_reward import reward
 from flyball.cli.doctor_tools import tools
 from flyball.cli.options import file_argument, make_trainer, policy_option
@@ -32,7 +33,7 @@ class Doctor(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=Doctor, commands=[grader, reward, tools])
+@click.group(cls=Doctor, commands=[grader, regression, reward, tools])
 def doctor() -> None:
     """Check world, tasks and graders before training: go, fix first, or do not use RL here.
 

@@ -62,6 +62,8 @@ def report(run_id: str, home: Path) -> None:
     with open_store(home) as store:
         pages = write_pages(Record.of(store, run_id))
     click.echo(f"report:  {pages.report}")
+    if pages.audit:
+        click.echo(f"audit:   {pages.audit}")
     if pages.brief:
         click.echo(f"brief:   {pages.brief}")
 

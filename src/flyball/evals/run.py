@@ -146,6 +146,16 @@ async def grade_again_if_missing(graders: GraderSet, attempt: Attempt) -> Graded
     return graded
 
 
+async def rank_again_if_missing(graders: GraderSet, group: Sequence[GradedAttempt]) -> list[GradedAttempt]:
+    """Rank a group, asking again up to `NUM_GRADINGS` times in all while an attempt that was judged has no reward."""
+    ranked = await graders.rank(group)
+    for _ in range(NUM_GRADINGS - 1):
+        if all(not isinstance(g.reward, Missing) or g.attempt.stop.fault is Fault.INFRASTRUCTURE for g in ranked):
+            break
+        ranked = await graders.rank(group)
+    return ranked
+
+
 def task_result(graded: GradedAttempt) -> TaskResult:
     """Reduce a graded attempt, fresh or from the store, to what summaries and comparisons need.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -12,7 +12,7 @@ from flyball.graders.flags import PASSED
 from flyball.graders.row import Row
 from flyball.graders.spec import GraderSpec
 from flyball.graders.spec_grader import SpecGrader
-from flyball.types import Missing, Score
+from flyball.types import AttemptGroup, Missing, Score
 
 
 class Gate(GraderSpec):
@@ -45,6 +45,21 @@ class GateGrader(SpecGrader[Gate]):
 
     async def judge(self, row: Row) -> Score:
         """Ask the conditions at the same time, then the rest."""
+        held = await self._conditions(row)
+        return held if held.value != 1.0 else _behind(held, await self._then.grade(row.attempt, row.hidden))
+
+    async def judge_group(self, rows: Sequence[Row]) -> list[Score]:
+        """Judge those for which the gate is open beside each other."""
+        held = await asyncio.gather(*map(self._conditions, rows))
+        through = [i for i, score in enumerate(held) if score.value == 1.0]
+        if through:
+            passed = AttemptGroup(rows[0].attempt.task, tuple(rows[i].attempt for i in through))
+            for i, rest in zip(through, await self._then.grade_group(passed), strict=True):
+                held[i] = _behind(held[i], rest)
+        return held
+
+    async def _conditions(self, row: Row) -> Score:
+        """1 where the gate is open, 0 where it is closed."""
         asked = (grader.grade(row.attempt, row.hidden) for grader in self._require.values())
         scores = dict(zip(self._require, await asyncio.gather(*asked), strict=True))
         parts = {f"{name}/{what}": value for name, score in scores.items() for what, value in score.parts.items()}
@@ -56,5 +71,9 @@ class GateGrader(SpecGrader[Gate]):
         if closed := [name for name, holds in held.items() if not holds]:
             why = "; ".join(f"{name}: {scores[name].explanation or 'does not hold'}" for name in closed)
             return Score(0.0, 0.0, self.raw_range, parts, f"the gate is closed: {why}")
-        rest = await self._then.grade(row.attempt, row.hidden)
-        return Score(rest.value, rest.raw, rest.raw_range, {**rest.parts, **parts}, rest.explanation)
+        return Score(1.0, parts=parts)
+
+
+def _behind(held: Score, rest: Score) -> Score:
+    """What the rest says, with the parts of the conditions."""
+    return Score(rest.value, rest.raw, rest.raw_range, {**rest.parts, **held.parts}, rest.explanation)

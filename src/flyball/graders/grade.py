@@ -13,15 +13,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flyball.errors import ConfigError, Fault
-from flyball.graders.grader import ANY_FINITE, FunctionGrader, Grader
+from flyball.graders.grader import ANY_FINITE, FunctionGrader, Grader, ranks
 from flyball.graders.spec_grader import rules_of
 from flyball.graders.turns import TurnGrader
-from flyball.types import Attempt, GradedAttempt, Missing, Outcome, RewardEvent, Score, Trajectory
+from flyball.types import Attempt, AttemptGroup, GradedAttempt, Missing, Outcome, RewardEvent, Score, Trajectory
 
 SUCCESS, REWARD, SAFETY = "success", "reward", "safety"
 TURN_REWARD = "turn_reward"
 TOOL_BUDGET = "tool_budget"
 """Component of the reward that holds the penalties of calls past a tool's budget."""
+WAITS = "it waits for its group to be ranked"
+"""Cause of a reward that is missing until `GraderSet.rank` has seen the whole group."""
 HOLDOUT = "holdout/"
 """What the names of held-out scores begin with."""
 
@@ -32,8 +34,9 @@ class GraderSet:
 
     `success` and `safety` answer yes or no, `reward` any finite number (default: success as 0 or 1), `scores` report
     in [0, 1] and decide nothing. `holdout` graders are like scores and never part of what learning reads: where they
-    fall behind, the reward is being gamed. `turn_reward` adds rewards to single calls. Raises ConfigError when a score
-    takes a name that has a meaning, or a held-out grader is one that learning reads.
+    fall behind, the reward is being gamed. `turn_reward` adds rewards to single calls. A reward that ranks (see
+    `GroupGrader`) judges an attempt by itself in `grade`; training asks `waiting().grade`, then `rank` of the group.
+    Raises ConfigError when a score takes a name that has a meaning, or a held-out grader is one that learning reads.
     """
 
     success: Grader
@@ -84,8 +87,34 @@ class GraderSet:
         outcome = Outcome(
             _decided(scores[SUCCESS]), _decided(scores[SAFETY]) if SAFETY in scores else None, self.version
         )
-        reward, events = await self._learned(seen, hidden, scores[SUCCESS])
+        reward, events = await self._learned(seen, hidden, await self._reward(seen, hidden, scores[SUCCESS]))
         return GradedAttempt(attempt, outcome, scores, events, reward)
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the reward of an attempt depends on the others of its group."""
+        return ranks(self.reward)
+
+    def waiting(self) -> GraderSet:
+        """These graders for attempts whose group is ranked when it is whole: their reward is Missing until then."""
+        return replace(self, reward=_Waiting(self.reward)) if self.reward is not None and self.ranks else self
+
+    async def rank(self, group: Sequence[GradedAttempt]) -> list[GradedAttempt]:
+        """Give attempts at one task the rewards that they get beside each other; nothing else of them changes.
+
+        What infrastructure ended is not ranked and stays without one. Never raises for what a grader did.
+        """
+        assert ranks(self.reward), "only a reward that ranks has groups"
+        judged = [i for i, one in enumerate(group) if one.attempt.stop.fault is not Fault.INFRASTRUCTURE]
+        seen = [_without_critic(group[i].attempt) for i in judged]
+        ranked = list(group)
+        if not judged:
+            return ranked
+        said = await self.reward.grade_group(AttemptGroup(seen[0].task, tuple(seen)))
+        for i, attempt, score in zip(judged, seen, said, strict=True):
+            reward, events = await self._learned(attempt, attempt.task.hidden, _uncut(score))
+            ranked[i] = replace(group[i], reward=reward, events=events)
+        return ranked
 
     async def _success(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
         if attempt.stop.fault is Fault.POLICY:
@@ -94,10 +123,9 @@ class GraderSet:
         return _yes_or_no(await self.success.grade(attempt, hidden))
 
     async def _learned(
-        self, attempt: Attempt, hidden: Mapping[str, Any], success: Score
+        self, attempt: Attempt, hidden: Mapping[str, Any], reward: float | Missing
     ) -> tuple[float | Missing, tuple[RewardEvent, ...]]:
         """What learning reads: the sum, and where each part of it lies. One part that is missing leaves nothing."""
-        reward = await self._reward(attempt, hidden, success)
         turns = () if self.turn_reward is None else await self.turn_reward.measure(attempt, hidden)
         for part in (reward, turns):
             if isinstance(part, Missing):
@@ -115,9 +143,7 @@ class GraderSet:
             said = await self.reward.measure(attempt, hidden, ANY_FINITE)
         else:
             said = await self.reward.grade(attempt, hidden)
-        if not isinstance(said, Score):
-            return said
-        return said.value if isinstance(said.value, Missing) or said.raw is None else said.raw
+        return _uncut(said) if isinstance(said, Score) else said
 
     def _unjudged(self, attempt: Attempt) -> GradedAttempt:
         stop = attempt.trajectory
@@ -130,6 +156,25 @@ class GraderSet:
         }
         outcome = Outcome(missing, None if self.safety is None else missing, self.version)
         return GradedAttempt(attempt, outcome, scores, (), missing)
+
+
+class _Waiting:
+    """Stands for a reward that ranks while its group is not whole."""
+
+    def __init__(self, reward: Grader) -> None:
+        self.name, self.version = reward.name, reward.version
+
+    async def grade(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
+        return Score(Missing(WAITS, Fault.INFRASTRUCTURE), grader=self.name, grader_version=self.version)
+
+
+def waits(graded: GradedAttempt) -> bool:
+    """Whether the reward of an attempt is missing because its group was not ranked yet."""
+    return isinstance(graded.reward, Missing) and graded.reward.cause == WAITS
+
+
+def _uncut(score: Score) -> float | Missing:
+    return score.value if isinstance(score.value, Missing) or score.raw is None else score.raw
 
 
 def _without_critic(attempt: Attempt) -> Attempt:

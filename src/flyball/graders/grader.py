@@ -11,14 +11,14 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
 from flyball.errors import Fault
 from flyball.tools.source import source_digest
 from flyball.tools.user_code import explain, run_user_code
-from flyball.types import Attempt, Missing, Score
+from flyball.types import Attempt, AttemptGroup, Missing, Score
 
 Verdict = bool | float | None | Score
 GraderFunction = Callable[[Attempt, Any], Verdict] | Callable[[Attempt, Any], Awaitable[Verdict]]
@@ -38,6 +38,22 @@ class Grader(Protocol):
     async def grade(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
         """Return a score, Missing with its cause when there is none. Never raises for what the grader did."""
         ...
+
+
+class GroupGrader(Grader, Protocol):
+    """What may judge attempts at one task beside each other. `ranks`: whether it does."""
+
+    @property
+    def ranks(self) -> bool: ...
+
+    async def grade_group(self, group: AttemptGroup) -> list[Score]:
+        """Return a score for each attempt, in order; Missing for all of them when there is no ranking. Never raises."""
+        ...
+
+
+def ranks(grader: Grader | None) -> TypeGuard[GroupGrader]:
+    """Whether a grader judges an attempt beside those of its group."""
+    return bool(getattr(grader, "ranks", False))
 
 
 class FunctionGrader:

@@ -4,13 +4,15 @@ A ranking alone says who is best of a group, so a group of bad attempts would be
 anchors are answers whose value people set; they are ranked among the attempts without being told apart, and an
 attempt's value is read off between the anchors above and below it. Every question is asked in two orders and the
 ranks are averaged, which takes out the judge's preference for a place in the list.
+
+As the reward of RL it ranks a group in one question (`GraderSet.rank`); anywhere else an attempt is ranked alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -26,7 +28,7 @@ from flyball.graders.spec_grader import SpecGrader
 from flyball.graders.template import Template
 from flyball.graders.value import Value
 from flyball.section import Section
-from flyball.types import Attempt, Score
+from flyball.types import Score
 
 _ASKED = (
     "You rank answers to one task from best to worst. The next message holds the task and the answers as JSON. The "
@@ -73,26 +75,39 @@ class GroupJudgeGrader(SpecGrader[GroupJudge]):
     def _made_of(self) -> list[str]:
         return [self._judge.base_url, hashlib.sha256(_ASKED.encode()).hexdigest()]
 
+    @property
+    def ranks(self) -> bool:
+        return True
+
     async def judge(self, row: Row) -> Score:
         """Rank one attempt among the anchors. Raises NotGraded."""
-        return (await self._ranked([row]))[0]
+        return (await self.judge_group([row]))[0]
 
-    async def grade_group(self, attempts: Sequence[Attempt], hidden: Mapping[str, Any]) -> list[Score]:
-        """Rank attempts at one task in one question; a score each, or Missing for all. Never raises for the judge."""
-        try:
-            return await self._ranked([Row(attempt, hidden) for attempt in attempts])
-        except NotGraded as why:
-            return [why.score(self.raw_range)] * len(attempts)
+    async def judge_group(self, rows: Sequence[Row]) -> list[Score]:
+        """Rank attempts at one task in one question, asked in two orders. Raises NotGraded for all of them.
 
-    async def _ranked(self, rows: Sequence[Row]) -> list[Score]:
-        anchors = [(str(text.of(rows[0])), value) for text, value in self._anchors]
-        answers = [*(self._input.render(row) for row in rows), *(text for text, _ in anchors)]
+        One that has nothing to show, such as no JSON where JSON is shown, has that for its score and is not ranked.
+        """
+        shown: dict[int, str] = {}
+        scores: dict[int, Score] = {}
+        for i, row in enumerate(rows):
+            try:
+                shown[i] = self._input.render(row)
+            except NotGraded as why:
+                scores[i] = why.score(self.raw_range)
+        if shown:
+            scores |= dict(zip(shown, await self._ranked(rows[0], list(shown.values())), strict=True))
+        return [scores[i] for i in range(len(rows))]
+
+    async def _ranked(self, row: Row, shown: Sequence[str]) -> list[Score]:
+        anchors = [(str(text.of(row)), value) for text, value in self._anchors]
+        answers = [*shown, *(text for text, _ in anchors)]
         # an order that depends on what is written and on nothing else: no place tells who wrote it
         order = sorted(range(len(answers)), key=lambda i: hashlib.sha256(answers[i].encode()).digest())
-        task = self._task.render(rows[0])
+        task = self._task.render(row)
         ranks = [await self._ask(task, answers, order), await self._ask(task, answers, order[::-1])]
         mean = np.mean(ranks, axis=0)
-        values = _read_off(mean, len(rows), [value for _, value in anchors])
+        values = _read_off(mean, len(shown), [value for _, value in anchors])
         gap = float(np.abs(ranks[0] - ranks[1]).mean())
         return [Score(value, value, parts={"order_gap": gap}) for value in values]
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 OPENAI_URL = "https://api.openai.com/v1"
 CACHED_ANSWERS = 20_000
 """How many answers stay in memory."""
+WAIT_SECONDS = 0.01
+"""Between two looks at a budget that does not bear another question yet."""
 
 
 @dataclass
@@ -42,9 +44,11 @@ class Judge:
     """One server of models that judge.
 
     `concurrency` bounds requests in flight. `prices`: model -> US dollars per million tokens (in, out). With
-    `budget_usd` nothing more is asked once it is spent, less what is in flight at the dearest call so far; graders then
-    answer Missing. `cache`: a folder that keeps answers between runs; without it they are kept in memory. The same
-    question is asked once, also when it is asked twice at the same time. `embedding_model` is needed by `cosine` only.
+    `budget_usd` nothing more is asked once it is spent; graders then answer Missing. Money is put aside before a
+    question is asked, as much as the dearest took so far: near the end of the budget questions wait for others to be
+    answered, and the last one may exceed it, by its own price. `cache`: a folder that keeps answers between runs;
+    without it they are kept in memory. The same question is asked once, also when it is asked twice at the same time.
+    `embedding_model` is needed by `cosine` only.
     """
 
     def __init__(
@@ -139,7 +143,7 @@ class Judge:
         return found
 
     async def _fetch(self, path: str, body: dict[str, Any], usage: JudgeUsage) -> Any:
-        self._check_budget()
+        await self._afford()
         usage.calls += 1
         self._in_flight += 1
         try:
@@ -148,22 +152,28 @@ class Judge:
             usage.failed += 1
             cause = f"judge {body['model']!r} at {self.base_url} {failed}"
             raise NotGraded("model_grader_server_error", cause, Fault.INFRASTRUCTURE) from None
+        else:
+            self._count(answer, body["model"], usage)
         finally:
             self._in_flight -= 1
-        self._count(answer, body["model"], usage)
         return answer
 
-    def _check_budget(self) -> None:
+    async def _afford(self) -> None:
+        """Wait until the budget bears one more question beside those in flight. Raises NotGraded when it is spent."""
         if self._budget_usd is None:
             return
-        promised = self.cost_usd + self._in_flight * self._dearest_usd
-        if promised >= self._budget_usd:
-            raise NotGraded(
-                "other_error",
-                f"the judge's budget of {self._budget_usd:g} US dollars is spent ({self.cost_usd:.4g} so far); "
-                "raise budget_usd and grade again with `flyball grade`",
-                Fault.INFRASTRUCTURE,
-            )
+        while self.cost_usd < self._budget_usd:
+            if not self._in_flight:
+                return  # alone, it may take all that is left; before a first answer nobody knows what one takes
+            if self._dearest_usd and self.cost_usd + (self._in_flight + 1) * self._dearest_usd <= self._budget_usd:
+                return
+            await asyncio.sleep(WAIT_SECONDS)  # those in flight may belong to another event loop, so nobody wakes us
+        raise NotGraded(
+            "other_error",
+            f"the judge's budget of {self._budget_usd:g} US dollars is spent ({self.cost_usd:.4g} so far); "
+            "raise budget_usd and grade again with `flyball grade`",
+            Fault.INFRASTRUCTURE,
+        )
 
     def _count(self, answer: Any, model: str, usage: JudgeUsage) -> None:
         told = answer.get("usage") if isinstance(answer, dict) else None

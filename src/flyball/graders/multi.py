@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flyball.errors import ConfigError
-from flyball.graders.flags import ERROR_FLAGS, PASSED
+from flyball.graders.flags import ERROR_FLAGS, PASSED, NotGraded
 from flyball.graders.formula import FUNCTIONS, Formula
 from flyball.graders.row import Row
 from flyball.graders.spec import Multi
 from flyball.graders.spec_grader import SpecGrader, unit_score
-from flyball.types import Missing, Score
+from flyball.types import AttemptGroup, Missing, Score
 
 
 class MultiGrader(SpecGrader[Multi]):
@@ -39,7 +39,22 @@ class MultiGrader(SpecGrader[Multi]):
     async def judge(self, row: Row) -> Score:
         """Ask every grader at the same time and work out the formula. Raises NotGraded."""
         asked = (grader.grade(row.attempt, row.hidden) for grader in self._graders.values())
-        scores = dict(zip(self._graders, await asyncio.gather(*asked), strict=True))
+        return self._combined(dict(zip(self._graders, await asyncio.gather(*asked), strict=True)))
+
+    async def judge_group(self, rows: Sequence[Row]) -> list[Score]:
+        """Ask every grader about all attempts beside each other. Raises NotGraded for all of them."""
+        group = AttemptGroup(rows[0].attempt.task, tuple(row.attempt for row in rows))
+        asked = await asyncio.gather(*(grader.grade_group(group) for grader in self._graders.values()))
+        return [self._combined_or_none(dict(zip(self._graders, one, strict=True))) for one in zip(*asked, strict=True)]
+
+    def _combined_or_none(self, scores: Mapping[str, Score]) -> Score:
+        """A formula that does not evaluate for one attempt costs that one its grade."""
+        try:
+            return self._combined(scores)
+        except NotGraded as why:
+            return why.score(self.raw_range)
+
+    def _combined(self, scores: Mapping[str, Score]) -> Score:
         remarks = {f"{name}/{remark}": value for name, score in scores.items() for remark, value in score.parts.items()}
         values = {name: self._value(score) for name, score in scores.items()}
         given = {name: value for name, value in values.items() if value is not None}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
@@ -15,7 +16,7 @@ from flyball.graders.flags import PASSED, NotGraded
 from flyball.graders.row import Row
 from flyball.graders.spec import GraderSpec
 from flyball.tools.user_code import explain
-from flyball.types import Attempt, Score
+from flyball.types import Attempt, AttemptGroup, Score
 
 S = TypeVar("S", bound=GraderSpec)
 UNIT = (0.0, 1.0)
@@ -46,6 +47,11 @@ class SpecGrader(ABC, Generic[S]):
         """The graders that this one asks."""
         return ()
 
+    @property
+    def ranks(self) -> bool:
+        """Whether it, or one that it asks, judges an attempt beside those of its group."""
+        return any(part.ranks for part in self.parts)
+
     def _made_of(self) -> list[str]:
         """What else the judgement depends on: versions of libraries, the judge's address, the parts."""
         return []
@@ -57,15 +63,35 @@ class SpecGrader(ABC, Generic[S]):
     async def grade(self, attempt: Attempt, hidden: Mapping[str, Any]) -> Score:
         """Return a score, Missing with its cause when there is none. Never raises."""
         row = Row(attempt, hidden)
+        return (await self._reported([row], self._judge_one(row)))[0]
+
+    async def grade_group(self, group: AttemptGroup) -> list[Score]:
+        """Return a score for each attempt, in order. Never raises."""
+        rows = [Row(attempt, group.task.hidden) for attempt in group.attempts]
+        return await self._reported(rows, self.judge_group(rows))
+
+    async def judge_group(self, rows: Sequence[Row]) -> list[Score]:
+        """Return the scores of attempts at one task, here each for itself. Raises NotGraded for all of them."""
+        return await asyncio.gather(*(self.grade(row.attempt, row.hidden) for row in rows))
+
+    async def _judge_one(self, row: Row) -> list[Score]:
+        return [await self.judge(row)]
+
+    async def _reported(self, rows: Sequence[Row], judging: Awaitable[list[Score]]) -> list[Score]:
+        """The scores with remarks, name and version, whatever becomes of the judging."""
         try:
-            score = await self.judge(row)
+            scores = await judging
         except NotGraded as why:
-            score = why.score(self.raw_range)
+            scores = [why.score(self.raw_range)] * len(rows)
         except Exception as error:  # a mistake in a grader costs its score, not the run
-            score = NotGraded("other_error", f"grader {self.name!r} raised {explain(error)}").score(self.raw_range)
-        return replace(
-            score, parts={**score.parts, **self._remarks(score, row)}, grader=self.name, grader_version=self.version
-        )
+            raised = NotGraded("other_error", f"grader {self.name!r} raised {explain(error)}")
+            scores = [raised.score(self.raw_range)] * len(rows)
+        return [
+            replace(
+                score, parts={**score.parts, **self._remarks(score, row)}, grader=self.name, grader_version=self.version
+            )
+            for score, row in zip(scores, rows, strict=True)
+        ]
 
     def _remarks(self, score: Score, row: Row) -> dict[str, float]:
         remarks = {"truncated_observation_error": 1.0} if row.truncated else {}

@@ -47,7 +47,10 @@ class Example:
 
 @dataclass(frozen=True)
 class RunPage:
-    """All that the page shows, in its order. `facts` are settings, digests and versions, name to value."""
+    """All that the page shows, in its order. `facts` are settings, digests and versions, name to value.
+
+    `audit` says in a line what the hacking audit in `audit_file` found.
+    """
 
     title: str
     run_id: str
@@ -63,6 +66,8 @@ class RunPage:
     examples: tuple[Example, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     brief_file: str = ""
+    audit_file: str = ""
+    audit: str = ""
 
 
 def run_page_html(page: RunPage) -> str:

@@ -6,11 +6,14 @@ Inside, the host's programs are there to read, one folder to write, and no proce
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +22,7 @@ from flyball.sandbox.cgroup import open_cgroup
 from flyball.sandbox.files import FIXED, TEMPORARY, WORK
 from flyball.sandbox.inside.seccomp import filter_program
 from flyball.sandbox.job import Bounds
-from flyball.sandbox.process import Process, set_limits
+from flyball.sandbox.process import GRACE_SECONDS, Process, set_limits
 from flyball.sandbox.view import environment, view
 
 ROOM = "/sandbox"
@@ -36,6 +39,7 @@ NAMESPACES = [
     "--gid",
     "65534",
     "--new-session",
+    "--die-with-parent",
     "--clearenv",
     "--hostname",
     "sandbox",
@@ -73,15 +77,7 @@ class Bubblewrap:
                 "--",
                 *command,
             ]
-            popen = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=(status_end, gate_end, rules),
-                env={"PATH": os.environ.get("PATH", os.defpath)},
-                start_new_session=True,
-            )
+            popen = _starter(os.getpid()).submit(_start, argv, (status_end, gate_end, rules)).result()
         finally:
             for descriptor in (status_end, gate_end, rules):
                 os.close(descriptor)
@@ -93,6 +89,10 @@ class Bubblewrap:
                 cgroup.add(first)
             set_limits(first, bounds, bounds.processes + OWN_PROCESSES)
             os.write(gate, b"1")
+        except ProcessLookupError:
+            said = hold.last_words()
+            process.close()
+            raise SandboxError(f"bubblewrap ended before its processes were bounded: {said}") from None
         except OSError as error:
             process.close()
             raise SandboxError(f"bubblewrap could not bound its processes: {error}") from error
@@ -102,6 +102,27 @@ class Bubblewrap:
         finally:
             os.close(gate)
         return process
+
+
+@functools.cache
+def _starter(process: int) -> ThreadPoolExecutor:
+    """The one thread of this process that starts bwrap: the kernel ends a sandbox when the thread that started it ends.
+
+    So it outlives every sandbox, and a host that is killed leaves none. A fork of this process has its own.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="flyball-sandbox")
+
+
+def _start(argv: list[str], descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=descriptors,
+        env={"PATH": os.environ.get("PATH", os.defpath)},
+        start_new_session=True,
+    )
 
 
 class _Namespace:
@@ -116,17 +137,25 @@ class _Namespace:
         """Return its number outside. Raises SandboxError with what bwrap said when there is none."""
         line = self._status.readline()
         if not line:
-            assert self._popen.stderr is not None
-            said = self._popen.stderr.read().decode(errors="replace").strip()
-            raise SandboxError(f"bubblewrap did not start: {said or 'it said nothing'}")
+            raise SandboxError(f"bubblewrap did not start: {self.last_words()}")
         number = int(json.loads(line)["child-pid"])
         with contextlib.suppress(OSError):
             self._first = os.pidfd_open(number)
         return number
 
+    def last_words(self) -> str:
+        """Let it come to its end, end what is left of it, and return what it had to say."""
+        ended = os.pidfd_open(self._popen.pid)
+        select.select([ended], [], [], GRACE_SECONDS)
+        os.close(ended)
+        self.stop()
+        assert self._popen.stderr is not None
+        return self._popen.stderr.read().decode(errors="replace").strip() or "it said nothing"
+
     def stop(self) -> None:
         if self._first is None:
-            self._popen.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._popen.pid, signal.SIGKILL)  # not by Popen, which would take its exit status from us
             return
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._first, signal.SIGKILL)

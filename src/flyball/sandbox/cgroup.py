@@ -7,6 +7,7 @@ hierarchies belong to whoever runs this host.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 from flyball.sandbox.job import Bounds
 
 ROOT = Path("/sys/fs/cgroup")
+YOUNG = 60.0
+"""Seconds for which a group of a process that is not there is left alone."""
 _numbers = itertools.count()
 
 
@@ -56,6 +59,7 @@ class Cgroup:
 def open_cgroup(bounds: Bounds, extra_processes: int) -> Cgroup | None:
     """Return a new group below this process's own or the nearest above it, None where this host lends none."""
     for parent in _parents():
+        _remove_leftovers(parent, os.getpid())
         folder = parent / f"flyball-{os.getpid()}-{next(_numbers)}"
         try:
             folder.mkdir()
@@ -67,6 +71,19 @@ def open_cgroup(bounds: Bounds, extra_processes: int) -> Cgroup | None:
             with contextlib.suppress(OSError):
                 folder.rmdir()
     return None
+
+
+@functools.cache
+def _remove_leftovers(parent: Path, process: int) -> None:
+    """Remove, once per process, the groups of processes that were killed before they could.
+
+    The kernel refuses a group that is in use. A young one is left alone: its process may be one that is not seen here.
+    """
+    for folder in parent.glob("flyball-*-*"):
+        owner = folder.name.split("-")[1]
+        with contextlib.suppress(OSError):
+            if owner.isdigit() and not Path(f"/proc/{owner}").exists() and time.time() - folder.stat().st_mtime > YOUNG:
+                folder.rmdir()
 
 
 def _parents() -> list[Path]:

@@ -7,8 +7,7 @@ modes and times of files cannot be changed at all.
 
 from __future__ import annotations
 
-import base64
-import json
+import marshal
 import os
 import subprocess
 import sys
@@ -54,7 +53,7 @@ class Landlock:
             "read": [*read, str(folder / FIXED), *READ_DEVICES],
             "write": [str(folder / WORK), str(folder / TEMPORARY), *WRITE_DEVICES],
             "list": listed,
-            "filter": base64.b64encode(filter_program(host_files=True)).decode(),
+            "filter": filter_program(host_files=True),
             "command": command,
             "env": environment(str(folder / WORK), str(folder / TEMPORARY)),
             "cwd": str(folder / WORK),
@@ -64,7 +63,7 @@ class Landlock:
         }
         try:
             popen = subprocess.Popen(
-                [str(INTERPRETER), "-I", "-S", confine.__file__, json.dumps(spec)],
+                [str(INTERPRETER), "-I", "-S", confine.__file__, marshal.dumps(spec).hex()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -96,6 +96,11 @@ class AttemptTables(RunTables):
         seq = self._attempt_row(run_id, attempt_id)
         return self._graded(self._db.rows(f"{_GRADED} WHERE a.seq = :seq", {"seq": seq, "grader": None})[0])
 
+    def steps(self, run_id: str, phase: str) -> list[int]:
+        """Return the steps that have attempts made for a phase, in order."""
+        sql = "SELECT DISTINCT step FROM attempts WHERE run_id = ? AND phase = ? ORDER BY step"
+        return [row["step"] for row in self._db.rows(sql, (run_id, phase))]
+
     def count_attempts(self, run_id: str, phase: str | None = None, step: int | None = None) -> int:
         """Return how many attempts `attempts` would yield, without reading them."""
         sql = """SELECT count(*) FROM attempts

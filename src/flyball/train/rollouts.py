@@ -12,6 +12,7 @@ that were under way begin again with the same seed on the weights that began the
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flyball.engine.protocol import Engine
+from flyball.graders.grade import waits
 from flyball.rng import derive
 from flyball.rollout.schedule import Admitted, Event, Schedule, Taken, in_step
 from flyball.rollout.schedule_log import ScheduleLog
@@ -34,14 +36,16 @@ Attempt_G = Callable[[Sequence[Task], int], Awaitable[list[list[GradedAttempt]]]
 """(tasks, step) -> graded groups by the learner's current weights."""
 Draw = Callable[[Engine, Task, int, int], Awaitable[GradedAttempt]]
 """(engine, task, number in the group, seed) -> one graded attempt."""
+Rank = Callable[[Sequence[GradedAttempt]], Awaitable[list[GradedAttempt]]]
+"""A whole group -> the same attempts, each with the reward that it gets beside the others."""
 
 
 @dataclass(frozen=True)
 class Ledger:
     """The record of attempts. Steps count from 1; an attempt is recorded with the step whose plan holds its task.
 
-    `keep(step, graded)` writes all these attempts or none. `kept(step)` reads those of a step in the order they were
-    written; empty when there are none.
+    `keep(step, graded)` writes all these attempts or none; of one that is kept already only a new judgement.
+    `kept(step)` reads those of a step in the order they were written; empty when there are none.
     """
 
     keep: Callable[[int, Sequence[GradedAttempt]], None]
@@ -186,10 +190,24 @@ class Lead:
 
 
 class Ahead:
-    """Attempts ahead of the learner. `log` is the file of the schedule's decisions."""
+    """Attempts ahead of the learner. `log` is the file of the schedule's decisions.
 
-    def __init__(self, batches: Batches, lead: Lead, serving: Serving, draw: Draw, ledger: Ledger, log: Path) -> None:
+    `rank`, where a reward depends on the group: asked when the group is learned from, unless what is kept of an earlier
+    process was ranked already; the judgement is kept before anything is learned from it.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        lead: Lead,
+        serving: Serving,
+        draw: Draw,
+        ledger: Ledger,
+        log: Path,
+        rank: Rank | None = None,
+    ) -> None:
         self._batches, self._lead, self._serving, self._draw, self._ledger = batches, lead, serving, draw, ledger
+        self._rank = rank
         self._log = ScheduleLog(log)
         self._begun_before = {event.group for event in self._log.events if isinstance(event, Admitted)}
         self._of_step: dict[int, Mapping[int, GradedAttempt]] = {}
@@ -228,7 +246,19 @@ class Ahead:
             self._log.close()
 
     async def next_batch(self, step: int) -> Groups:
-        return (await self._running.next_batch())[1]
+        taken, groups = await self._running.next_batch()
+        if self._rank is None:
+            return groups
+        return await asyncio.gather(*map(self._ranked, taken.groups, groups))
+
+    async def _ranked(self, group: int, graded: Sequence[GradedAttempt]) -> Sequence[GradedAttempt]:
+        if self._rank is None or not any(map(waits, graded)):
+            return graded
+        step = group // self._batches.size
+        ranked = await self._rank(graded)
+        self._ledger.keep(step + 1, ranked)
+        self._of_step.pop(step, None)  # what was read of it before is not the judgement any more
+        return ranked
 
     def past_batch(self, step: int) -> Groups:
         """See Rollouts: the groups that the log says were trained at this step."""

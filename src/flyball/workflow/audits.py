@@ -15,7 +15,6 @@ from flyball.rng import derive
 from flyball.store.store import Store
 from flyball.types import GradedAttempt, Missing
 
-MOST_STEPS = 100_000
 AUDIT = "audit"
 """Kind of the event that a verdict leaves."""
 Drawn = Literal["random", "best paid"]
@@ -73,13 +72,9 @@ def audit_run(store: Store, run_id: str, phase: str | None = None) -> Sequence[F
 
 def _steps(store: Store, run_id: str) -> dict[str, int]:
     """The training step of every rollout, by attempt."""
-    found: dict[str, int] = {}
-    left, step = store.count_attempts(run_id, "rl"), 0
-    while left > 0 and step < MOST_STEPS:
-        made = [one.attempt.attempt_id for one in store.attempts(run_id, "rl", step)]
-        found |= dict.fromkeys(made, step)
-        left, step = left - len(made), step + 1
-    return found
+    return {
+        one.attempt.attempt_id: step for step in store.steps(run_id, "rl") for one in store.attempts(run_id, "rl", step)
+    }
 
 
 def _paid(one: GradedAttempt) -> float:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from flyball.evals.doctor import Examination, examine
 from flyball.evals.policy_checks import TrainingPlan
-from flyball.evals.readiness import Readiness
+from flyball.evals.readiness import Readiness, conclude
 from flyball.evals.run import Arm
+from flyball.evals.sandbox_checks import check_sandbox
 from flyball.models import names
 from flyball.models.hf_chat import load_chat
 from flyball.models.template_habits import Audit, audit
@@ -30,7 +31,8 @@ def examine_workflow(
     inputs = Inputs(workflow)
     inputs.check()
     name = policy or str(workflow.policy)
-    return asyncio.run(_examine(inputs, None if name == "tiny" else name, make_trainer))
+    readiness = asyncio.run(_examine(inputs, None if name == "tiny" else name, make_trainer))
+    return conclude([check_sandbox(), *readiness.findings])
 
 
 def audit_template(model: str, tool_format: str | None = None) -> Audit:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from flyball.engine.protocol import Engine
-from flyball.evals.run import Arm, attempt_all
+from flyball.evals.run import Arm, attempt_all, rank_again_if_missing
 from flyball.rl.algorithms import Algorithm
 from flyball.rl.samples import GREEDY, teaches
 from flyball.rl_settings import CurriculumSettings
 from flyball.rollout.activity import Board
 from flyball.tasks.curriculum import CurriculumPlan
 from flyball.train.learner import LocalLearner
-from flyball.train.rollouts import Ahead, Batches, CurriculumTasks, InTurn, Lead, Ledger, Rollouts, step_seed
+from flyball.train.rollouts import Ahead, Batches, CurriculumTasks, InTurn, Lead, Ledger, Rank, Rollouts, step_seed
 from flyball.train.selective import Selection, Selective
 from flyball.train.serving import Follower, InFlight, MemoryEngine, OwnVersion, Weights
 from flyball.types import GradedAttempt, Task
@@ -46,7 +47,10 @@ class Engines:
 async def source_of(
     job: RLJob, algorithm: Algorithm, learner: LocalLearner, engines: Engines, arm_on: ArmOn, ledger: Ledger
 ) -> Source:
-    """Return what the job's `schedule` and the algorithm's choice of tasks ask for."""
+    """Return what the job's `schedule` and the algorithm's choice of tasks ask for.
+
+    Where the reward ranks, the arms' graders wait for the group.
+    """
     settings = job.settings
     batches = Batches(job.tasks, settings.num_steps, settings.tasks_per_step, job.seed)
     if settings.schedule == "sync":
@@ -62,7 +66,7 @@ async def source_of(
 def _in_turn(
     job: RLJob, algorithm: Algorithm, batches: Batches, follower: Follower, arm_on: ArmOn, ledger: Ledger
 ) -> Source:
-    size = job.settings.group_size
+    size, rank = job.settings.group_size, _rank_of(job)
 
     async def newest() -> Engine:
         await follower.follow()
@@ -78,17 +82,17 @@ def _in_turn(
             reduce=lambda graded: graded,
         )
         groups = [flat[i : i + size] for i in range(0, len(flat), size)]
-        if not algorithm.greedy_baseline:
-            return groups
-        best = await attempt_all(
-            _greedy(arm_on(await newest())),
-            tasks,
-            num_trials=1,
-            seed=step_seed(job.seed, step),
-            concurrency=job.settings.concurrency,
-            reduce=lambda graded: replace(graded, attempt=replace(graded.attempt, group_index=GREEDY)),
-        )
-        return [[*group, one] for group, one in zip(groups, best, strict=True)]
+        if algorithm.greedy_baseline:
+            best = await attempt_all(
+                _greedy(arm_on(await newest())),
+                tasks,
+                num_trials=1,
+                seed=step_seed(job.seed, step),
+                concurrency=job.settings.concurrency,
+                reduce=lambda graded: replace(graded, attempt=replace(graded.attempt, group_index=GREEDY)),
+            )
+            groups = [[*group, one] for group, one in zip(groups, best, strict=True)]
+        return groups if rank is None else await asyncio.gather(*map(rank, groups))
 
     if (levels := job.settings.curriculum) is not None:
         drawn = CurriculumTasks(plan_of(levels), job.tasks, job.settings.tasks_per_step, job.seed, ledger)
@@ -128,8 +132,13 @@ def _ahead(job: RLJob, batches: Batches, serving: OwnVersion | InFlight, arm_on:
         return await arm_on(engine).draw(task, index, seed)
 
     lead = Lead(settings.lead, settings.group_size, settings.concurrency, in_step=settings.reference)
-    ahead = Ahead(batches, lead, serving, draw, ledger, job.folder / SCHEDULE_LOG)
+    ahead = Ahead(batches, lead, serving, draw, ledger, job.folder / SCHEDULE_LOG, _rank_of(job))
     return Source(ahead, serving.judge, serving.close)
+
+
+def _rank_of(job: RLJob) -> Rank | None:
+    graders = job.inputs.graders
+    return partial(rank_again_if_missing, graders) if graders.ranks else None
 
 
 class TimeShares:

@@ -24,6 +24,7 @@ from flyball.engine.local_process import ProcessEngine, ProcessSpec
 from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import TrainError
 from flyball.evals.run import Arm, attempt_all
+from flyball.graders.grade import GraderSet
 from flyball.models import names
 from flyball.models.chat import ChatFormat
 from flyball.models.heads import with_value_head
@@ -193,13 +194,14 @@ class LocalTrainer:
         shares = TimeShares(board)
         drawn, judged = inputs.sampling(settings), inputs.sampling(inputs.workflow.settings.evaluation)
 
-        def arm(sampling: SamplingParams, engine: Engine) -> Arm:
-            return Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices, board=board)
+        def arm(sampling: SamplingParams, graders: GraderSet, engine: Engine) -> Arm:
+            return Arm(inputs.world, inputs.runner, engine, chat, sampling, graders, inputs.prices, board=board)
 
         ledger = Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step))
         new = partial(_rl_engine, job.policy, reference.model, chat, settings, inputs.workflow.settings.engine)
         engines = Engines(partial(_follower, inputs.workflow.settings.engine, learner, new, job.folder), new)
-        source = await source_of(job, plan.algorithm, learner, engines, partial(arm, drawn), ledger)
+        sampled = partial(arm, drawn, inputs.graders.waiting())
+        source = await source_of(job, plan.algorithm, learner, engines, sampled, ledger)
         network = _credit_network(plan.algorithm, model, chat, settings)
         checkpoints = Checkpoints(job.folder, learner, {"network": network.learner} if network else {})
         try:
@@ -213,7 +215,10 @@ class LocalTrainer:
                     on_step=watch.step,
                     should_stop=watch.should_stop,
                     validate=_validator(
-                        source.judge, partial(arm, judged), job.validation[: settings.validation_tasks], job.seed
+                        source.judge,
+                        partial(arm, judged, inputs.graders),
+                        job.validation[: settings.validation_tasks],
+                        job.seed,
                     ),
                     observe=lambda: {**shares(), **source.observe()},
                     watchmen=Watchmen(guards, watch.alarm),

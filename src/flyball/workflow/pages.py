@@ -1,6 +1,6 @@
-"""The two pages of a run: the one-page Reliability Brief and the report with learning curves, written beside its files.
+"""The pages of a run: the one-page Reliability Brief, the report with learning curves and the hacking audit.
 
-Both are made from the store alone, so `flyball report RUN` can write them again at any time.
+They lie beside its files and are made from the store alone, so `flyball report RUN` can write them again at any time.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from pathlib import Path
 from flyball.errors import StoreError
 from flyball.evals.summary import summarise
 from flyball.metrics import check, part
+from flyball.release.hacking import HACKING_GATE
 from flyball.release.verdict import is_ready
+from flyball.reports.audit_page import AuditPage, audit_page_html, caught_examples, sections_of
 from flyball.reports.brief import Cost, Guardrail, brief_html, brief_markdown, make_brief
 from flyball.reports.chart import Chart, Curve, curve
 from flyball.reports.run_page import Example, Highlight, RunPage, failed_examples, run_page_html
 from flyball.reports.tables import Grid, Summaries, group_grid, metric_grid, suite_grid
 from flyball.rollout.prices import Prices
 from flyball.types import Estimate
+from flyball.workflow.audits import audit_run
+from flyball.workflow.evaluation import PHASE
 from flyball.workflow.record import BASELINE, CANDIDATE, Record
 
 CHARTS = (
@@ -55,14 +59,16 @@ METHODS = {
     "rl": "RL with tools",
 }
 """Stages of training in a reader's words."""
+AUDIT_FILE = "audit.html"
 
 
 @dataclass(frozen=True)
 class Pages:
-    """Where the pages lie; `brief` is None for a run whose gates were not asked."""
+    """Where the pages lie; `brief` is None for a run whose gates were not asked, `audit` for one without attempts."""
 
     report: Path
     brief: Path | None
+    audit: Path | None
 
 
 def write_pages(record: Record) -> Pages:
@@ -71,13 +77,17 @@ def write_pages(record: Record) -> Pages:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         brief = _write_brief(record, folder) if record.release else None
+        audited = _audit_page(record)
+        audit = folder / AUDIT_FILE if audited else None
+        if audit is not None and audited is not None:
+            audit.write_text(audit_page_html(audited), encoding="utf-8")
         report = folder / "report.html"
-        report.write_text(run_page_html(_run_page(record, brief)), encoding="utf-8")
+        report.write_text(run_page_html(_run_page(record, brief, audited)), encoding="utf-8")
     except OSError as exc:
         raise StoreError(
             f"{folder}: the pages cannot be written: {exc.strerror}; free the disk and run `report`"
         ) from exc
-    return Pages(report, brief)
+    return Pages(report, brief, audit)
 
 
 def summaries_of(record: Record) -> Summaries:
@@ -162,7 +172,24 @@ def _cost(record: Record) -> Cost | None:
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def _run_page(record: Record, brief: Path | None) -> RunPage:
+def _audit_page(record: Record) -> AuditPage | None:
+    """What is known of reward hacking in the run's attempts; None when it has none."""
+    store, run_id = record.store, record.run.run_id
+    if not store.count_attempts(run_id):
+        return None
+    gates = record.release.gates if record.release else ()
+    return AuditPage(
+        title=record.run.name,
+        run_id=run_id,
+        date=_today(record),
+        num_attempts=store.count_attempts(run_id),
+        sections=sections_of(audit_run(store, run_id)),
+        gate=next((gate for gate in gates if gate.name == HACKING_GATE), None),
+        examples=caught_examples(list(store.attempts(run_id, PHASE))),
+    )
+
+
+def _run_page(record: Record, brief: Path | None, audited: AuditPage | None) -> RunPage:
     release, compared = record.release, bool(record.evals.get(CANDIDATE))
     return RunPage(
         title=record.run.name,
@@ -179,6 +206,8 @@ def _run_page(record: Record, brief: Path | None) -> RunPage:
         alarms=record.alarms,
         facts=_facts(record),
         brief_file=brief.name if brief else "",
+        audit_file=AUDIT_FILE if audited else "",
+        audit=audited.summary if audited else "",
     )
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from flyball.evals.run import task_result
+from flyball.evals.run import rank_again_if_missing, task_result
+from flyball.graders.grade import GraderSet
 from flyball.store.store import Store
 from flyball.types import GradedAttempt, Missing
 from flyball.workflow.evaluation import PHASE
 from flyball.workflow.inputs import Inputs, require_anchors
 from flyball.workflow.workflow import Workflow
+
+RL = "rl"
+"""The phase whose attempts are groups."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +61,49 @@ def regrade(
     async def judge_all() -> None:
         nonlocal count
         await require_anchors(inputs)
-        for before in store.attempts(run_id, phase):
-            if failed and not ungraded(before):
+        for group in groups_of(store, run_id, phase, graders.ranks):
+            if failed and not any(map(ungraded, group)):
                 continue
-            after = await graders.grade(before.attempt)
-            store.add_scores(run_id, after)
-            count += 1
-            versions.add(before.outcome.grader_version)
-            if _judgement(before) != _judgement(after):
-                changes.append(Change(before, after))
+            for before, after in zip(group, await judge_again(graders, group), strict=True):
+                store.add_scores(run_id, after)
+                count += 1
+                versions.add(before.outcome.grader_version)
+                if _judgement(before) != _judgement(after):
+                    changes.append(Change(before, after))
 
     asyncio.run(judge_all())
     renewed, mixed = _renew_evals(store, run_id, graders.version) if phase in (None, PHASE) else (0, 0)
     return Regraded(count, frozenset(versions), graders.version, tuple(changes), renewed, mixed)
+
+
+async def judge_again(graders: GraderSet, group: Sequence[GradedAttempt]) -> list[GradedAttempt]:
+    """Judge attempts as they were in the first place: one alone, a group beside each other."""
+    if len(group) == 1:
+        return [await graders.grade(one.attempt) for one in group]
+    waiting = graders.waiting()
+    return await rank_again_if_missing(graders, [await waiting.grade(one.attempt) for one in group])
+
+
+def groups_of(
+    store: Store, run_id: str, phase: str | None, ranks: bool, version: str | None = None
+) -> Iterator[list[GradedAttempt]]:
+    """Yield what is judged together: groups of RL where the reward `ranks`, else every attempt by itself.
+
+    Each with its latest judgement, or its latest by the graders of a `version`.
+    """
+    grouped: set[str] = set()
+    for step in store.steps(run_id, RL) if ranks and phase in (None, RL) else ():
+        groups: dict[tuple[str, int], list[GradedAttempt]] = defaultdict(list)
+        times: Counter[tuple[str, int]] = Counter()  # a step may have a task twice
+        for one in store.attempts(run_id, RL, step, grader_version=version):
+            key = one.attempt.task.task_id, one.attempt.group_index
+            groups[key[0], times[key]].append(one)
+            times[key] += 1
+            grouped.add(one.attempt.attempt_id)
+        yield from groups.values()
+    for one in store.attempts(run_id, phase, grader_version=version):
+        if one.attempt.attempt_id not in grouped:
+            yield [one]
 
 
 def ungraded(graded: GradedAttempt) -> bool:

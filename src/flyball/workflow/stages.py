@@ -18,7 +18,7 @@ from flyball.release.verdict import judge_release
 from flyball.workflow.context import Context, Result, Stage
 from flyball.workflow.demonstrations import make_demonstrations
 from flyball.workflow.evaluation import compare_first, evaluate_suites, rehearse_rollback
-from flyball.workflow.inputs import TRAIN, require_anchors
+from flyball.workflow.inputs import TRAIN
 from flyball.workflow.learning import (
     TRAINING,
     arms_of,
@@ -29,6 +29,7 @@ from flyball.workflow.learning import (
 )
 from flyball.workflow.pages import write_pages
 from flyball.workflow.record import Record
+from flyball.workflow.regression import former_run, require_trusted
 
 Kind = Literal["run", "train"]
 
@@ -37,9 +38,9 @@ Kind = Literal["run", "train"]
 
 
 async def check_graders(context: Context) -> Result:
-    """Put the anchors before the graders, before anything is learned from them."""
-    await require_anchors(context.inputs)
-    return {"graders": context.inputs.graders.version, "note": f"{len(context.inputs.anchors)} judged as settled"}
+    """Put the anchors and the past before the graders, before anything is learned from them."""
+    note = await require_trusted(context.inputs, context.store)
+    return {"graders": context.inputs.graders.version, "note": note}
 
 
 async def prepare_data(context: Context) -> Result:
@@ -114,8 +115,12 @@ def token_speed_of(speed: TokenSpeed) -> dict[str, Any]:
     return dataclasses.asdict(speed)
 
 
+def _wants_checked(context: Context) -> bool:
+    return bool(context.inputs.anchors) or former_run(context.inputs, context.store) is not None
+
+
 BEFORE = (
-    Stage("anchors", "check the graders", check_graders, lambda context: bool(context.inputs.anchors)),
+    Stage("anchors", "check the graders", check_graders, _wants_checked),
     Stage("data", "prepare data", prepare_data),
     Stage("policy", "get the policy", start_policy),
 )

@@ -12,9 +12,10 @@ from flyball.types import PolicyVersion
 from flyball.workflow.adapters import make_policy
 from flyball.workflow.context import Context, run_config
 from flyball.workflow.evaluation import evaluate_suites
-from flyball.workflow.inputs import Inputs, require_anchors
+from flyball.workflow.inputs import Inputs
 from flyball.workflow.progress import Progress
 from flyball.workflow.record import BASELINE, CANDIDATE, STAGE_DONE, Record
+from flyball.workflow.regression import require_trusted
 from flyball.workflow.stages import token_speed_of
 from flyball.workflow.stop import Stopped, StopRequest
 from flyball.workflow.trainer import Trainer
@@ -63,7 +64,7 @@ def evaluate_policy(
 
 
 async def _evaluate(context: Context, versions: list[PolicyVersion]) -> TokenSpeed:
-    await require_anchors(context.inputs)
+    await require_trusted(context.inputs, context.store)
     return await evaluate_suites(context, versions)
 
 

@@ -2,29 +2,33 @@
 
     python -I -S confine.py SPEC
 
-SPEC is JSON: `read`, `write` and `list` (paths below which files may be read and executed, changed, and folders
-listed), `filter` (the seccomp program, base64), `command`, `env`, `cwd`, `gate` (a descriptor: one byte opens it, its
-end ends everything), `ready` (a descriptor: one byte says that the domain holds) and `outside` (the number of a
-process that must be out of reach). Needs Landlock ABI 6 (Linux 6.12): before it, signals to processes of the same
-user cannot be held in. Exits with 125 where the host cannot do
-this. The command runs in a second, inner domain, so it cannot signal this process, which then kills what is left:
-whatever group or session it went to.
+SPEC is a dictionary, marshalled and in hexadecimal: `read`, `write` and `list` (paths below which files may be read
+and executed, changed, and folders listed), `filter` (the seccomp program), `command`, `env`, `cwd`, `gate` (a
+descriptor: one byte opens it, its end ends everything), `ready` (a descriptor: one byte says that the domain holds) and
+`outside` (the number of a process that must be out of reach). Needs Landlock ABI 6 (Linux 6.12): before it, signals to
+processes of the same user cannot be held in. Exits with 125 where the host cannot do this. The command runs in a
+second, inner domain, so it cannot signal this process, which then kills what is left: whatever group or session it
+went to.
+
+It starts before every command, so it imports little: json, signal and typing would double its start.
 """
 
 from __future__ import annotations
 
-import base64
 import ctypes
-import json
+import marshal
 import os
 import select
-import signal
 import struct
 import sys
-from collections.abc import Iterable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
 UNABLE = 125
+SIGKILL = 9
 NEEDED_ABI = 6
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 PATH_BENEATH = 1
@@ -91,7 +95,7 @@ def kill_all(outside: int) -> None:
         raise PermissionError(f"process {outside}, outside of the sandbox, can be reached; nothing was killed")
     while True:
         try:
-            os.kill(-1, signal.SIGKILL)
+            os.kill(-1, SIGKILL)
         except OSError:
             pass  # nobody is left
         try:
@@ -146,7 +150,7 @@ def _run(spec: dict[str, Any]) -> int:
     restrict_files(spec["read"], spec["write"], spec["list"])
     if _reaches(outside):
         raise PermissionError("a process outside of the domain can be signalled")
-    filter_calls(base64.b64decode(spec["filter"]))
+    filter_calls(spec["filter"])
     _must(libc.prctl(CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
     os.write(ready, b"1")
     os.close(ready)
@@ -190,7 +194,7 @@ def main() -> None:
         if code is not None:
             os.write(2, f"Landlock ABI {landlock_abi()}; signals can be held in from ABI {NEEDED_ABI}\n".encode())
         else:
-            code = _run(json.loads(sys.argv[1]))
+            code = _run(marshal.loads(bytes.fromhex(sys.argv[1])))
     except OSError as error:
         os.write(2, f"{error}\n".encode())
         code = UNABLE

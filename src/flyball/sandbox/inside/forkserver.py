@@ -13,6 +13,8 @@ processor seconds of the call, which the call cannot reach.
               {"error": text, "kind": "raised" | "returned" | "timed_out" | "absent" | "ended", "type": exception}
 
 The first answer is to no request: {"value": 1}, or what went wrong while the source was loaded.
+
+A grader that is asked once pays for its start, so what is rarely needed is imported where it is.
 """
 
 from __future__ import annotations
@@ -22,29 +24,31 @@ import json
 import math
 import os
 import select
-import shutil
 import signal
 import struct
 import sys
 import time
-import traceback
 from numbers import Real
-from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import confine  # it lies beside this file
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+HERE = sys.path[0]
 MOST_ANSWER = 1 << 20
 SOURCE = "grader.py"
 
-Answer = dict[str, Any]
+Answer = dict[str, "Any"]
 
 
 def load(spec: dict[str, Any]) -> Any:
     """Run the source and return its function."""
-    source = (Path(__file__).parent / "source.py").read_text(encoding="utf-8")
-    namespace: dict[str, Any] = {"__name__": "grader"}
+    with open(os.path.join(HERE, "source.py"), encoding="utf-8") as file:
+        source = file.read()
+    namespace: Answer = {"__name__": "grader"}
     exec(compile(source, SOURCE, "exec"), namespace)
     return namespace[spec["function"]]
 
@@ -81,6 +85,8 @@ def _json(said: Any) -> Answer:
 
 def explained(error: BaseException) -> str:
     """Return `ValueError: what (line 3)`."""
+    import traceback
+
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == SOURCE]
     where = f" (line {lines[-1]})" if lines else ""
     return f"raised {type(error).__name__}: {str(error)[:500]}{where}"
@@ -91,10 +97,12 @@ def serve(spec: dict[str, Any]) -> None:
     requests, answers = os.dup(0), os.dup(1)
     _silence()
     confine.not_to_be_traced()
+    function: Any = None
+    first: Answer = {"value": 1.0}
     try:
-        function, first = load(spec), dict[str, Any](value=1.0)
+        function = load(spec)
     except BaseException as error:
-        function, first = None, {"kind": "raised", "error": explained(error)}
+        first = {"kind": "raised", "error": explained(error)}
     gc.freeze()
     _send(answers, first)
     while function is not None and (request := _receive(requests)) is not None:
@@ -186,6 +194,8 @@ def _clean(spec: dict[str, Any]) -> None:
             continue  # this rung shows no such folder
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
+                import shutil
+
                 shutil.rmtree(entry.path)
             else:
                 os.unlink(entry.path)
