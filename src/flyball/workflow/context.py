@@ -76,6 +76,12 @@ class Context:
             if self.tracking.failed:
                 self.store.add_event(self.run_id, "tracking", {"failed": self.tracking.failed})
 
+    def add_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Keep metrics in the store, and where the run is tracked."""
+        self.store.add_metrics(self.run_id, step, values)
+        if self.tracking is not None:
+            self.tracking.write(step, values)
+
     def watch(self, phase: str) -> Watch:
         """Return the ear for a trainer: metrics and attempts go to the store, steps to the display.
 
@@ -85,9 +91,7 @@ class Context:
 
         def step(done: int, total: int, metrics: Mapping[str, float]) -> None:
             mine = metrics if phase == "rl" else {f"{name}/{phase}": value for name, value in metrics.items()}
-            self.store.add_metrics(self.run_id, done, mine)
-            if self.tracking is not None:
-                self.tracking.write(done, mine)
+            self.add_metrics(done, mine)
             self.progress.advance(done, metrics)
 
         def keep(kind: str, step: int, attempts: Sequence[GradedAttempt]) -> None:

@@ -122,9 +122,7 @@ async def model_reward(context: Context) -> Result:
     trained = await context.trainer.reward_model(job, context.watch("reward_model"))
     name = chosen.name or flow.settings.workflow.reward_model or f"{flow.title}-reward-model"
     left = _registered(context, trained, name, parent)
-    context.store.add_metrics(
-        context.run_id, trained.num_steps, {f"{k}/reward_model": v for k, v in trained.metrics.items()}
-    )
+    context.add_metrics(trained.num_steps, {f"{k}/reward_model": v for k, v in trained.metrics.items()})
     return {"reward_model": left["version"], "note": left["note"], "metrics": left["metrics"]}
 
 
@@ -176,7 +174,7 @@ def _judge_the_judge(context: Context, judge: PolicyVersion) -> str:
     found = accuracy_by_version(context.store.attempts(context.run_id, "rl"))
     for version, accuracy in found.items():
         values = {f"{name}/rl": value for name, value in measured("reward_model_accuracy", accuracy).items()}
-        context.store.add_metrics(context.run_id, version, values)
+        context.add_metrics(version, values)
     if not found:
         return f"{judge.name}: no task has a success and a failure to tell apart"
     accuracies = list(found.values())
@@ -264,7 +262,7 @@ async def _confirmed(context: Context, stage: str, result: Result) -> Result:
         return result
     found = await confirm(context, context.store.version(result["version"]), taken)
     values = {f"{name}/{stage}": value for name, value in measured("confirmed_success", found).items()}
-    context.store.add_metrics(context.run_id, result["num_steps"], values)
+    context.add_metrics(result["num_steps"], values)
     which = "tasks that picked no checkpoint" if fresh else "the tasks that picked its checkpoint"
     note = f"{result['note']}; success {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] on {found.n} {which}"
     return result | {"confirmed": dataclasses.asdict(found), "fresh": bool(fresh), "note": note}
