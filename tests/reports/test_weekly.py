@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flyball.errors import EvalError
-from flyball.reports.weekly import WEEK, advise, of_users, overrides_by_intent, recoveries, week_of, weeks
+from flyball.reports.weekly import WEEK, advise, by_week, of_users, overrides_by_intent, recoveries, week_of
 from flyball.store.audit import Entry
 from flyball.types import SessionRecord
 
@@ -30,7 +30,7 @@ def week(success: int, cost: float, n: int = 400, labelled: int | None = None):
         session(i, outcome=None if i >= known else i < success, cost_usd=cost * (0.9 if i % 2 else 1.1))
         for i in range(n)
     ]
-    return week_of(of, 0.0)
+    return week_of(of)
 
 
 def test_weeks_are_whole_and_end_now() -> None:
@@ -42,14 +42,13 @@ def test_weeks_are_whole_and_end_now() -> None:
         session(5, at=NOW + 1.0),
         session(6, at=NOW - 1.0, arm="shadow"),
     ]
-    found = weeks(served, NOW, 3)
-    assert [one and one.sessions for one in found] == [1, 1, 2]  # a week holds its first moment
-    assert [one.begins for one in found if one] == [NOW - 3 * WEEK, NOW - 2 * WEEK, NOW - WEEK]
-    assert weeks([], NOW, 2) == (None, None) and len(of_users(served)) == 5
+    found = [[one.session_id for one in week] for week in by_week(served, NOW, 3)]
+    assert found == [["p~4"], ["p~3"], ["p~1", "p~2"]]
+    assert by_week([], NOW, 2) == ((), ()) and week_of(()) is None and len(of_users(served)) == 5
     with pytest.raises(EvalError, match="has no time"):
-        weeks([session(1, at=None)], NOW, 1)  # type: ignore[arg-type]
+        by_week([session(1, at=None)], NOW, 1)  # type: ignore[arg-type]
     with pytest.raises(EvalError, match="0 weeks"):
-        weeks(served, NOW, 0)
+        by_week(served, NOW, 0)
 
 
 def test_numbers_of_a_week() -> None:
@@ -60,14 +59,15 @@ def test_numbers_of_a_week() -> None:
             session(3, outcome=False),
             session(4, outcome=None, cost_usd=0.05),
         ],
-        0.0,
     )
-    assert found.coverage.value == 0.75 and found.override.value == 0.25 and found.calls.value == 3.0
+    assert (
+        found is not None and found.coverage.value == 0.75 and found.override.value == 0.25 and found.calls.value == 3.0
+    )
     assert found.tool_precision is not None and found.tool_precision.value == 7 / 8 and found.tool_precision.n == 8
     assert found.reliability is not None and found.reliability.value == pytest.approx(2 / 3 * 3 / 4 * 7 / 8)
     assert found.cost.value == pytest.approx(0.02)
-    bare = week_of([session(1, outcome=None, tool_calls_count=0)], 0.0)
-    assert bare.reliability is None and bare.tool_precision is None
+    bare = week_of([session(1, outcome=None, tool_calls_count=0)])
+    assert bare is not None and bare.reliability is None and bare.tool_precision is None
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ class Week:
     `tool_precision`: tool calls that did their work, of all; `calls`: model calls per session.
     """
 
-    begins: float
     coverage: Estimate
     reliability: Estimate | None
     override: Estimate
@@ -48,8 +47,8 @@ class Week:
         return self.coverage.n
 
 
-def weeks(sessions: Iterable[SessionRecord], until: float, count: int) -> tuple[Week | None, ...]:
-    """The last `count` whole weeks that end at `until` (seconds since 1970), the oldest first; None = no session.
+def by_week(sessions: Iterable[SessionRecord], until: float, count: int) -> tuple[tuple[SessionRecord, ...], ...]:
+    """The sessions of the last `count` whole weeks that end at `until` (seconds since 1970), the oldest week first.
 
     A week holds its first moment and not its last. Raises EvalError for a session whose time is not known.
     """
@@ -58,9 +57,7 @@ def weeks(sessions: Iterable[SessionRecord], until: float, count: int) -> tuple[
     by_age: defaultdict[int, list[SessionRecord]] = defaultdict(list)
     for session in of_users(sessions):
         by_age[math.ceil((until - _at(session)) / WEEK) - 1].append(session)
-    return tuple(
-        week_of(by_age[age], until - (age + 1) * WEEK) if by_age[age] else None for age in reversed(range(count))
-    )
+    return tuple(tuple(by_age[age]) for age in reversed(range(count)))
 
 
 def of_users(sessions: Iterable[SessionRecord]) -> list[SessionRecord]:
@@ -68,8 +65,10 @@ def of_users(sessions: Iterable[SessionRecord]) -> list[SessionRecord]:
     return [session for session in sessions if session.arm != "shadow"]
 
 
-def week_of(sessions: Sequence[SessionRecord], begins: float) -> Week:
-    """The numbers of one week's sessions. Raises EvalError where there are none."""
+def week_of(sessions: Sequence[SessionRecord]) -> Week | None:
+    """The numbers of one week's sessions, None where there are none."""
+    if not sessions:
+        return None
     ids = [session.session_id for session in sessions]
     known = np.array([session.outcome is not None for session in sessions], np.float64)
     won = np.array([session.outcome is True for session in sessions], np.float64)
@@ -80,7 +79,6 @@ def week_of(sessions: Sequence[SessionRecord], begins: float) -> Week:
     if known.any():
         score = reliability_interval(won, overridden, errors, tools, labelled=known, clusters=ids)
     return Week(
-        begins=begins,
         coverage=rate_interval(known, clusters=ids),
         reliability=score,
         override=rate_interval(overridden, clusters=ids),
