@@ -65,6 +65,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "flyball.cli.reviews:reviews",
         "Review what was served: the week's reliability, cost, overrides and rollbacks.",
     ),
+    "incidents": (
+        "flyball.cli.incidents:incidents",
+        "Open an incident, tell what happened, and close it with a cause from each role.",
+    ),
     "traces": ("flyball.cli.traces:traces", "Search, follow, export and import what was served."),
 }
 
