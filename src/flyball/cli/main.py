@@ -4,7 +4,8 @@ Commands are imported when they are used, so `flyball --help` starts fast and wi
 here for that reason, and a test holds it equal to the command's own.
 
 Exit codes: 0 done, 1 an error named by its boundary, 2 wrong usage, 130 stopped by Ctrl-C with everything saved.
-`eval --against`, `compare`, `run --require-pass`, `canary judge` and `verify` add their own, in their help.
+`eval --against`, `compare`, `run --require-pass`, `canary judge`, `verify` and `reviews weekly` add their own, in their
+help.
 """
 
 from __future__ import annotations
@@ -60,6 +61,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("flyball.cli.runs:runs", "List the runs of this home, the newest first."),
     "show": ("flyball.cli.runs:show", "Show a run, or one attempt of it in full."),
     "report": ("flyball.cli.runs:report", "Write the HTML report of a run and print where it lies."),
+    "reviews": (
+        "flyball.cli.reviews:reviews",
+        "Review what was served: the week's reliability, cost, overrides and rollbacks.",
+    ),
+    "incidents": (
+        "flyball.cli.incidents:incidents",
+        "Open an incident, tell what happened, and close it with a cause from each role.",
+    ),
     "traces": ("flyball.cli.traces:traces", "Search, follow, export and import what was served."),
 }
 

@@ -19,16 +19,16 @@ from typing import Literal
 import numpy as np
 
 from flyball.errors import EvalError
-from flyball.stats.design import Design, Floats
+from flyball.stats.design import Floats
 from flyball.stats.intervals import (
     mean_interval,
     proportion_interval,
     quantile_interval,
     rate_interval,
     ratio_interval,
-    share_interval,
 )
 from flyball.stats.pass_k import pass_hat_k
+from flyball.stats.reliability import reliability_interval
 from flyball.types import Estimate, EvalRun, Missing, TaskResult
 
 By = Literal["all", "split", "family", "stage"]
@@ -138,7 +138,10 @@ def _numbers(
         numbers["latency_seconds"] = columns.mean(latency, "s")
     numbers["cost_per_success_usd"] = columns.ratio(columns.of(lambda r: r.cost_usd), success, "USD")
     numbers["human_override_rate"] = columns.share(_overridden)
-    numbers["reliability"] = _reliability(columns, success, errors, calls)
+    override = columns.of(_overridden)
+    numbers["reliability"] = reliability_interval(
+        success, override, errors, calls, clusters=columns.clusters, strata=columns.strata, level=level
+    )
     return numbers
 
 
@@ -162,16 +165,3 @@ def _pass_hat(results: Sequence[TaskResult], level: float) -> dict[str, Estimate
         values = [pass_hat_k(len(each), sum(map(_succeeded, each)), k) for each in tasks]
         numbers[f"pass_hat_{k}"] = proportion_interval(values, clusters=clusters, strata=strata, level=level)
     return numbers
-
-
-def _reliability(columns: _Columns, success: Floats, errors: Floats, calls: Floats) -> Estimate:
-    """success * (1 - override) * (1 - tool_error), linearised: the three are measured on the same attempts."""
-    override = columns.of(_overridden)
-    s, o = float(success.mean()), float(override.mean())
-    e = float(errors.sum() / calls.sum()) if calls.any() else 0.0
-    design = Design.of(len(success), columns.clusters, columns.strata)
-    contributions = (1 - o) * (1 - e) * design.residuals(success) - s * (1 - e) * design.residuals(override)
-    if calls.any():
-        contributions -= s * (1 - o) * design.residuals(errors, calls) / calls.mean()
-    spread = design.spread(contributions / design.n)
-    return share_interval(s * (1 - o) * (1 - e), spread, design, cap=design.n, level=columns.level)

@@ -247,5 +247,6 @@ def _session(row: Row, told: list[Fact], context: Mapping[str, Any], version: Po
         arm=row["arm"],
         cost_usd=float(row["cost_usd"]),
         outcome=outcomes[-1] if outcomes else None,
+        intent_class=context.get("intent", ""),
         context=context,
     )

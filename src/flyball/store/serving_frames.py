@@ -93,9 +93,13 @@ class Kpi(BaseModel):
 
 
 class Context(BaseModel):
-    """What the agent had before it at the time: a summary, the documents it was given, the rules that held."""
+    """What the agent had before it at the time: a summary, the documents it was given, the rules that held.
+
+    `intent` names the class of what the user wanted; reports split numbers by it.
+    """
 
     model_config = ConfigDict(extra="forbid")
+    intent: Text = ""
     summary: str = ""
     retrieved: list[Any] = []
     constraints: list[str] = []
