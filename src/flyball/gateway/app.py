@@ -3,7 +3,7 @@
     POST /v1/chat/completions   POST /v1/responses   GET /v1/models      OpenAI's interface
     POST /v1/flyball/report                                              how a matter ended, see feedback.py
     GET  /v1/flyball/answered?since=SECONDS                              an operator's: versions that answered users
-    GET  /healthz   GET /readyz                                          no key needed
+    GET  /healthz   GET /readyz   GET /metrics (where `metrics` is set)      no key needed
 
 A session is named by path (`/s/NAME/v1/...`), by the header `x-flyball-session` or in the key (`KEY/NAME`); a
 conversation that nobody named is a session by its opening. Answers carry `x-flyball-session` and `x-flyball-receipt`.
@@ -28,6 +28,7 @@ from flyball.gateway.capture import Capture, Served
 from flyball.gateway.checks import Blocked, Checks
 from flyball.gateway.conversation import opening
 from flyball.gateway.feedback import Feedback
+from flyball.gateway.metrics import GatewayMetrics
 from flyball.gateway.receipts import Receipt, Receipts
 from flyball.gateway.relay import Relay
 from flyball.gateway.request import (
@@ -51,6 +52,7 @@ from flyball.gateway.router import Router, SessionCut
 from flyball.gateway.settings import GatewaySettings
 from flyball.gateway.shadow import Shadow
 from flyball.gateway.upstream import UpstreamError
+from flyball.store.prometheus import CONTENT_TYPE
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -58,7 +60,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 FORMS: dict[str, Form] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
-JSON = (b"content-type", b"application/json")
 
 
 class Gateway:
@@ -75,6 +76,7 @@ class Gateway:
         receipts: Receipts,
         shadow: Shadow,
         checks: Checks,
+        metrics: GatewayMetrics | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         """answers by what they were"""
@@ -86,6 +88,7 @@ class Gateway:
         self._checks = checks
         self._feedback = Feedback(receipts, capture)
         self._answered = Answered()
+        self._metrics = metrics
         self._max_body = int(settings.max_body_mb * (1 << 20))
         self._in_flight = 0
         self._following: asyncio.Task[None] | None = None
@@ -144,6 +147,9 @@ class Gateway:
         path: str = scope["path"]
         if path in ("/healthz", "/readyz"):
             await self._health(path, send)
+            return
+        if path == "/metrics" and self._metrics is not None:
+            await self._reply(send, 200, CONTENT_TYPE.encode(), self._metrics.text())
             return
         headers = read_headers(scope["headers"])
         caller, by_key = self._keys.find(headers.get(b"authorization", b""))
@@ -216,6 +222,8 @@ class Gateway:
         finally:
             gone.cancel()
             self._answered.note(served)
+            if self._metrics is not None:
+                self._metrics.note(served)
             self.capture.end(served)
             if version := self.router.shadowed(f"{caller.project}~{session}", self._settings.shadow.share):
                 self._shadow.follow(served, version, passed)
@@ -301,14 +309,20 @@ class Gateway:
 
     async def _refuse(self, send: Send, status: int, text: str, kind: str, param: str | None, code: str | None) -> None:
         self.counts[f"refused {code}"] += 1
+        if self._metrics is not None:
+            self._metrics.refuse(code)
         retry = (b"retry-after", b"1") if status == 503 else (b"x-should-retry", b"false")
         passing = status in (408, 429, 502, 504)
         await self._json(send, status, error_body(text, kind, param, code), () if passing else (retry,))
 
     async def _json(self, send: Send, status: int, body: Any, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        data = orjson.dumps(body)
-        length = (b"content-length", str(len(data)).encode())
-        await send({"type": "http.response.start", "status": status, "headers": [JSON, length, *headers]})
+        await self._reply(send, status, b"application/json", orjson.dumps(body), headers)
+
+    async def _reply(
+        self, send: Send, status: int, kind: bytes, data: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        about = [(b"content-type", kind), (b"content-length", b"%d" % len(data)), *headers]
+        await send({"type": "http.response.start", "status": status, "headers": about})
         await send({"type": "http.response.body", "body": data})
 
 

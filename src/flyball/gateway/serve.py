@@ -25,6 +25,7 @@ from flyball.errors import ConfigError
 from flyball.gateway.app import Gateway
 from flyball.gateway.capture import Capture, Served
 from flyball.gateway.checks import Checks
+from flyball.gateway.metrics import GatewayMetrics
 from flyball.gateway.receipts import Receipts
 from flyball.gateway.relay import Relay
 from flyball.gateway.request import Keyring
@@ -71,6 +72,7 @@ def build(
         receipts=receipts,
         shadow=Shadow(settings.shadow, _relay(settings, engines or {}, fallback=False), capture),
         checks=checks,
+        metrics=GatewayMetrics(spool, capture) if settings.metrics else None,
     )
 
 

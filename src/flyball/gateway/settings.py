@@ -131,6 +131,7 @@ class GatewaySettings(Section):
     worker_port: int | None = Field(
         default=None, ge=1, le=65000, description="worker n also listens at this + n: for drills and for Prometheus"
     )
+    metrics: bool = Field(default=False, description="serve /metrics for Prometheus, without a key")
     store: str = Field(default=".flyball", description="folder of the store: routing table, inbox of approvals, spool")
     receipt_env: str = Field(default="FLYBALL_RECEIPT_KEY", description="variable with the secret that signs receipts")
     max_body_mb: float = Field(default=32.0, gt=0, description="largest request")
@@ -170,6 +171,8 @@ class GatewaySettings(Section):
         for field in ("default", "fallback"):
             if (name := getattr(self, field)) is not None and name not in self.upstreams:
                 raise ValueError(f"{field} {name!r} is no upstream{nearest(name, self.upstreams)}")
+        if self.metrics and self.workers > 1 and self.worker_port is None:
+            raise ValueError("metrics of several workers need `worker_port`: each worker counts what it served itself")
         versions = Counter(each.version or name for name, each in self.upstreams.items())
         if twice := [version for version, count in versions.items() if count > 1]:
             raise ValueError(f"version {twice[0]!r} is served by two upstreams; the routing table could mean either")
