@@ -17,6 +17,8 @@ from flyball.cli.output import print_release, table
 from flyball.errors import ReleaseError
 from flyball.evals.compare import compare
 from flyball.evals.imported import read_scores
+from flyball.gateway.running import RunningGateway
+from flyball.gateway.settings import read_gateway_file
 from flyball.release.approvals import (
     ROLES,
     Approval,
@@ -28,7 +30,7 @@ from flyball.release.approvals import (
 )
 from flyball.release.canary.plan import CanaryPlan
 from flyball.release.canary.read import read_plan, read_sessions
-from flyball.release.controller import Controller
+from flyball.release.controller import Controller, Restored
 from flyball.release.evidence import Evidence
 from flyball.release.gates import DEFAULT_GATES
 from flyball.release.gates import gate as gate_named
@@ -43,8 +45,13 @@ from flyball.store.signing import SigningKey
 from flyball.store.store import Store
 
 DAY = 24 * 3600.0
+RESTORE_SECONDS = 300.0
+"""Within which `rollback --gateway` must have seen users back."""
 
 by_option = click.option("--by", required=True, help="Who does this; it is written into the audit log.")
+gateway_option = click.option(
+    "--gateway", metavar="GATEWAY.yaml", type=click.Path(path_type=Path), help="File of the gateway that is running."
+)
 now_option = click.option("--now", type=float, help="Seconds since 1970. Default: now.")
 
 
@@ -187,17 +194,26 @@ def launch(release_id: str, plan_file: Path, base: float, per_day: float, now: f
 
 
 @release.command()
-@click.option("--seconds", type=click.FloatRange(min=0), required=True, help="From the decision until users were back.")
+@gateway_option
+@click.option("--seconds", type=click.FloatRange(min=0), help="Done by hand: from the decision until users were back.")
 @by_option
 @now_option
 @home_option
-def drill(seconds: float, by: str, now: float | None, home: Path) -> None:
-    """Record a rehearsal of the way back that was done by hand."""
+def drill(gateway: Path | None, seconds: float | None, by: str, now: float | None, home: Path) -> None:
+    """Rehearse the way back through a running gateway, or record a rehearsal that was done by hand."""
+    if (gateway is None) == (seconds is None):
+        raise click.UsageError("give --gateway GATEWAY.yaml to rehearse, or --seconds for what was done by hand")
     with open_store(home) as store:
         under_way = _under_way(store)
-        steps = (DrillStep("by hand", seconds, True),)
-        done = Drill(under_way.stable, under_way.candidate, steps, True)
-        Controller(store).record_drill(done, now=_time(now), by=by)
+        if gateway is not None:
+            with RunningGateway.of(read_gateway_file(gateway)) as running:
+                done = Controller(store, by).drill(running, clock=time.time, wait=time.sleep)
+            told = f"in {done.seconds:.1f} s" if done.verified else f"not verified: {done.problem}"
+            click.echo(f"drill:   {told}")
+        else:
+            steps = (DrillStep("by hand", seconds or 0.0, True),)
+            done = Drill(under_way.stable, under_way.candidate, steps, True)
+            Controller(store).record_drill(done, now=_time(now), by=by)
         _print_holds(store, _time(now))
 
 
@@ -243,14 +259,20 @@ def promote(sessions_file: Path, by: str, now: float | None, home: Path) -> None
 
 @release.command()
 @click.option("--reason", required=True)
+@gateway_option
 @by_option
 @now_option
 @home_option
-def rollback(reason: str, by: str, now: float | None, home: Path) -> None:
-    """Give everybody the version in force again, now."""
+def rollback(reason: str, gateway: Path | None, by: str, now: float | None, home: Path) -> None:
+    """Give everybody the version in force again, now; with --gateway wait until users were seen to have it."""
     with open_store(home) as store:
-        Controller(store).roll_back(by=by, reason=reason, now=_time(now))
+        controller = Controller(store)
+        controller.roll_back(by=by, reason=reason, now=_time(now))
         _print_status(store)
+        if gateway is not None:
+            with RunningGateway.of(read_gateway_file(gateway)) as running:
+                restored = _restored(controller, running)
+            click.echo(f"users:   on the version in force after {restored.restore_seconds:.1f} s")
 
 
 @release.command()
@@ -261,6 +283,19 @@ def status(now: float | None, home: Path) -> None:
     with open_store(home) as store:
         _print_status(store)
         _print_holds(store, _time(now))
+
+
+def _restored(controller: Controller, running: RunningGateway) -> Restored:
+    """Wait for the confirmation. Raises ReleaseError when none comes."""
+    ends = time.monotonic() + RESTORE_SECONDS
+    while time.monotonic() < ends:
+        if (found := controller.confirm_restored(running, time.time())) is not None:
+            return found
+        time.sleep(0.2)
+    raise ReleaseError(
+        f"within {RESTORE_SECONDS:g} s users were not seen on the version in force: a worker serves by an older table, "
+        "the candidate still answers (sessions that may finish), or nobody asked. The rollback itself is in force"
+    )
 
 
 def _time(now: float | None) -> float:

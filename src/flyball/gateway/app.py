@@ -2,7 +2,8 @@
 
     POST /v1/chat/completions   POST /v1/responses   GET /v1/models      OpenAI's interface
     POST /v1/flyball/report                                              how a matter ended, see feedback.py
-    GET  /healthz   GET /readyz                                          no key needed
+    GET  /v1/flyball/answered?since=SECONDS                              an operator's: versions that answered users
+    GET  /healthz   GET /readyz   GET /metrics (where `metrics` is set)      no key needed
 
 A session is named by path (`/s/NAME/v1/...`), by the header `x-flyball-session` or in the key (`KEY/NAME`); a
 conversation that nobody named is a session by its opening. Answers carry `x-flyball-session` and `x-flyball-receipt`.
@@ -14,29 +15,34 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import parse_qs
 
 import orjson
 
 from flyball.capture.openai_form import BadRequest, error_body
 from flyball.errors import FlyballError
+from flyball.gateway.answered import Answered
 from flyball.gateway.capture import Capture, Served
 from flyball.gateway.checks import Blocked, Checks
 from flyball.gateway.conversation import opening
 from flyball.gateway.feedback import Feedback
+from flyball.gateway.metrics import GatewayMetrics
 from flyball.gateway.receipts import Receipt, Receipts
 from flyball.gateway.relay import Relay
 from flyball.gateway.request import (
     AGENT_HEADER,
     PASSED_HEADERS,
     PIN_HEADER,
+    PROBE_HEADER,
     SESSION_HEADER,
     USER_HEADER,
     Asked,
     Caller,
     Form,
     Keyring,
+    check_operator,
     checked_name,
     named_session,
     read_body,
@@ -46,6 +52,7 @@ from flyball.gateway.router import Router, SessionCut
 from flyball.gateway.settings import GatewaySettings
 from flyball.gateway.shadow import Shadow
 from flyball.gateway.upstream import UpstreamError
+from flyball.store.prometheus import CONTENT_TYPE
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -53,7 +60,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 FORMS: dict[str, Form] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
-JSON = (b"content-type", b"application/json")
 
 
 class Gateway:
@@ -70,6 +76,7 @@ class Gateway:
         receipts: Receipts,
         shadow: Shadow,
         checks: Checks,
+        metrics: GatewayMetrics | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         """answers by what they were"""
@@ -80,6 +87,8 @@ class Gateway:
         self._shadow = shadow
         self._checks = checks
         self._feedback = Feedback(receipts, capture)
+        self._answered = Answered()
+        self._metrics = metrics
         self._max_body = int(settings.max_body_mb * (1 << 20))
         self._in_flight = 0
         self._following: asyncio.Task[None] | None = None
@@ -139,6 +148,9 @@ class Gateway:
         if path in ("/healthz", "/readyz"):
             await self._health(path, send)
             return
+        if path == "/metrics" and self._metrics is not None:
+            await self._reply(send, 200, CONTENT_TYPE.encode(), self._metrics.text())
+            return
         headers = read_headers(scope["headers"])
         caller, by_key = self._keys.find(headers.get(b"authorization", b""))
         by_path = ""
@@ -162,6 +174,8 @@ class Gateway:
             names = sorted({u.settings.model or u.name for u in self.relay.upstreams.values()})
             models = [{"id": name, "object": "model", "created": 0, "owned_by": "flyball"} for name in names]
             await self._json(send, 200, {"object": "list", "data": models})
+        elif method == "GET" and path == "/v1/flyball/answered":
+            await self._json(send, 200, self._tell_answered(caller, scope["query_string"]))
         else:
             raise BadRequest(f"{method} {path[:80]} is not served here", None, "not_found", 404)
 
@@ -169,6 +183,10 @@ class Gateway:
         self, form: Form, caller: Caller, session: str, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
         asked = read_body(form, await self._body(receive, headers))
+        passed = {n.decode(): headers[n].decode("latin-1") for n in PASSED_HEADERS if n in headers}
+        if (key := headers.get(PROBE_HEADER)) is not None:
+            await self._probe(caller, key.decode("latin-1"), asked, passed, send)
+            return
         session = session or f"auto-{opening(asked)}"
         self._refuse_stored_elsewhere(asked)
         agent = checked_name(headers.get(AGENT_HEADER, b"main").decode("latin-1"), "an agent")
@@ -176,7 +194,6 @@ class Gateway:
         pin = headers.get(PIN_HEADER, b"").decode("latin-1")
         assigned = self.router.assign(caller, f"{caller.project}~{session}", user, pin)
         served = Served(_call_id(), caller, session, agent, user, asked, assigned, assigned.arm)
-        passed = {n.decode(): headers[n].decode("latin-1") for n in PASSED_HEADERS if n in headers}
         own = [
             (b"x-flyball-session", session.encode()),
             (b"x-flyball-receipt", self._receipts.sign(Receipt(caller.project, session, served.call_id)).encode()),
@@ -204,9 +221,35 @@ class Gateway:
             raise
         finally:
             gone.cancel()
+            self._answered.note(served)
+            if self._metrics is not None:
+                self._metrics.note(served)
             self.capture.end(served)
             if version := self.router.shadowed(f"{caller.project}~{session}", self._settings.shadow.share):
                 self._shadow.follow(served, version, passed)
+
+    async def _probe(self, caller: Caller, key: str, asked: Asked, passed: Mapping[str, str], send: Send) -> None:
+        """Answer on the way that users take, and say who answered. Neither kept nor checked, in no statistics."""
+        assigned = self.router.probe(caller, key)
+        served = Served(_call_id(), caller, "probe", "main", "", asked, assigned, assigned.arm)
+        self.relay.choose(served)
+
+        async def send_signed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                by = [(b"x-flyball-version", served.version.encode()), (b"x-flyball-table", b"%d" % assigned.table)]
+                message = {**message, "headers": [*message["headers"], *by]}
+            await send(message)
+
+        await self.relay.serve(served, passed, [], send_signed)
+
+    def _tell_answered(self, caller: Caller, query: bytes) -> dict[str, Any]:
+        check_operator(caller, "ask who answered", "not_allowed")
+        try:
+            (since,) = parse_qs(query.decode("latin-1"))["since"]
+            versions = self._answered.since(float(since))
+        except (KeyError, ValueError):
+            raise BadRequest("give `since` once, in seconds since 1970", "since") from None
+        return {"pid": os.getpid(), "versions": versions}
 
     def _refuse_stored_elsewhere(self, asked: Asked) -> None:
         """With several projects on one upstream account, a stored response may be another project's."""
@@ -266,14 +309,20 @@ class Gateway:
 
     async def _refuse(self, send: Send, status: int, text: str, kind: str, param: str | None, code: str | None) -> None:
         self.counts[f"refused {code}"] += 1
+        if self._metrics is not None:
+            self._metrics.refuse(code)
         retry = (b"retry-after", b"1") if status == 503 else (b"x-should-retry", b"false")
         passing = status in (408, 429, 502, 504)
         await self._json(send, status, error_body(text, kind, param, code), () if passing else (retry,))
 
     async def _json(self, send: Send, status: int, body: Any, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        data = orjson.dumps(body)
-        length = (b"content-length", str(len(data)).encode())
-        await send({"type": "http.response.start", "status": status, "headers": [JSON, length, *headers]})
+        await self._reply(send, status, b"application/json", orjson.dumps(body), headers)
+
+    async def _reply(
+        self, send: Send, status: int, kind: bytes, data: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        about = [(b"content-type", kind), (b"content-length", b"%d" % len(data)), *headers]
+        await send({"type": "http.response.start", "status": status, "headers": about})
         await send({"type": "http.response.body", "body": data})
 
 

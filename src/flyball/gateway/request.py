@@ -22,7 +22,16 @@ SESSION_HEADER = b"x-flyball-session"
 USER_HEADER = b"x-flyball-user"
 AGENT_HEADER = b"x-flyball-agent"
 PIN_HEADER = b"x-flyball-pin"
-READ_HEADERS = (b"authorization", b"content-length", SESSION_HEADER, USER_HEADER, AGENT_HEADER, PIN_HEADER)
+PROBE_HEADER = b"x-flyball-probe"
+READ_HEADERS = (
+    b"authorization",
+    b"content-length",
+    SESSION_HEADER,
+    USER_HEADER,
+    AGENT_HEADER,
+    PIN_HEADER,
+    PROBE_HEADER,
+)
 PASSED_HEADERS = (b"accept", b"content-type", b"user-agent", b"openai-beta", b"traceparent", b"tracestate", b"baggage")
 """What a client's request may tell the upstream besides its body."""
 
@@ -63,6 +72,12 @@ class Keyring:
                 if hmac.compare_digest(known, key):
                     return caller, session.decode("latin-1")
         raise BadRequest("the key is not known here; send `Authorization: Bearer KEY`", None, "invalid_api_key", 401)
+
+
+def check_operator(caller: Caller, what: str, code: str) -> None:
+    """Raises BadRequest, 403, unless the caller's key has the role operator."""
+    if caller.role != "operator":
+        raise BadRequest(f"only a key with role operator may {what}", None, code, 403)
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -17,11 +17,11 @@ from typing import Literal
 
 from flyball.capture.openai_form import BadRequest
 from flyball.errors import FlyballError
-from flyball.gateway.request import Caller
+from flyball.gateway.request import Caller, check_operator
 from flyball.gateway.settings import RoutingSettings
 from flyball.release.routing import Arm, RoutingTable, bucket
 
-Reason = Literal["no_table", "split", "session", "kill", "lease", "pin", "no_key", "rolled_back"]
+Reason = Literal["no_table", "split", "session", "kill", "lease", "pin", "probe", "no_key", "rolled_back"]
 Source = Callable[[], RoutingTable | None]
 """Reads the table in force; None before the first release. May raise FlyballError or OSError; called in a thread."""
 
@@ -129,6 +129,19 @@ class Router:
             self._begun.popitem(last=False)
         return given
 
+    def probe(self, caller: Caller, key: str) -> Assignment:
+        """Who answers a probe of the way back: the candidate as long as the table names this key, else who is in force.
+
+        Not remembered and in no statistics. Raises BadRequest for a caller who is no operator.
+        """
+        check_operator(caller, "probe the routing", "probe_not_allowed")
+        table = self._table
+        if table is None:
+            return Assignment("stable", "", "no_table")
+        in_force = table.candidate if table.stage == "general" else table.stable
+        version = in_force if self.killed or self.stale else table.serves(key)
+        return self._assigned("stable" if version == in_force else "canary", version, "probe", table)
+
     def shadowed(self, session: str, share: float) -> str:
         """The version that a session is shadowed by, '' for none."""
         table = self._table
@@ -161,7 +174,6 @@ class Router:
         return Assignment(arm, version, reason, table.version, table.release_id, table.unit, counts, in_force)
 
     def _check_pin(self, caller: Caller, pin: str) -> None:
-        if caller.role != "operator":
-            raise BadRequest("only a key with role operator may pin an arm", None, "pin_not_allowed", 403)
+        check_operator(caller, "pin an arm", "pin_not_allowed")
         if pin not in ("stable", "canary"):
             raise BadRequest(f"pin {pin[:40]!r} is no arm; pin `stable` or `canary`", None, "unknown_arm")

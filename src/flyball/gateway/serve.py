@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from flyball.errors import ConfigError
 from flyball.gateway.app import Gateway
 from flyball.gateway.capture import Capture, Served
 from flyball.gateway.checks import Checks
+from flyball.gateway.metrics import GatewayMetrics
 from flyball.gateway.receipts import Receipts
 from flyball.gateway.relay import Relay
 from flyball.gateway.request import Keyring
@@ -40,6 +41,9 @@ from flyball.tools.inbox import Inbox
 FILE, SOCKETS = "FLYBALL_GATEWAY_FILE", "FLYBALL_GATEWAY_SOCKETS"
 """Variables that tell a worker process its file and where the engines listen."""
 ENGINE_SECONDS = 600.0
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI application."""
 
 
 def build(
@@ -68,6 +72,7 @@ def build(
         receipts=receipts,
         shadow=Shadow(settings.shadow, _relay(settings, engines or {}, fallback=False), capture),
         checks=checks,
+        metrics=GatewayMetrics(spool, capture) if settings.metrics else None,
     )
 
 
@@ -114,17 +119,33 @@ async def _tokens(relay: Relay, served: Served, response_id: str) -> Any:
         return None
 
 
-def make_worker() -> Gateway:
+def make_worker() -> Application:
     """The application of one worker process, by the environment that `serve` set."""
     settings = read_gateway_file(Path(os.environ[FILE]))
-    gateway = build(settings, Spool.claim(settings.spool), engines=orjson.loads(os.environ.get(SOCKETS, "{}")))
+    spool = Spool.claim(settings.spool)
+    gateway = build(settings, spool, engines=orjson.loads(os.environ.get(SOCKETS, "{}")))
 
     def kill(on: bool) -> None:
         gateway.router.killed_by_signal = on
 
     signal.signal(signal.SIGUSR1, lambda *_: kill(True))
     signal.signal(signal.SIGUSR2, lambda *_: kill(False))
-    return gateway
+    if settings.worker_port is None:
+        return gateway
+    return also_at(gateway, settings.host, settings.worker_port + int(spool.folder.name))
+
+
+def also_at(gateway: Gateway, host: str, port: int) -> Application:
+    """The same gateway, which as long as it lives listens at an address that no other worker shares."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await gateway(scope, receive, send)
+            return
+        async with serving(gateway, host=host, port=port):
+            await gateway(scope, receive, send)
+
+    return app
 
 
 def serve(path: Path) -> None:
@@ -171,19 +192,20 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, uds: str | None = None) -> AsyncIterator[str]:
+async def serving(app: Any, uds: str | None = None, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
     """Serve an application on this event loop inside the block, as workers serve; yields its address (or `uds`).
 
-    The application's own `start` and `close` are the caller's.
+    Port 0 is any free one. The application's own `start` and `close` are the caller's. Raises OSError for a port that
+    is taken.
     """
     options = {**SERVER, "loop": "none", "lifespan": "off", "timeout_graceful_shutdown": 1, "log_level": "critical"}
-    listening = None if uds else sockets.create_server(("127.0.0.1", 0), backlog=1024)
+    listening = None if uds else sockets.create_server((host, port), backlog=1024)
     server = _Server(uvicorn.Config(app, uds=uds, **options))
     task = asyncio.create_task(server.serve(sockets=[listening] if listening else None))
     while not server.started:
         await asyncio.sleep(0.005)
     try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}" if listening else str(uds)
+        yield f"http://{host}:{listening.getsockname()[1]}" if listening else str(uds)
     finally:
         server.should_exit = True
         await task

@@ -128,6 +128,10 @@ class GatewaySettings(Section):
     host: str = Field(default="127.0.0.1", description="address to listen at")
     port: int = Field(default=8080, ge=0, le=65535, description="0 = any free one")
     workers: int = Field(default=1, ge=1, description="processes, at least 1")
+    worker_port: int | None = Field(
+        default=None, ge=1, le=65000, description="worker n also listens at this + n: for drills and for Prometheus"
+    )
+    metrics: bool = Field(default=False, description="serve /metrics for Prometheus, without a key")
     store: str = Field(default=".flyball", description="folder of the store: routing table, inbox of approvals, spool")
     receipt_env: str = Field(default="FLYBALL_RECEIPT_KEY", description="variable with the secret that signs receipts")
     max_body_mb: float = Field(default=32.0, gt=0, description="largest request")
@@ -150,11 +154,25 @@ class GatewaySettings(Section):
         """Below which each worker has a spool folder of its own."""
         return Path(self.store) / "spool"
 
+    @property
+    def worker_addresses(self) -> tuple[str, ...]:
+        """An address of each worker. Raises ConfigError where they only share one, or it is not known beforehand."""
+        if self.worker_port is not None:
+            return tuple(f"http://{self.host}:{self.worker_port + n}" for n in range(self.workers))
+        if self.workers > 1 or not self.port:
+            raise ConfigError(
+                f"{self.workers} worker(s) at port {self.port} cannot be asked one by one; set `worker_port` in the "
+                "gateway's file"
+            )
+        return (f"http://{self.host}:{self.port}",)
+
     @model_validator(mode="after")
     def _names_exist(self) -> GatewaySettings:
         for field in ("default", "fallback"):
             if (name := getattr(self, field)) is not None and name not in self.upstreams:
                 raise ValueError(f"{field} {name!r} is no upstream{nearest(name, self.upstreams)}")
+        if self.metrics and self.workers > 1 and self.worker_port is None:
+            raise ValueError("metrics of several workers need `worker_port`: each worker counts what it served itself")
         versions = Counter(each.version or name for name, each in self.upstreams.items())
         if twice := [version for version, count in versions.items() if count > 1]:
             raise ValueError(f"version {twice[0]!r} is served by two upstreams; the routing table could mean either")

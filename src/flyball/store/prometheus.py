@@ -6,7 +6,7 @@ zero, or anything missing, is what an alarm is made of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,7 +17,7 @@ from flyball.store.store import Store
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-Source = Callable[[], Iterator[Metric]]
+Source = Callable[[], Iterable[Metric]]
 
 
 class Metrics(Collector):
