@@ -78,6 +78,11 @@ def test_a_margin_that_is_no_number_is_refused(here: Path, capsys, margin: str) 
     assert f"margin {margin}" in said(capsys, "compare", old, old, "--margin", margin, code=4)
 
 
+def test_a_version_without_a_name_is_refused(here: Path, capsys) -> None:
+    (here / "prompt.txt").write_text("Be brief.")
+    assert "--name" in said(capsys, "register", "prompt.txt", "--base", "m", "--name", " ", code=1)
+
+
 def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
     (here / "weights").mkdir()
     (here / "weights" / "model.bin").write_bytes(b"123")
