@@ -76,6 +76,14 @@ def test_a_bad_line_is_named(plan_file: Path, tmp_path: Path, capsys, line, says
         ("- owner", "a plan is a mapping"),
         ("owner: [", "is no YAML"),
         ("owner: ada\nharm: 0.01", "within what is tolerated"),
+        ("owner: ada\nharm: 0.9", "more than all the success there is (0.8)"),
+        ("owner: ada\nharm: .nan", "harm nan is a drop of success in points of 1"),
+        ("owner: ada\nharm: 10", "harm 10 is a drop of success in points of 1"),
+        ("owner: ada\nhorizon: .nan", "horizon nan must be a finite number above 0"),
+        ("owner: ada\ncost_cap: .inf", "cost_cap inf must be a finite number above 0"),
+        ("owner: ada\nstage_seconds: -1", "stage_seconds -1 must be a finite number"),
+        ("owner: ada\nstages: [0.1, .nan]", "0.5 is the most"),
+        ("owner: ada\nlatency: {tolerated: 0.1, excluded: .inf}", "margin 0.1 to inf"),
     ],
 )
 def test_a_bad_plan_is_named(tmp_path: Path, capsys, text, says) -> None:
@@ -83,3 +91,19 @@ def test_a_bad_plan_is_named(tmp_path: Path, capsys, text, says) -> None:
     path.write_text(text)
     assert invoke(["canary", "plan", str(path), "--base", "0.8", "--per-day", "2000"]) == 1
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("base", "per_day"), [("nan", "2000"), ("1", "2000"), ("0.8", "nan"), ("0.8", "inf"), ("0.8", "0")]
+)
+def test_traffic_that_is_none_is_refused(plan_file: Path, capsys, base: str, per_day: str) -> None:
+    assert invoke(["canary", "plan", str(plan_file), "--base", base, "--per-day", per_day]) == 1
+    said = capsys.readouterr().err
+    assert "traffic is finite and above 0" in said and "fault: what was given" in said
+
+
+@pytest.mark.parametrize("now", ["nan", "inf"])
+def test_a_look_at_no_time_is_refused(plan_file: Path, tmp_path: Path, capsys, now: str) -> None:
+    sessions = write(tmp_path / "sessions.jsonl", traffic(4))
+    assert invoke(["canary", "judge", str(plan_file), str(sessions), "--now", now]) == 1
+    assert "the clock of the sessions" in capsys.readouterr().err

@@ -50,6 +50,11 @@ def test_help_is_fast_because_it_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_python_m_flyball_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "flyball", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("flyball, version ")
+
+
 def test_no_command_imports_torch_before_it_needs_a_model() -> None:
     code = (
         "import sys\nfrom flyball.cli.main import COMMANDS, invoke\n"

@@ -56,6 +56,10 @@ def test_imported_scores_are_compared(here: Path, capsys) -> None:
     [
         ('{"task_id": "t0"}', "new.jsonl:1: success"),
         ('{"task_id": "t0", "success": true, "cost_usd": NaN}', "new.jsonl:1: cost_usd"),
+        ('{"task_id": "t0", "success": "yes"}', "new.jsonl:1: success"),
+        ('{"task_id": "", "success": true}', "new.jsonl:1: task_id"),
+        ('{"task_id": "t0", "success": true, "cost_usd": -1}', "new.jsonl:1: cost_usd"),
+        ('{"task_id": "t0", "success": true, "trial": -1}', "new.jsonl:1: trial"),
         ('{"task_id": "t0", "success": true, "cost": 1}', "did you mean 'cost_usd'?"),
         ('{"task_id": "t0", "success": true}\n' * 2, "new.jsonl:2: trial 0 of task 't0' is there already"),
         ('{"task_id": "t0", "success": true}\n{"task_id": "t1", "success": true, "grader": "b"}', "mixes graders"),
@@ -66,6 +70,17 @@ def test_imported_scores_are_compared(here: Path, capsys) -> None:
 def test_scores_that_cannot_be_compared(here: Path, capsys, line: str, says: str) -> None:
     (here / "new.jsonl").write_text(line)
     assert says in said(capsys, "compare", here / "new.jsonl", here / "new.jsonl", code=4)
+
+
+@pytest.mark.parametrize("margin", ["nan", "inf"])
+def test_a_margin_that_is_no_number_is_refused(here: Path, capsys, margin: str) -> None:
+    old = scores(here / "old.jsonl", 4, 0.5)
+    assert f"margin {margin}" in said(capsys, "compare", old, old, "--margin", margin, code=4)
+
+
+def test_a_version_without_a_name_is_refused(here: Path, capsys) -> None:
+    (here / "prompt.txt").write_text("Be brief.")
+    assert "--name" in said(capsys, "register", "prompt.txt", "--base", "m", "--name", " ", code=1)
 
 
 def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:

@@ -62,6 +62,19 @@ def test_traces_go_out_and_come_in(traces: Callable[..., Any], home: Path) -> No
         assert len(list(store.calls(project="old"))) == 2
 
 
+def test_an_export_makes_its_folder_and_never_takes_another_place(
+    flyball: Callable[..., Any], traces: Callable[..., Any], tmp_path: Path
+) -> None:
+    deep = tmp_path / "new" / "deeper" / "traces.jsonl"
+    assert "2 traces" in traces("export", str(deep), "--format", "jsonl").out
+    home = str(tmp_path / "home")
+    for target, form, wanted in ((deep, "parquet", "a folder"), (deep.parent, "jsonl", "a file")):
+        refused = flyball("traces", "export", str(target), "--format", form, "--home", home)
+        assert refused.code == 2
+        assert f"{form} is written to {wanted}" in refused.err
+    assert len(deep.read_text().splitlines()) == 2
+
+
 def test_an_export_is_queried_with_sql(traces: Callable[..., Any], flyball: Callable[..., Any], home: Path) -> None:
     folder = home / "parquet"
     assert "3 calls, 1 sessions, 1 feedback" in traces("export", str(folder)).out

@@ -16,7 +16,7 @@ import sys
 
 import click
 
-from flyball.errors import ConfigError, DatasetError, FlyballError, ModelError
+from flyball.errors import ConfigError, DatasetError, EvalError, FlyballError, ModelError, ReleaseError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("flyball.cli.init:init", "Write a working example or skeleton into a new folder."),
@@ -72,8 +72,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "traces": ("flyball.cli.traces:traces", "Search, follow, export and import what was served."),
 }
 
-GIVEN = (ConfigError, DatasetError, ModelError)
-"""Errors about what the user handed in: files, settings, models. Every other error knows its own fault."""
+GIVEN = (ConfigError, DatasetError, EvalError, ModelError, ReleaseError)
+"""Errors about what the user handed in or asked for: files, settings, models, comparisons and releases that
+are refused. Every other error knows its own fault."""
 
 
 class LazyGroup(click.Group):

@@ -38,6 +38,8 @@ def register(place: str, name: str, base: str, model: str, prompt: Path | None, 
 
 def described(place: str, *, name: str, base: str, model: str, prompt: Path | None) -> PolicyVersion:
     """The version that a folder, a prompt file or an endpoint is. Raises ReleaseError for what is none of them."""
+    if not name.strip():
+        raise ReleaseError("a version without a name: give it the one that people call it by with --name")
     said = "" if prompt is None else _digest(prompt)
     if place.startswith(("http://", "https://")):
         if not model:

@@ -116,6 +116,10 @@ def ingest(spools: Path | None, follow: bool, home: Path) -> None:
 @home_option
 def export(target: Path, form: str, project: str | None, since: datetime | None, home: Path) -> None:
     """Write everything served to TARGET: a folder of Parquet files by day, or a file of traces."""
+    if target.exists() and target.is_dir() != (form == "parquet"):
+        wanted = "a folder" if form == "parquet" else "a file"
+        raise click.BadParameter(f"{target} is there already and {form} is written to {wanted}", param_hint="TARGET")
+    target.parent.mkdir(parents=True, exist_ok=True)
     with open_store(home) as store:
         if form == "parquet":
             from flyball.store.analysis import export_parquet  # an extra

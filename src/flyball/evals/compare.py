@@ -44,6 +44,8 @@ def compare(
     an improvement, 0.03 for proof of no loss beyond 3 points, -0.15 for proof of a gain above 15 points.
     `metric` is one of `MEASURES` or the name of a score. Raises EvalError when the runs may not be compared.
     """
+    if not math.isfinite(margin):
+        raise EvalError(f"margin {margin}: no loss could be held against it; write a number in the metric's unit")
     _check_same_conditions(baseline, candidate)
     measure = _measure(metric, baseline)
     values = _filled(baseline, candidate, measure)

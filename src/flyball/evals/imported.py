@@ -5,31 +5,32 @@ from __future__ import annotations
 import hashlib
 from dataclasses import fields
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from flyball.errors import EvalError, Fault, nearest
 from flyball.types import EvalRun, Missing, TaskResult
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, strict=True))
 class ImportedScore:
     """One trial of one task. `success` null: there is no outcome, and it counts against the candidate. `cluster` groups
     tasks that are alike (the same customer, the same repository), `family` is the stratum. Durations in seconds."""
 
-    task_id: str
+    task_id: Annotated[str, Field(min_length=1)]
     success: bool | None
-    trial: int = 0
+    trial: NonNegativeInt = 0
     family: str = ""
     cluster: str = ""
     safe: bool | None = None
-    cost_usd: float = 0.0
-    seconds: float = 0.0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    tool_calls: int = 0
-    tool_errors: int = 0
+    cost_usd: NonNegativeFloat = 0.0
+    seconds: NonNegativeFloat = 0.0
+    tokens_in: NonNegativeInt = 0
+    tokens_out: NonNegativeInt = 0
+    tool_calls: NonNegativeInt = 0
+    tool_errors: NonNegativeInt = 0
     grader: str = "imported"
 
 

@@ -46,10 +46,10 @@ def detection_table(
     `base`: success in force; `units_per_day`: all traffic in units of the plan (sessions or users); `share`: the
     canary's part of it. Raises ReleaseError for numbers that describe no traffic.
     """
-    if not 0.0 < base < 1.0 or units_per_day <= 0.0 or not 0.0 < share <= 0.5:
+    if not (0.0 < base < 1.0 and 0.0 < units_per_day < math.inf and 0.0 < share <= 0.5):
         raise ReleaseError(
             f"base {base:g}, {units_per_day:g} units a day, share {share:g}: success in force lies between 0 and 1, "
-            "traffic above 0 and the canary's share at most 0.5"
+            "traffic is finite and above 0, and the canary's share at most 0.5"
         )
     rows = []
     for drop in drops:
@@ -98,6 +98,11 @@ def recommended_share(plan: CanaryPlan, *, base: float, units_per_day: float) ->
         raise ReleaseError(
             f"harm {plan.harm:g} is within what is tolerated ({plan.success.tolerated:g}), so no canary would ever "
             "report it; lower the tolerated harm or name a larger one"
+        )
+    if 0.0 < base < plan.harm:
+        raise ReleaseError(
+            f"harm {plan.harm:g} is more than all the success there is ({base:g}), so no candidate could do it; name a "
+            "smaller harm"
         )
     for share in SHARES:
         (row,) = detection_table(plan, base=base, units_per_day=units_per_day, share=share, drops=[plan.harm])

@@ -7,6 +7,7 @@ plan; it can never exceed it (invariant 8).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -37,7 +38,7 @@ class Margin:
     excluded: float
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.tolerated <= self.excluded:
+        if not 0.0 <= self.tolerated <= self.excluded < math.inf:
             raise ReleaseError(
                 f"margin {self.tolerated:g} to {self.excluded:g}: what is tolerated lies between 0 and what must be "
                 "excluded"
@@ -90,11 +91,11 @@ class CanaryPlan:
             raise ReleaseError(f"unknown rollback test {unknown[0]!r} in shares{nearest(unknown[0], SHARES)}")
         if absent := sorted(SHARES.keys() - self.shares.keys()):
             raise ReleaseError(f"shares leave out {absent[0]!r}; every rollback test needs a part of the error budget")
-        if min(self.shares.values()) <= 0.0 or sum(self.shares.values()) > 1.0 + 1e-9:
+        if not (all(part > 0.0 for part in self.shares.values()) and sum(self.shares.values()) <= 1.0 + 1e-9):
             raise ReleaseError(f"shares {dict(self.shares)}: each above 0 and their sum at most 1")
         if not self.stages or list(self.stages) != sorted(set(self.stages)) or not self.stages[0] > 0:
             raise ReleaseError(f"stages {self.stages}: rising shares above 0, such as 0.05, 0.25, 0.5")
-        if self.stages[-1] > 0.5:
+        if not self.stages[-1] <= 0.5:
             raise ReleaseError(
                 f"stages end at {self.stages[-1]:g}: the holdback is as large as the canary, so 0.5 is the most"
             )
@@ -102,8 +103,12 @@ class CanaryPlan:
             if not 0.0 < getattr(self, name) < 0.5:
                 raise ReleaseError(f"{name} {getattr(self, name):g} is outside 0 to 0.5; write 0.02 for 2 %")
         for name in ("label_deadline", "horizon", "cost_cap", "unsafe_ratio", "user_window"):
-            if getattr(self, name) <= 0:
-                raise ReleaseError(f"{name} {getattr(self, name):g} must be above 0")
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ReleaseError(f"{name} {getattr(self, name):g} must be a finite number above 0")
+        if not 0.0 < self.harm <= 1.0:
+            raise ReleaseError(f"harm {self.harm:g} is a drop of success in points of 1; write 0.1 for ten points")
+        if not 0.0 <= self.stage_seconds < math.inf:
+            raise ReleaseError(f"stage_seconds {self.stage_seconds:g} must be a finite number, 0 or above")
         if self.units_per_arm < 1:
             raise ReleaseError(f"units_per_arm {self.units_per_arm}: a block needs at least one unit of each arm")
         if self.unlock_weeks < 1:

@@ -6,12 +6,14 @@ second for 10,000 blocks and leaves no state that a crash could damage or a seco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from flyball.errors import ReleaseError
 from flyball.release.canary.plan import CanaryPlan
 from flyball.release.canary.readings import CANARY_TESTS, Reading
 from flyball.release.canary.units import Blocks, Maturing, ServedSession, blocks, mature
@@ -45,8 +47,10 @@ def judge_canary(sessions: Iterable[ServedSession], plan: CanaryPlan, now: float
     """What these sessions prove at time `now`.
 
     A critical event or a rollback test ends it; bad data or suspicion holds it (voided evidence is no verdict); every
-    promotion test must stand for `ready`. Raises ReleaseError for sessions that cannot be judged at all.
+    promotion test must stand for `ready`. Raises ReleaseError for sessions, or a time, that cannot be judged at all.
     """
+    if not math.isfinite(now):
+        raise ReleaseError(f"the time of the look is {now}; give seconds on the clock of the sessions")
     served = [session for session in sessions if session.assigned_at <= now]
     maturing = mature(served, plan, now)
     found = blocks(maturing.units, plan.units_per_arm)
