@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 
 import pytest
 
-FILES = ("errors", "types", "section", "settings_file", "rl_settings", "config", "rng", "metrics", "tracing")
+FILES = ("errors", "types", "section", "settings_file", "rl_settings", "config", "rng", "metrics")
 FOLDERS = """
     stats store rl models engine capture sandbox tools tasks graders agent rollout evals train release reports
     workflow gateway api console cli
