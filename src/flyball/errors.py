@@ -173,7 +173,9 @@ def no_memory(error: BaseException) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` or the list of valid names, ready to end an error message."""
+    """Return `; did you mean 'x'?` or the list of valid names (there may be none), ready to end an error message."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(names)}"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; valid: {', '.join(names)}" if names else "; there is none yet"
