@@ -68,15 +68,22 @@ class Options:
 
 
 async def load(
-    url: str, rate: int, seconds: float, on_answer: Callable[[dict[str, Any]], None] | None = None
+    url: str,
+    rate: int,
+    seconds: float,
+    on_answer: Callable[[dict[str, Any]], None] | None = None,
+    sessions: str = "s",
 ) -> list[float]:
-    """Send `rate` requests a second; the seconds that each took. An answer that is no 200 ends the benchmark."""
+    """Send `rate` requests a second; the seconds that each took. An answer that is no 200 ends the benchmark.
+
+    `sessions`: how the name of each request's session begins.
+    """
     taken: list[float] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=HEADERS) as client:
 
         async def one(i: int, due: float) -> None:
             body = orjson.dumps({"model": "old", "messages": [PROMPT]})
-            headers = {"x-flyball-session": f"s{i}"}
+            headers = {"x-flyball-session": f"{sessions}{i}"}
             async with client.post(f"{url}/v1/chat/completions", data=body, headers=headers) as answer:
                 read = await answer.read()
                 if answer.status != 200:

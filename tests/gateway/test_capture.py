@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from flyball.engine.fake import FakeEngine, Prompt
 from flyball.errors import StoreError
 from flyball.gateway import serve
+from flyball.gateway.capture import Served
 from flyball.gateway.conversation import spoken
 from flyball.gateway.receipts import Receipt, Receipts
 from flyball.gateway.request import Asked
@@ -62,6 +64,18 @@ def test_calls_are_linked_and_retries_branches_and_side_agents_told_apart(tmp_pa
             assert retry["stands_at"] == second["stands_at"] != branch["stands_at"]
             assert side["parent"] is None and side["stands_at"] != first["stands_at"] and side["tools"] == [LOOK]
             assert summary["parent"] is None and summary["agent"] == "summary"
+
+    go(test)
+
+
+def test_a_session_that_is_remembered_holds_no_body(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(tmp_path, {"a": Mock(echo)}) as gateway:
+            await gateway.chat("x" * 1_000_000, path="/s/s1/v1/chat/completions")
+            await gateway.frames("call", 1)
+            gc.collect()
+            held = [each for each in gc.get_objects() if isinstance(each, Served) and each.session == "s1"]
+            assert sum(each.size for each in held) == 0
 
     go(test)
 

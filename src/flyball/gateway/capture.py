@@ -82,9 +82,11 @@ class Served:
 
 @dataclass(slots=True)
 class _Part:
-    """What this worker saw of one session since it last fell silent."""
+    """What this worker saw of one session since it last fell silent. Holds no body: thousands of them are kept."""
 
-    served: Served
+    names: Mapping[str, Any]
+    """of its first call, as in the frames"""
+    started: float
     last: float
     calls: int = 0
     tokens_in: int = 0
@@ -278,7 +280,7 @@ class Capture:
         key = _key(served)
         part = self._parts.get(key)
         if part is None:
-            part = self._parts[key] = _Part(served, served.ended)
+            part = self._parts[key] = _Part(self._names(served), served.started, served.ended)
             if len(self._parts) > MOST_SESSIONS:
                 self._end(self._parts.popitem(last=False)[1])
         self._parts.move_to_end(key)
@@ -307,7 +309,7 @@ class Capture:
             self._end(self._parts.popitem(last=False)[1])
 
     def _end(self, part: _Part) -> None:
-        served = part.served
+        arm: Arm = part.names["arm"]
         sums = {
             "calls": part.calls,
             "tokens_in": part.tokens_in,
@@ -318,11 +320,11 @@ class Capture:
             "errors": part.errors,
             "fallbacks": part.fallbacks,
             "cost_usd": part.cost_usd,
-            "duration_ms": 1e3 * (part.last - served.started),
+            "duration_ms": 1e3 * (part.last - part.started),
         }
-        channel = "offline_eval" if served.arm == "shadow" else "canary" if served.arm == "canary" else "general"
-        first_call = {"first_call": served.call_id, "release_channel": channel}
-        self._append("session", served.arm, {**self._names(served), **first_call, **sums})
+        channel = "offline_eval" if arm == "shadow" else "canary" if arm == "canary" else "general"
+        first_call = {"first_call": part.names["call_id"], "release_channel": channel}
+        self._append("session", arm, {**part.names, **first_call, **sums})
 
     def _append(self, kind: Kind, arm: Arm, frame: Mapping[str, Any]) -> None:
         try:
