@@ -74,7 +74,7 @@ def test_a_session_that_is_remembered_holds_no_body(tmp_path: Path) -> None:
             await gateway.chat("x" * 1_000_000, path="/s/s1/v1/chat/completions")
             await gateway.frames("call", 1)
             gc.collect()
-            held = [each for each in gc.get_objects() if isinstance(each, Served) and each.session == "s1"]
+            held = [each for each in gc.get_objects() if type(each) is Served and each.session == "s1"]
             assert sum(each.size for each in held) == 0
 
     go(test)

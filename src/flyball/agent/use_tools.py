@@ -55,7 +55,7 @@ async def use_tools(
         await use_tool(world, calls[i], limits, lambda result: results.update({i: result}))
 
     try:
-        if any(call.name in world.tools and world.tools[call.name].writes for call in calls):
+        if len(calls) == 1 or any(call.name in world.tools and world.tools[call.name].writes for call in calls):
             for i in range(len(calls)):
                 await use(i)
         else:

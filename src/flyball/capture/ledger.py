@@ -11,9 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from flyball.types import Call, Drift, Message, ToolCall, ToolResult
+
+_SORTED = json.JSONEncoder(sort_keys=True)
 
 Edge = tuple[Any, ...]
 
@@ -172,10 +175,11 @@ def _as_said(edge: Edge) -> Edge:
     return (role, "".join(text.split()), tuple((name, json_form(raw)) for _, name, raw in calls))
 
 
+@lru_cache(maxsize=1024)  # a conversation is placed anew with every call, its earlier calls included
 def json_form(raw: str) -> str:
     """Arguments of a call in one spelling; what is no JSON without its spaces."""
     try:
-        return json.dumps(json.loads(raw), sort_keys=True)
+        return _SORTED.encode(json.loads(raw))
     except json.JSONDecodeError:
         return "".join(raw.split())
 

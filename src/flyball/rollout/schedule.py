@@ -119,7 +119,8 @@ class Schedule:
             return None
         else:
             head = Taken(tuple(sorted(self._finished[: self.batch_size])), self.version)
-        self._finished = [group for group in self._finished if group not in head.groups]
+        taken = set(head.groups)
+        self._finished = [group for group in self._finished if group not in taken]
         self._in_training = head.groups
         return head
 
