@@ -23,7 +23,8 @@ fault is a failure, anyone else's is a re-run and then `Missing` (invariant 2).
     │   └── WeightsError    weights of another architecture, size or place than asked for; the old ones stay
     ├── GraderError    grader       a grader raised or returned what is not a score
     ├── StoreError     store        what happened could not be written or read back
-    │   └── SpoolInUseError another process appends to this spool folder
+    │   ├── SpoolInUseError another process appends to this spool folder
+    │   └── UnknownIdError  an id or digest was asked for that nothing in the store has
     ├── TrainError     train        a training step was refused or became unstable
     │   └── TrainMemoryError    the learner had no memory left for what it was doing
     ├── EvalError      evals        an evaluation or comparison that would not be valid
@@ -142,6 +143,10 @@ class StoreError(FlyballError, RuntimeError):
 
 
 class SpoolInUseError(StoreError):
+    pass
+
+
+class UnknownIdError(StoreError):
     pass
 
 

@@ -126,7 +126,26 @@ def test_what_cannot_be_registered(here: Path, capsys) -> None:
     assert "--model" in said(capsys, "register", "https://example.test/v1", "--name", "x", code=1)
     said(capsys, "register", "prompt.txt", "--base", "m", "--name", "x", "--production")
     again = ("register", "prompt.txt", "--base", "other", "--name", "y", "--production")
-    assert "somebody moved it first" in said(capsys, *again, code=1)
+    refused = said(capsys, *again, code=1)
+    assert "x (" in refused and "is in production" in refused and "flyball release judge" in refused
+    said(capsys, "register", "prompt.txt", "--base", "m", "--name", "x", "--production")  # it is there already
+
+
+def test_versions_go_by_their_names_and_unknown_ones_are_the_callers_fault(here: Path, capsys) -> None:
+    (here / "prompt.txt").write_text("Be brief.")
+    said(capsys, "register", "prompt.txt", "--base", "m", "--name", "first", "--production")
+    said(capsys, "register", "prompt.txt", "--base", "n", "--name", "second")
+    scored = scores(here / "s.jsonl", 240, 0.8)
+    suites = [f"{suite}={scored},{scored}" for suite in ("test", "adversarial", "safety")]
+    judged = said(capsys, "release", "judge", "second", *suites)
+    release = judged.split("release: ")[1].strip()
+    assert "same" in said(capsys, "verify", release[:8])
+    assert release[:12] in said(capsys, "log", "show", "--release", release[:8])
+    unknown = said(capsys, "release", "judge", "secnd", *suites, code=1)
+    assert "did you mean 'second'" in unknown and "fault: what was given" in unknown
+    assert "fault: what was given" in said(capsys, "verify", "nothing", code=1)
+    said(capsys, "register", "prompt.txt", "--base", "other", "--name", "second")
+    assert "2 versions are called 'second'" in said(capsys, "release", "judge", "second", *suites, code=1)
 
 
 def test_every_gate_is_printed_with_its_margin(here: Path, capsys) -> None:

@@ -6,10 +6,19 @@ import pytest
 
 from flyball.errors import ReleaseError
 from flyball.release.approvals import ROLES, owner_leaves
-from flyball.release.incidents import close_incident, give_cause, incident, incidents, note, open_incident
+from flyball.release.incidents import (
+    close_incident,
+    give_cause,
+    incident,
+    incidents,
+    note,
+    open_incident,
+    raise_incident,
+)
+from flyball.release.serving import SimulatedGateway
 from flyball.release.standing import open_incidents
 from flyball.store.audit import Act
-from tests.release.conftest import PEOPLE
+from tests.release.conftest import PEOPLE, begun, launched
 
 
 def test_from_opening_to_close(store, release, owners) -> None:
@@ -67,3 +76,35 @@ def test_a_closed_one_stays_as_it_was(store, owners) -> None:
         note(store, "i1", by="bob", text="x", at=4.0)
     with pytest.raises(ReleaseError, match="is closed"):
         close_incident(store, "i1", by="bob", at=4.0)
+
+
+def test_a_rollback_opens_one_that_is_restored_when_users_were_seen_back(store, release, plan, owners) -> None:
+    controller = begun(store, release, plan, owners)
+    controller.roll_back(by="bob", reason="a complaint", now=5.0)
+    (found,) = incidents(store)
+    assert (found.name, found.source) == (f"{release.release_id[:12]}.rollback", "rollback")
+    assert (found.release, found.reason) == (release.release_id, "a complaint (bob)")
+    assert (found.detect_seconds, found.restore_seconds) == (5.0, None)
+    assert found.name in open_incidents(store)[0]
+    gateway = SimulatedGateway(store, lambda: 8.0)
+    gateway.poll()
+    gateway.serve("u1", gateway.workers[0])
+    for now in (8.5, 9.5):
+        assert controller.confirm_restored(gateway, now) is not None
+    assert incident(store, found.name).restore_seconds == 3.5
+
+
+def test_nothing_keeps_a_rollback_back(store, release, plan, owners) -> None:
+    """Neither an incident of its name, nor a clock that goes backwards, nor a person without a name."""
+    controller = launched(store, release, plan, owners)
+    controller.begin_canary(plan, by="ada", now=10.0)
+    open_incident(store, f"{release.release_id[:12]}.rollback", by="eve", reason="in the way", at=0.0)
+    assert controller.roll_back(by=" ", reason="", now=5.0).stage == "rolled_back"
+    assert [one.source for one in incidents(store)] == ["person"]
+    raise_incident(store, "i2", source="alarm", by="flyball", reason=" ", at=5.0, began_at=7.0)
+    assert incident(store, "i2").detect_seconds == 0.0
+
+
+def test_a_shadow_that_is_taken_back_met_no_user(store, release, plan, owners) -> None:
+    launched(store, release, plan, owners).roll_back(by="bob", reason="not now", now=5.0)
+    assert incidents(store) == []

@@ -218,8 +218,9 @@ def test_a_rollback_by_tests_freezes_the_next_release(store, release, plan, owne
     assert {"success", "human_override"} <= set(failed)
     following = opened(store, new="newer")
     launched(store, following, plan, owners)
-    assert holds(store, following, plan, 2e5)[0].startswith("expansion is frozen")
-    assert holds(store, following, plan, 1e5 + WEEK) == ()
+    incident, freeze, *_ = holds(store, following, plan, 2e5)
+    assert "rollback is open" in incident and freeze.startswith("expansion is frozen")
+    assert holds(store, following, plan, 1e5 + WEEK) == (incident,)
 
 
 def test_a_refused_launch_counts_its_failed_gates_once(store, plan, owners) -> None:

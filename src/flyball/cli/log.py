@@ -22,7 +22,7 @@ def log() -> None:
 def show(release_id: str | None, home: Path) -> None:
     """Print every act, the oldest first."""
     with open_store(home) as store:
-        for entry in store.acts(subject=release_id):
+        for entry in store.acts(subject=store.release(release_id).release_id if release_id else None):
             at = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
             click.echo(
                 f"{entry.seq:>5}  {at}  {entry.action:<16} {entry.subject[:12]:<12} {entry.actor}: {entry.reason}"

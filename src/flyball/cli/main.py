@@ -16,7 +16,15 @@ import sys
 
 import click
 
-from flyball.errors import ConfigError, DatasetError, EvalError, FlyballError, ModelError, ReleaseError
+from flyball.errors import (
+    ConfigError,
+    DatasetError,
+    EvalError,
+    FlyballError,
+    ModelError,
+    ReleaseError,
+    UnknownIdError,
+)
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("flyball.cli.init:init", "Write a working example or skeleton into a new folder."),
@@ -72,9 +80,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "traces": ("flyball.cli.traces:traces", "Search, follow, export and import what was served."),
 }
 
-GIVEN = (ConfigError, DatasetError, EvalError, ModelError, ReleaseError)
+GIVEN = (ConfigError, DatasetError, EvalError, ModelError, ReleaseError, UnknownIdError)
 """Errors about what the user handed in or asked for: files, settings, models, comparisons and releases that
-are refused. Every other error knows its own fault."""
+are refused, ids that nothing has. Every other error knows its own fault."""
 
 
 class LazyGroup(click.Group):

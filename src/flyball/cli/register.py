@@ -32,8 +32,20 @@ def register(place: str, name: str, base: str, model: str, prompt: Path | None, 
         registry = Registry(store)
         registry.register(version)
         if production:
-            registry.move_alias(PRODUCTION, expected=None, to=version.version_id, reason="served before Flyball")
+            _serves(registry, version)
     click.echo(version.version_id)
+
+
+def _serves(registry: Registry, version: PolicyVersion) -> None:
+    """Place the production alias for the first time. Raises ReleaseError where another version serves."""
+    serving = registry.alias(PRODUCTION)
+    if serving is None:
+        registry.move_alias(PRODUCTION, expected=None, to=version.version_id, reason="served before Flyball")
+    elif serving.version_id != version.version_id:
+        raise ReleaseError(
+            f"{serving.name} ({serving.version_id[:12]}) is in production, and only a release changes that: "
+            f"`flyball release judge {version.version_id[:12]} ...` begins one; `flyball log show` says what moved it"
+        )
 
 
 def described(place: str, *, name: str, base: str, model: str, prompt: Path | None) -> PolicyVersion:

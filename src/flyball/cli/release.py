@@ -37,7 +37,7 @@ from flyball.release.gates import gate as gate_named
 from flyball.release.kept import kept_plan
 from flyball.release.live import live_from_sessions
 from flyball.release.online import ONLINE_GATES
-from flyball.release.registry import PRODUCTION
+from flyball.release.registry import PRODUCTION, Registry
 from flyball.release.rollback import Drill, DrillStep
 from flyball.release.routing import RoutingTable
 from flyball.release.verdict import judge_release
@@ -74,14 +74,14 @@ def list_gates() -> None:
 @click.option("--gate", "names", multiple=True, help="A gate to ask; default: those that imported scores can answer.")
 @home_option
 def judge(candidate: str, suites: Sequence[str], names: Sequence[str], home: Path) -> None:
-    """Judge CANDIDATE against what is in production, on imported scores, and open its release."""
+    """Judge CANDIDATE (a name, or the beginning of an id) against what is in production, and open its release."""
     with open_store(home) as store:
         serving = store.alias(PRODUCTION)
         if serving is None:
             raise ReleaseError(
                 "nothing is in production yet: `flyball register ... --production` says what serves users"
             )
-        arms = (serving, store.version(candidate).version_id)
+        arms = (serving, Registry(store).named(candidate).version_id)
         files = [_suite(written) for written in suites]
         runs = [[read_scores(paths[i], name, arm) for name, *paths in files] for i, arm in enumerate(arms)]
         for run in (*runs[0], *runs[1]):

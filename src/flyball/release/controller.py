@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from flyball.errors import ReleaseError
 from flyball.release.approvals import approval_digest, in_force
@@ -21,6 +21,7 @@ from flyball.release.canary.steps import Decision, Standing, decide
 from flyball.release.canary.units import ServedSession
 from flyball.release.canary.verdict import CanaryVerdict, judge_canary
 from flyball.release.change import Alarm, change_alarms, reference_of
+from flyball.release.incidents import observed_restored, raise_incident
 from flyball.release.kept import keep_plan, keep_sessions, keep_verdict, kept_sessions
 from flyball.release.live import Live
 from flyball.release.online import failing_live
@@ -37,6 +38,8 @@ from flyball.types import Release
 OBSERVED_SECONDS = 1.0
 """Of answers to users that a restore is confirmed by."""
 _ENDS = ("general", "rolled_back")
+ROLLBACK = "rollback"
+"""What the incident of a rollback is called after the beginning of its release."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,12 @@ class Controller:
         begun = next((t.since for t in self._tables(table.release_id) if t.stage == "canary"), table.since)
         found = Restored(table.since - begun, now - table.since)
         detail = {**asdict(found), "answers": seen.answers}
-        self._act("restored", table.release_id, now, "no user is answered by the candidate", detail)
+        seen_back = "no user is answered by the candidate"
+        with self._store.together():
+            self._act("restored", table.release_id, now, seen_back, detail)
+            observed_restored(
+                self._store, _incident_name(table.release_id, ROLLBACK), by=self._actor, text=seen_back, at=now
+            )
         return found
 
     def drill(self, gateway: Gateway, *, clock: Callable[[], float], wait: Callable[[float], None]) -> Drill:
@@ -254,10 +262,8 @@ class Controller:
         ]
         reference = reference_of(kept_sessions(self._store, promoted.evidence["sessions"]), plan, promoted.at)
         alarms = change_alarms(sessions, reference, plan, now)
-        known = {entry.subject for entry in self._store.acts("incident_opened")}
         for alarm in alarms:
-            if (name := f"{table.release_id[:12]}.{alarm.metric}") not in known:
-                self._act("incident_opened", name, now, str(alarm), {"release": table.release_id})
+            self._raise_incident(table, alarm.metric, "alarm", str(alarm), now)
         return alarms
 
     def repair(self) -> None:
@@ -310,13 +316,30 @@ class Controller:
             since=now,
             reason=reason,
             sessions=sessions,
-            actor=actor or self._actor,
+            actor=actor.strip() or self._actor,
         )
         with self._store.together():
             for name in look.failed if look else ():
                 self._act("gate_failed", table.release_id, now, reason, {"gate": name, "candidate": table.candidate})
             self._write(following, at=now, look=look)
+            if stage == "rolled_back" and table.stage == "canary":
+                begun = self._begun(table.release_id)
+                self._raise_incident(following, ROLLBACK, "rollback", reason, now, began_at=begun)
         return following
+
+    def _raise_incident(
+        self,
+        table: RoutingTable,
+        what: str,
+        source: Literal["alarm", "rollback"],
+        reason: str,
+        now: float,
+        began_at: float | None = None,
+    ) -> None:
+        name, release = _incident_name(table.release_id, what), table.release_id
+        raise_incident(
+            self._store, name, source=source, by=self._actor, reason=reason, at=now, began_at=began_at, release=release
+        )
 
     def _write(self, table: RoutingTable, *, at: float, look: _Look | None = None) -> None:
         """The table, its entry in the audit log, and what follows from the table: all of it or nothing."""
@@ -346,6 +369,10 @@ class Controller:
     ) -> None:
         act = Act(action=action, actor=actor or self._actor, at=now, subject=subject, reason=reason, detail=detail)
         self._store.add_act(replace(act, kind="person") if actor else act)
+
+
+def _incident_name(release_id: str, what: str) -> str:
+    return f"{release_id[:12]}.{what}"
 
 
 @dataclass(frozen=True)

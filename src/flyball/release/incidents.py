@@ -1,4 +1,4 @@
-"""Incidents: opened by an alarm or a person, closed by a cause from each role.
+"""Incidents: opened by an alarm, a rollback or a person, closed by a cause from each role.
 
 An incident is the entries of the audit log that have its name as subject, so it has one order, one clock for each
 entry, and nothing of it can be taken back. As long as one is open nothing expands (`standing.py`).
@@ -14,25 +14,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from flyball.errors import ReleaseError, nearest
 from flyball.release.approvals import ROLES, owners
 from flyball.store.audit import Act, Entry
 from flyball.store.store import Store
 
-_OPENED, _CLOSED = "incident_opened", "incident_closed"
+_OPENED, _RESTORED, _CLOSED = "incident_opened", "incident_restored", "incident_closed"
+Source = Literal["alarm", "rollback", "person"]
 
 
 @dataclass(frozen=True)
 class Incident:
     """One incident as it stands. Times are seconds since 1970; None = not yet, or nobody said.
 
-    `source`: alarm or person; `began_at`: since when users were harmed; `causes`: by role.
+    `source`: what opened it; `began_at`: since when users were harmed; `causes`: by role.
     """
 
     name: str
     reason: str
-    source: str
+    source: Source
     release: str
     opened_at: float
     began_at: float | None
@@ -77,7 +79,7 @@ def incident(store: Store, name: str) -> Incident:
         release=opened.detail.get("release", ""),
         opened_at=opened.at,
         began_at=opened.detail.get("began_at"),
-        restored_at=at.get("incident_restored"),
+        restored_at=at.get(_RESTORED),
         closed_at=at.get(_CLOSED),
         causes={entry.detail["role"]: entry.reason for entry in timeline if entry.action == "incident_cause"},
         timeline=tuple(timeline),
@@ -85,15 +87,52 @@ def incident(store: Store, name: str) -> Incident:
 
 
 def open_incident(
-    store: Store, name: str, *, by: str, reason: str, at: float, began_at: float | None = None, release: str = ""
+    store: Store,
+    name: str,
+    *,
+    by: str,
+    reason: str,
+    at: float,
+    source: Source = "person",
+    began_at: float | None = None,
+    release: str = "",
+    detail: Mapping[str, Any] | None = None,
 ) -> None:
-    """A person opens an incident. Raises ReleaseError for a name that was used, no reason, or harm in the future."""
+    """Open an incident. `by` is a person, or the program that raised the alarm or went back.
+
+    Raises ReleaseError for a name that was used, no reason, or harm in the future.
+    """
     if store.acts(_OPENED, name):
         raise ReleaseError(f"incident {name!r} was opened before; a second one needs a name of its own")
     if began_at is not None and began_at > at:
         raise ReleaseError(f"harm cannot have begun {began_at - at:g} s after the incident was opened")
-    detail = {"source": "person", "release": store.release(release).release_id if release else "", "began_at": began_at}
-    store.add_act(_act(_OPENED, name, by, reason, at, detail))
+    about = store.release(release).release_id if release else ""
+    told = {**(detail or {}), "source": source, "release": about, "began_at": began_at}
+    store.add_act(_act(_OPENED, name, by, reason, at, told, "person" if source == "person" else "program"))
+
+
+def raise_incident(
+    store: Store,
+    name: str,
+    *,
+    source: Literal["alarm", "rollback"],
+    by: str,
+    reason: str,
+    at: float,
+    began_at: float | None = None,
+    release: str = "",
+    detail: Mapping[str, Any] | None = None,
+) -> bool:
+    """What a program does: open the incident unless one of this name was opened before; whether it did.
+
+    A clock that goes backwards or a missing reason does not stop it: what it belongs to, a rollback, must go through.
+    """
+    if store.acts(_OPENED, name):
+        return False
+    began = None if began_at is None else min(began_at, at)
+    said = reason.strip() or "no reason was given"
+    open_incident(store, name, by=by, reason=said, at=at, source=source, began_at=began, release=release, detail=detail)
+    return True
 
 
 def note(store: Store, name: str, *, by: str, text: str, at: float, restored: bool = False) -> None:
@@ -101,7 +140,14 @@ def note(store: Store, name: str, *, by: str, text: str, at: float, restored: bo
     found = _open(store, name)
     if restored and found.restored_at is not None:
         raise ReleaseError(f"incident {name!r} was restored already; a relapse is an incident of its own")
-    store.add_act(_act("incident_restored" if restored else "incident_note", name, by, text, at, {}))
+    store.add_act(_act(_RESTORED if restored else "incident_note", name, by, text, at, {}))
+
+
+def observed_restored(store: Store, name: str, *, by: str, text: str, at: float) -> None:
+    """A program saw that users are served well again; nothing where nobody opened it or a person said so before."""
+    known = {entry.action for entry in store.acts(subject=name)}
+    if _OPENED in known and not known & {_RESTORED, _CLOSED}:
+        store.add_act(_act(_RESTORED, name, by, text, at, {}, "program"))
 
 
 def give_cause(store: Store, name: str, *, role: str, by: str, cause: str, at: float) -> None:
@@ -133,7 +179,15 @@ def _open(store: Store, name: str) -> Incident:
     return found
 
 
-def _act(action: str, name: str, by: str, reason: str, at: float, detail: Mapping[str, object]) -> Act:
+def _act(
+    action: str,
+    name: str,
+    by: str,
+    reason: str,
+    at: float,
+    detail: Mapping[str, object],
+    kind: Literal["person", "program"] = "person",
+) -> Act:
     if not (name.strip() and by.strip() and reason.strip()):
         raise ReleaseError("an incident needs a name, a person who says so, and words")
-    return Act(action=action, actor=by, at=at, subject=name, reason=reason, kind="person", detail=detail)
+    return Act(action=action, actor=by, at=at, subject=name, reason=reason, kind=kind, detail=detail)

@@ -101,6 +101,17 @@ class Registry:
         check_version(version)
         return version
 
+    def named(self, said: str) -> PolicyVersion:
+        """The version that people call so: by its name, by its id or by a beginning of its id.
+
+        Raises ReleaseError for a name that several versions have, UnknownIdError for one that none has.
+        """
+        called = self._store.versions(said)
+        if len(called) > 1:
+            ids = ", ".join(version.version_id[:12] for version in called)
+            raise ReleaseError(f"{len(called)} versions are called {said!r}; give the beginning of an id: {ids}")
+        return self.version(called[0].version_id if called else said)
+
     def alias(self, alias: str) -> PolicyVersion | None:
         """The version an alias points at, or None for an alias that was never placed."""
         version_id = self._store.alias(alias)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
-from flyball.errors import StoreError, nearest
+from flyball.errors import StoreError, UnknownIdError, nearest
 from flyball.store.database import Database, Row, now
 
 ApprovalState = Literal["pending", "approved", "denied", "expired"]
@@ -85,7 +85,7 @@ class ApprovalTables:
         if len(rows) != 1:
             known = [row[0] for row in self._db.rows("SELECT approval_id FROM approvals")]
             count = "no approval" if not rows else f"{len(rows)} approvals"
-            raise StoreError(f"{self._db.name} has {count} {approval_id!r}{nearest(approval_id, known)}")
+            raise UnknownIdError(f"{self._db.name} has {count} {approval_id!r}{nearest(approval_id, known)}")
         return _approval(rows[0])
 
     def approvals(self, state: ApprovalState | None = None) -> list[Approval]:

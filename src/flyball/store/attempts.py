@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flyball.errors import StoreError
+from flyball.errors import StoreError, UnknownIdError
 from flyball.store import records
 from flyball.store.database import Database, Row, Transaction, now
 from flyball.store.runs import RunTables
@@ -145,7 +145,7 @@ class AttemptTables(RunTables):
         sql = "SELECT seq FROM attempts WHERE run_id = ? AND attempt_id = ?"
         rows = self._db.rows(sql, (run_id, attempt_id))
         if not rows:
-            raise StoreError(f"{self._db.name} has no attempt {attempt_id!r} in run {run_id!r}; see attempts(run_id)")
+            raise UnknownIdError(f"{self._db.name} has no attempt {attempt_id!r} in run {run_id!r}; see `flyball show`")
         return int(rows[0]["seq"])
 
     def _graded(self, row: Row) -> GradedAttempt:

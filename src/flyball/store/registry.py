@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import cast
 
-from flyball.errors import StoreError, nearest
+from flyball.errors import StoreError, UnknownIdError, nearest
 from flyball.store import records
 from flyball.store.audit import Act, AuditTables
 from flyball.store.database import Row, now
@@ -78,13 +78,13 @@ class RegistryTables(AuditTables):
                 )
 
     def version(self, version_id: str) -> PolicyVersion:
-        """Return one version by its id, or by a beginning of it that no other shares. Raises StoreError."""
+        """Return one version by its id, or by a beginning of it that no other shares. Raises UnknownIdError."""
         versions = [version for version in self.versions() if version.version_id.startswith(version_id)]
         found = [version for version in versions if version.version_id == version_id] or versions
         if len(found) != 1:
-            known = [version.version_id for version in self.versions()]
+            known = [name for version in self.versions() for name in (version.name, version.version_id)]
             count = "no version" if not found else f"{len(found)} versions"
-            raise StoreError(f"{self._db.name} has {count} {version_id!r}{nearest(version_id, known)}")
+            raise UnknownIdError(f"{self._db.name} has {count} {version_id!r}{nearest(version_id, known)}")
         return found[0]
 
     def versions(self, name: str | None = None) -> list[PolicyVersion]:
@@ -109,11 +109,17 @@ class RegistryTables(AuditTables):
             )
 
     def release(self, release_id: str) -> Release:
-        """Return the latest state of one release. Raises StoreError."""
-        if not (states := self.release_history(release_id)):
+        """Return the latest state of one release, by its id or a beginning of it that no other shares.
+
+        Raises UnknownIdError.
+        """
+        releases = [release for release in self.releases() if release.release_id.startswith(release_id)]
+        found = [release for release in releases if release.release_id == release_id] or releases
+        if len(found) != 1:
             known = [release.release_id for release in self.releases()]
-            raise StoreError(f"{self._db.name} has no release {release_id!r}{nearest(release_id, known)}")
-        return states[-1]
+            count = "no release" if not found else f"{len(found)} releases"
+            raise UnknownIdError(f"{self._db.name} has {count} {release_id!r}{nearest(release_id, known)}")
+        return found[0]
 
     def release_history(self, release_id: str) -> list[Release]:
         """Return every state of one release, the oldest first."""
@@ -134,11 +140,11 @@ class RegistryTables(AuditTables):
         """
         with self._db.write() as db:
             if not db.execute("SELECT 1 FROM versions WHERE version_id = ?", (version_id,)).fetchone():
-                raise StoreError(f"alias {alias!r} cannot point at {version_id!r}: no such version; put_version first")
+                raise UnknownIdError(f"alias {alias!r} cannot point at {version_id!r}: no such version; register it")
             if (current := self.alias(alias)) != expected:
                 raise StoreError(
                     f"alias {alias!r} points at {current!r}, not at {expected!r} as expected: somebody moved it first. "
-                    "Look at alias_history, then decide again"
+                    "`flyball log show` tells who; then decide again"
                 )
             move = AliasMove(alias, version_id, current, actor, reason, now())
             db.execute(

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from flyball import metrics as declared
-from flyball.errors import StoreError, nearest
+from flyball.errors import StoreError, UnknownIdError, nearest
 from flyball.store import records
 from flyball.store.database import Database, now
 
@@ -70,7 +70,7 @@ class RunTables:
         if len(exact) != 1:
             known = [row[0] for row in self._db.rows("SELECT run_id FROM runs")]
             count = "no run" if not exact else f"{len(exact)} runs"
-            raise StoreError(f"{self._db.name} has {count} {run_id!r}{nearest(run_id, known)}")
+            raise UnknownIdError(f"{self._db.name} has {count} {run_id!r}{nearest(run_id, known)}")
         return self._run(exact[0])
 
     def runs(self, kind: str | None = None) -> list[Run]:
@@ -137,7 +137,7 @@ class RunTables:
 
     def _require_run(self, run_id: str) -> None:
         if not self._db.rows("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)):
-            raise StoreError(f"{self._db.name} has no run {run_id!r}; begin one with new_run")
+            raise UnknownIdError(f"{self._db.name} has no run {run_id!r}; begin one with new_run")
 
     def _run(self, row: Any) -> Run:
         config = self._db.record(row["config"], f"run {row['run_id']}")
