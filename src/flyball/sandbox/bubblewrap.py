@@ -6,14 +6,13 @@ Inside, the host's programs are there to read, one folder to write, and no proce
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import select
 import shutil
 import signal
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +21,7 @@ from flyball.sandbox.cgroup import open_cgroup
 from flyball.sandbox.files import FIXED, TEMPORARY, WORK
 from flyball.sandbox.inside.seccomp import filter_program
 from flyball.sandbox.job import Bounds
+from flyball.sandbox.keeper import Keeper
 from flyball.sandbox.process import GRACE_SECONDS, Process, set_limits
 from flyball.sandbox.view import environment, view
 
@@ -39,15 +39,22 @@ NAMESPACES = [
     "--gid",
     "65534",
     "--new-session",
-    "--die-with-parent",
     "--clearenv",
     "--hostname",
     "sandbox",
 ]
+_KEEPERS: dict[int, Keeper] = {}
+_STARTING = threading.Lock()
+os.register_at_fork(before=_STARTING.acquire, after_in_parent=_STARTING.release, after_in_child=_STARTING.release)
 
 
 class Bubblewrap:
-    """Starts commands under bwrap. As root it needs a control group, which bounds the number of processes."""
+    """Starts commands under bwrap. As root it needs a control group, which bounds the number of processes.
+
+    bwrap waits for its seccomp filter as the last thing before the command. That is the gate: the filter is written
+    once everything is bounded, in one piece (it is shorter than PIPE_BUF), and a host that dies before leaves a bwrap
+    that refuses to start anything for want of it. From then on the keeper ends the sandbox with the host.
+    """
 
     name = "bubblewrap"
     probe = "probe"
@@ -61,35 +68,41 @@ class Bubblewrap:
         cgroup = open_cgroup(bounds, OWN_PROCESSES)
         status, status_end = os.pipe()
         gate_end, gate = os.pipe()
-        rules = os.memfd_create("seccomp")
+        argv = [
+            *("bwrap", "--json-status-fd", str(status_end), "--seccomp", str(gate_end)),
+            *NAMESPACES,
+            *_mounts(folder, bounds, packages),
+            *(
+                word
+                for pair in environment(f"{ROOM}/{WORK}", f"{ROOM}/{TEMPORARY}").items()
+                for word in ("--setenv", *pair)
+            ),
+            "--",
+            *command,
+        ]
         try:
-            os.write(rules, filter_program())
-            os.lseek(rules, 0, os.SEEK_SET)
-            argv = [
-                *("bwrap", "--json-status-fd", str(status_end), "--block-fd", str(gate_end), "--seccomp", str(rules)),
-                *NAMESPACES,
-                *_mounts(folder, bounds, packages),
-                *(
-                    word
-                    for pair in environment(f"{ROOM}/{WORK}", f"{ROOM}/{TEMPORARY}").items()
-                    for word in ("--setenv", *pair)
-                ),
-                "--",
-                *command,
-            ]
-            popen = _starter(os.getpid()).submit(_start, argv, (status_end, gate_end, rules)).result()
+            keeper = _keeper()
+            keeper.hold(status)
+            popen = _start(argv, (status_end, gate_end))
+        except OSError as error:
+            for descriptor in (status, gate):
+                os.close(descriptor)
+            if cgroup is not None:
+                cgroup.close()
+            raise SandboxError(f"bubblewrap could not be started: {error}") from error
         finally:
-            for descriptor in (status_end, gate_end, rules):
+            for descriptor in (status_end, gate_end):
                 os.close(descriptor)
         hold = _Namespace(popen, os.fdopen(status, "rb"))
         process = Process(popen, hold, bounds, self.name, folder, cgroup)
         try:
-            first = hold.first_process()
+            first, descriptor = hold.first_process()
             if cgroup is not None:
                 cgroup.add(first)
             set_limits(first, bounds, bounds.processes + OWN_PROCESSES)
-            os.write(gate, b"1")
-        except ProcessLookupError:
+            keeper.kill_afterwards(descriptor)
+            os.write(gate, filter_program())
+        except (ProcessLookupError, BrokenPipeError):
             said = hold.last_words()
             process.close()
             raise SandboxError(f"bubblewrap ended before its processes were bounded: {said}") from None
@@ -104,13 +117,12 @@ class Bubblewrap:
         return process
 
 
-@functools.cache
-def _starter(process: int) -> ThreadPoolExecutor:
-    """The one thread of this process that starts bwrap: the kernel ends a sandbox when the thread that started it ends.
-
-    So it outlives every sandbox, and a host that is killed leaves none. A fork of this process has its own.
-    """
-    return ThreadPoolExecutor(1, thread_name_prefix="flyball-sandbox")
+def _keeper() -> Keeper:
+    """The keeper of this process; another where it has been ended. A fork of this process has its own."""
+    with _STARTING:
+        if (keeper := _KEEPERS.get(os.getpid())) is None or not keeper.there:
+            keeper = _KEEPERS[os.getpid()] = Keeper()
+        return keeper
 
 
 def _start(argv: list[str], descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
@@ -133,15 +145,17 @@ class _Namespace:
         self._status = status
         self._first: int | None = None
 
-    def first_process(self) -> int:
-        """Return its number outside. Raises SandboxError with what bwrap said when there is none."""
+    def first_process(self) -> tuple[int, int]:
+        """Return its number outside and a pidfd. Raises SandboxError with what bwrap said when there was none.
+
+        Raises ProcessLookupError when it is gone.
+        """
         line = self._status.readline()
         if not line:
             raise SandboxError(f"bubblewrap did not start: {self.last_words()}")
         number = int(json.loads(line)["child-pid"])
-        with contextlib.suppress(OSError):
-            self._first = os.pidfd_open(number)
-        return number
+        self._first = os.pidfd_open(number)
+        return number, self._first
 
     def last_words(self) -> str:
         """Let it come to its end, end what is left of it, and return what it had to say."""
