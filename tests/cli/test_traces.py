@@ -99,3 +99,15 @@ def test_a_file_of_something_else_is_refused(traces: Callable[..., Any], home: P
     (home / "x.json").write_text(json.dumps({"hello": 1}))
     done = traces("import", str(home / "x.json"), "--format", "langfuse")
     assert done.code != 0 and "of 1 observations 0 are generations" in done.err
+
+
+def test_a_command_that_found_nothing_to_work_on_fails(
+    traces: Callable[..., Any], flyball: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    done = flyball("traces", "query", str(tmp_path / "empty"), "SELECT 1")
+    assert done.code != 0 and "holds no export" in done.err
+    done = traces("ingest", "--spools", str(tmp_path / "empty"))
+    assert done.code == 2 and "no gateway has spooled anything" in done.err
+    done = traces("erase", "--project", "shop", "--session", "s9", "--actor", "ana", "--reason", "asked for")
+    assert done.code == 2 and "has no session 's9'" in done.err

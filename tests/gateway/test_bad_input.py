@@ -14,8 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flyball.capture.openai_form import BadRequest
-from flyball.gateway.answer import Answer, UsageWithheld, read_answer, sse_data
+from flyball.gateway.answer import Answer, read_answer
 from flyball.gateway.conversation import opening, spoken
+from flyball.gateway.extras import Extras, Withheld, sse_data
 from flyball.gateway.request import named_session, read_body, read_headers
 from tests.gateway.servers import USAGE_CHUNK, Mock, chunk, go, json_answer, running, sse, text_answer
 
@@ -77,7 +78,7 @@ def test_any_answer_is_read_or_says_why_not(body: bytes) -> None:
 @patient
 @given(PIECES, st.lists(st.integers(1, 9), min_size=1))
 def test_withholding_usage_takes_nothing_else_however_the_stream_is_cut(stream: bytes, sizes: list[int]) -> None:
-    withheld, got, at, i = UsageWithheld(), b"", 0, 0
+    withheld, got, at, i = Withheld(Extras(usage=True), "text/event-stream"), b"", 0, 0
     while at < len(stream):
         got += withheld.feed(stream[at : at + sizes[i % len(sizes)]])
         at += sizes[i % len(sizes)]
@@ -250,4 +251,4 @@ def test_a_body_that_is_compressed_or_not_json_is_refused_in_words(tmp_path: Pat
 def test_raw_values_go_on_as_they_were_written() -> None:
     written = b'{"messages":[{"role":"user","content":"\\u00e4"}],"seed":12345678901234567890,"t":1.10}'
     asked = read_body("chat", written)
-    assert asked.body(model=None, prompt=None, add_usage=False) == written
+    assert asked.body(model=None, prompt=None, more={}) == written

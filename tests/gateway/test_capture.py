@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from flyball.engine.fake import FakeEngine, Prompt
 from flyball.errors import StoreError
 from flyball.gateway import serve
-from flyball.gateway.capture import Served
 from flyball.gateway.conversation import spoken
 from flyball.gateway.receipts import Receipt, Receipts
 from flyball.gateway.request import Asked
+from flyball.gateway.served import Served
 from flyball.models.fake import tool_call_text
 from flyball.store.records import from_json
 from tests.gateway.servers import (

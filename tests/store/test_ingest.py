@@ -77,6 +77,18 @@ def test_a_report_sent_twice_is_one_and_another_under_its_id_is_told(store: Stor
     assert store.reconciliations(missing_only=True) == []
 
 
+def test_a_report_sent_to_two_gateways_is_one(store: Store, tmp_path: Path) -> None:
+    again = {**report("r1", outcome=True, by="agent"), "at": 2000.0}
+    folders = [
+        spooled(tmp_path / str(i), ("feedback", body))
+        for i, body in enumerate((report("r1", outcome=True, by="agent", at=1000.0), again, {**again, "call_id": "c2"}))
+    ]
+    done = [store.ingest(folder) for folder in folders]
+    assert [(one.stored, one.repeated, one.quarantined) for one in done] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    (kept,) = store.feedback("shop", "s1")
+    assert (kept.at, kept.call_id) == (1000.0, "c1")
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "reason"),
     [

@@ -92,9 +92,11 @@ def tail(project: str | None, once: bool, home: Path) -> None:
 def ingest(spools: Path | None, follow: bool, home: Path) -> None:
     """Read what gateways have spooled into the store."""
     root = spools or home / "spool"
+    if not follow and not _spools(root):
+        raise click.UsageError(f"no gateway has spooled anything in {root}; `--spools` names another folder")
     with open_store(home, must_exist=False) as store:
         while True:
-            for folder in sorted(path for path in root.glob("*") if (path / "lock").exists()):
+            for folder in _spools(root):
                 done = store.ingest(folder)
                 if done.stored or done.quarantined:
                     click.echo(
@@ -177,7 +179,12 @@ def erase(project: str, session: str, actor: str, reason: str, home: Path) -> No
     Words that another session said in exactly the same way are kept once, so they are gone there too.
     """
     with open_store(home) as store:
-        digests = [call.body for call in store.calls(project=project, session=session) if call.body]
+        calls = list(store.calls(project=project, session=session))
+        if not calls:
+            raise click.UsageError(
+                f"project {project!r} has no session {session!r} in {home}; `flyball traces search` lists them"
+            )
+        digests = [call.body for call in calls if call.body]
         click.echo(f"{store.erase_bodies(digests, actor, reason)} of {len(set(digests))} bodies erased")
 
 
@@ -189,6 +196,10 @@ def expire(body_days: float, evidence_days: float, home: Path) -> None:
     """Erase what was said longer ago than its class of retention allows."""
     with open_store(home) as store:
         click.echo(f"{store.expire_bodies({'body': body_days, 'evidence': evidence_days})} bodies erased")
+
+
+def _spools(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("*") if (path / "lock").exists())
 
 
 _HEAD = ("time", "session", "agent", "arm", "version", "status", "tokens", "seconds", "said")

@@ -6,18 +6,15 @@ in `problem`, and is kept as such.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from flyball.gateway.extras import Sampled, read_tokens, sse_data
 from flyball.gateway.request import Form
 from flyball.types import Message
-
-_BLANK = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_LINE = re.compile(rb"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,8 @@ class Answer:
     response_id: str = ""
     model: str = ""
     problem: str = ""
+    tokens: Sampled | None = None
+    """where the upstream told them; see `extras.py`"""
 
 
 def read_answer(form: Form, content_type: str, body: bytes) -> Answer:
@@ -46,46 +45,6 @@ def read_answer(form: Form, content_type: str, body: bytes) -> Answer:
         return Answer(None, problem=f"{type(error).__name__}: {str(error)[:160]}")
 
 
-def sse_data(body: bytes) -> Iterator[bytes]:
-    """Yield the data of each server-sent event; comments and events without data yield nothing."""
-    for event in _BLANK.split(body):
-        lines = [line[5:].removeprefix(b" ") for line in _LINE.split(event) if line.startswith(b"data:")]
-        if lines:
-            yield b"\n".join(lines)
-
-
-class UsageWithheld:
-    """Takes the event with the tokens out of a stream whose agent did not ask for it; every other byte stays."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, part: bytes) -> bytes:
-        """What may go on now: whole events."""
-        whole = self._rest + part
-        ends = [match.end() for match in _BLANK.finditer(whole)]
-        if not ends:
-            self._rest = whole
-            return b""
-        self._rest = whole[ends[-1] :]
-        if b'"choices"' not in whole or not re.search(rb'"choices":\s*\[\s*\]', whole[: ends[-1]]):
-            return whole[: ends[-1]]
-        starts = [0, *ends[:-1]]
-        return b"".join(whole[a:b] for a, b in zip(starts, ends, strict=True) if not _is_usage(whole[a:b]))
-
-    def rest(self) -> bytes:
-        """What is left at the end of the stream."""
-        return self._rest
-
-
-def _is_usage(event: bytes) -> bool:
-    try:
-        read = orjson.loads(next(sse_data(event), b""))
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(read, dict) and read.get("choices") == [] and bool(read.get("usage"))
-
-
 def _chat(read: Mapping[str, Any]) -> Answer:
     choice = read["choices"][0]
     message = {name: value for name, value in choice["message"].items() if value is not None and name in _KEPT}
@@ -94,7 +53,8 @@ def _chat(read: Mapping[str, Any]) -> Answer:
             isinstance(call["id"], str) and isinstance(call["function"]["name"] + call["function"]["arguments"], str)
         ):
             raise ValueError(f"a tool call is {str(call)[:80]}")
-    return Answer(_message(message), str(choice.get("finish_reason") or ""), **_about(read, read.get("usage")))
+    about = {**_about(read, read.get("usage")), "tokens": read_tokens([read])}
+    return Answer(_message(message), str(choice.get("finish_reason") or ""), **about)
 
 
 _KEPT = ("role", "content", "tool_calls", "refusal", "reasoning_content")
@@ -134,6 +94,7 @@ class _Turn:
 def _chat_stream(events: list[bytes]) -> Answer:
     turn, finish, usage, done = _Turn(), "", None, False
     about: dict[str, Any] = {}
+    chunks: list[Mapping[str, Any]] = []
     for data in events:
         if data == b"[DONE]":
             done = True
@@ -142,6 +103,7 @@ def _chat_stream(events: list[bytes]) -> Answer:
         if chunk.get("error"):
             raise ValueError(f"the upstream's stream says {str(chunk['error'])[:120]}")
         about = about or chunk
+        chunks.append(chunk)
         usage = chunk.get("usage") or usage
         for choice in chunk.get("choices") or ():
             if choice.get("index", 0) == 0:
@@ -149,7 +111,7 @@ def _chat_stream(events: list[bytes]) -> Answer:
                 finish = choice.get("finish_reason") or finish
     if not (done or finish):
         return Answer(turn.message() if about else None, problem="the stream ended before its answer did")
-    return Answer(turn.message(), finish, **_about(about, usage))
+    return Answer(turn.message(), finish, tokens=read_tokens(chunks), **_about(about, usage))
 
 
 def _responses_stream(events: list[bytes]) -> Answer:

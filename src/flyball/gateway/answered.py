@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from flyball.capture.openai_form import BadRequest
-from flyball.gateway.capture import Served
+from flyball.gateway.served import Served
 
 KEPT_SECONDS = 60.0
 

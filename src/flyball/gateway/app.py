@@ -12,10 +12,12 @@ conversation that nobody named is a session by its opening. Answers carry `x-fly
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -24,10 +26,12 @@ import orjson
 from flyball.capture.openai_form import BadRequest, error_body
 from flyball.errors import FlyballError
 from flyball.gateway.answered import Answered
-from flyball.gateway.capture import Capture, Served
+from flyball.gateway.capture import Capture
 from flyball.gateway.checks import Blocked, Checks
 from flyball.gateway.conversation import opening
 from flyball.gateway.feedback import Feedback
+from flyball.gateway.log import note
+from flyball.gateway.memory import Memory
 from flyball.gateway.metrics import GatewayMetrics
 from flyball.gateway.receipts import Receipt, Receipts
 from flyball.gateway.relay import Relay
@@ -49,6 +53,7 @@ from flyball.gateway.request import (
     read_headers,
 )
 from flyball.gateway.router import Router, SessionCut
+from flyball.gateway.served import Served, note_call
 from flyball.gateway.settings import GatewaySettings
 from flyball.gateway.shadow import Shadow
 from flyball.gateway.upstream import UpstreamError
@@ -76,6 +81,7 @@ class Gateway:
         receipts: Receipts,
         shadow: Shadow,
         checks: Checks,
+        memory: Memory,
         metrics: GatewayMetrics | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
@@ -86,12 +92,16 @@ class Gateway:
         self._receipts = receipts
         self._shadow = shadow
         self._checks = checks
-        self._feedback = Feedback(receipts, capture)
+        self._feedback = Feedback(receipts, capture, memory)
         self._answered = Answered()
         self._metrics = metrics
         self._max_body = int(settings.max_body_mb * (1 << 20))
         self._in_flight = 0
         self._following: asyncio.Task[None] | None = None
+        self.resources = ExitStack()
+        """what is closed last, after everything is written"""
+        self._memory = memory
+        self.resources.callback(memory.close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -106,6 +116,8 @@ class Gateway:
         await self.router.look()
         self._following = asyncio.create_task(self.router.follow())
         self.capture.start()
+        table = self.router.table
+        note("started", logging.INFO, table=table.version if table else None, upstreams=sorted(self.relay.upstreams))
 
     async def close(self) -> None:
         """Write what was captured and close every connection."""
@@ -115,6 +127,8 @@ class Gateway:
         await self._shadow.close()
         await self.capture.close()
         await self.relay.close()
+        note("stopped", logging.INFO)
+        await asyncio.to_thread(self.resources.close)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -151,6 +165,8 @@ class Gateway:
         if path == "/metrics" and self._metrics is not None:
             await self._reply(send, 200, CONTENT_TYPE.encode(), self._metrics.text())
             return
+        if path.endswith("/v1/messages"):
+            raise BadRequest("Anthropic's Messages are not served; use /v1/chat/completions", None, "not_served", 501)
         headers = read_headers(scope["headers"])
         caller, by_key = self._keys.find(headers.get(b"authorization", b""))
         by_path = ""
@@ -194,6 +210,7 @@ class Gateway:
         pin = headers.get(PIN_HEADER, b"").decode("latin-1")
         assigned = self.router.assign(caller, f"{caller.project}~{session}", user, pin)
         served = Served(_call_id(), caller, session, agent, user, asked, assigned, assigned.arm)
+        served.traceparent = passed.get("traceparent", "")
         own = [
             (b"x-flyball-session", session.encode()),
             (b"x-flyball-receipt", self._receipts.sign(Receipt(caller.project, session, served.call_id)).encode()),
@@ -222,6 +239,7 @@ class Gateway:
         finally:
             gone.cancel()
             self._answered.note(served)
+            note_call(served)
             if self._metrics is not None:
                 self._metrics.note(served)
             self.capture.end(served)
@@ -301,6 +319,7 @@ class Gateway:
             "killed": self.router.killed,
             "stale": self.router.stale,
             "capture": self.capture.failing or "ok",
+            "memory": self._memory.failing or "ok",
             "in_flight": self._in_flight,
             "pid": os.getpid(),
         }
@@ -309,6 +328,7 @@ class Gateway:
 
     async def _refuse(self, send: Send, status: int, text: str, kind: str, param: str | None, code: str | None) -> None:
         self.counts[f"refused {code}"] += 1
+        note("refused", logging.WARNING, status=status, error=code or "bad_request")
         if self._metrics is not None:
             self._metrics.refuse(code)
         retry = (b"retry-after", b"1") if status == 503 else (b"x-should-retry", b"false")

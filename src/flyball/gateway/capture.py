@@ -5,7 +5,8 @@
     session   what one worker saw of one session, when it fell silent; parts of one session add up
     feedback  see `feedback.py`
 
-Exactness is graded. `exact`: token ids and sampling logprobs are those of the engine. `text`: the upstream gave none;
+Exactness is graded. `exact`: token ids and sampling logprobs are those of the engine, or as a vLLM server told them.
+`text`: the upstream gave none;
 fit for tasks, SFT, preferences and evaluation, never for a policy gradient. `cut`: the answer was not read to its end.
 Personal data is replaced before anything is written; where it stood in an exact call, its tokens are left out as well.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,16 +29,21 @@ from flyball.capture.openai_form import BadRequest
 from flyball.errors import FlyballError
 from flyball.gateway.answer import Answer, read_answer
 from flyball.gateway.conversation import Spoken, spoken
-from flyball.gateway.request import Asked, Caller
-from flyball.gateway.router import Assignment
-from flyball.gateway.settings import CaptureSettings, UpstreamSettings
+from flyball.gateway.extras import Sampled
+from flyball.gateway.log import note
+from flyball.gateway.request import Asked
+from flyball.gateway.served import Served, cost_usd
+from flyball.gateway.settings import CaptureSettings
 from flyball.graders.personal_data import without_personal_data
 from flyball.store.frames import Arm, Kind
+from flyball.store.records import to_json
 from flyball.store.spool import Spool
-from flyball.types import Message
+from flyball.types import Call, Message
 
 Exactness = Literal["exact", "text", "cut"]
 FRAME_VERSION = 1
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "max_completion_tokens")
+"""What of a request says how its answer was sampled."""
 MOST_SESSIONS = 50_000
 MOST_ENDS = 256
 """Calls of one session that a worker remembers as possible parents."""
@@ -44,40 +51,6 @@ LOOK_SECONDS = 5.0
 """Between two looks at which sessions have fallen silent."""
 IN_THREAD_BYTES = 256 << 10
 """A call larger than this is read and written in a thread, so that it holds up nobody."""
-
-
-@dataclass(slots=True)
-class Served:
-    """One call while it is served; times of `started` and so on are monotonic seconds."""
-
-    call_id: str
-    caller: Caller
-    session: str
-    agent: str
-    user: str
-    asked: Asked
-    assigned: Assignment
-    arm: Arm
-    upstream: str = ""
-    version: str = ""
-    exact: bool = False
-    fallback: str = ""
-    shadow_of: str = ""
-    at: float = field(default_factory=time.time)
-    started: float = field(default_factory=time.monotonic)
-    first_byte: float = 0.0
-    ended: float = 0.0
-    upstream_seconds: float = 0.0
-    status: int = 0
-    content_type: str = ""
-    body: list[bytes] = field(default_factory=list)
-    problem: str = ""
-    checks: list[dict[str, Any]] = field(default_factory=list)
-    prices: UpstreamSettings | None = None
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.asked.fields.values())) + sum(map(len, self.body))
 
 
 @dataclass(slots=True)
@@ -106,7 +79,8 @@ ExactTokens = Callable[["Served", str], Awaitable[Mapping[str, Any] | None]]
 
 
 class Capture:
-    """Writes to `spool`. `pseudonym` makes names that stand for users; `tokens` fetches the records of exact calls.
+    """Writes to `spool`. `pseudonym` makes names that stand for users; `tokens` fetches the records of exact calls;
+    `on_frame` gets the frame of each call as it is written, `on_call` each answer that was read.
 
     `dropped` counts calls by why their bodies are not there; the calls themselves are written all the same.
     """
@@ -118,6 +92,7 @@ class Capture:
         pseudonym: Callable[[str], str],
         tokens: ExactTokens | None = None,
         on_call: Callable[[Served, Spoken, Answer], None] | None = None,
+        on_frame: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.dropped: Counter[str] = Counter()
         self.failing = ""
@@ -127,6 +102,7 @@ class Capture:
         self._pseudonym = pseudonym
         self._tokens = tokens
         self._on_call = on_call
+        self._on_frame = on_frame
         self._waiting: deque[Served] = deque()
         self._waiting_bytes = 0
         self._more = asyncio.Event()
@@ -202,13 +178,18 @@ class Capture:
             await in_turn(self._write, served, said, answer, tokens)
         except Exception as error:  # one call that cannot be kept must not end the keeping of the others
             self.dropped["unreadable"] += 1
+            note("not_captured", logging.ERROR, request_id=served.call_id, error=type(error).__name__)
             fault = {"problem": f"capture: {type(error).__name__}: {str(error)[:200]}", "exactness": "cut"}
             self._append("call", served.arm, {**self._names(served), "status": served.status, **fault})
 
     async def _exact(self, served: Served, answer: Answer) -> Mapping[str, Any] | None:
-        if not (served.exact and answer.response_id and self._tokens):
-            return None
-        return await self._tokens(served, answer.response_id)
+        if served.exact and answer.response_id and self._tokens:
+            return await self._tokens(served, answer.response_id)
+        if served.asked.form == "chat" and served.prices is not None and served.prices.tokens == "vllm":
+            if answer.tokens is not None:
+                return _told(served, answer, answer.tokens)
+            self.dropped["no_tokens"] += answer.message is not None and not answer.problem
+        return None
 
     def _previous(self, served: Served) -> str:
         """The digest at which the response ended that this request goes on from."""
@@ -245,6 +226,8 @@ class Capture:
             **_numbers(served, answer),
         }
         self._append("call", served.arm, frame)
+        if self._on_frame is not None:
+            self._on_frame(frame)
         if self._on_call is not None and not cut:
             self._on_call(served, said, answer)
 
@@ -264,6 +247,7 @@ class Capture:
             "release_id": given.release_id,
             "fallback": served.fallback or None,
             "shadow_of": served.shadow_of or None,
+            "traceparent": served.traceparent or None,
         }
 
     def _kept(self, messages: Any, reply: Message | None) -> tuple[dict[str, Any], int]:
@@ -336,6 +320,8 @@ class Capture:
 
     def _note(self, written: Future[None]) -> None:
         error = written.exception()
+        if bool(error) != bool(self.failing):
+            note("capture", logging.ERROR if error else logging.WARNING, state="failing" if error else "ok")
         self.failing = "" if error is None else str(error)[:200]
 
 
@@ -343,12 +329,22 @@ async def _at_once(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def cost_usd(served: Served, answer: Answer) -> float:
-    """Dollars by the upstream's prices, which are per million tokens."""
-    if served.prices is None:
-        return 0.0
-    given, sampled = answer.tokens_in or 0, answer.tokens_out or 0
-    return (given * served.prices.input_usd + sampled * served.prices.output_usd) / 1e6
+def _told(served: Served, answer: Answer, tokens: Sampled) -> Mapping[str, Any]:
+    """The record of a call whose upstream told its tokens. It has no parent: its prompt is the whole one."""
+    call = Call(
+        call_id=served.call_id,
+        parent_id=None,
+        agent=served.agent,
+        prompt_ids=tokens.prompt_ids,
+        completion_ids=tokens.completion_ids,
+        sampling_logprobs=tokens.logprobs,
+        policy_versions=(0,) * len(tokens.completion_ids),
+        sampling={name: value for name in SAMPLING if (value := served.asked.value(name)) is not None},
+        finish_reason=answer.finish_reason,
+        message=answer.message or {},
+    )
+    told: Mapping[str, Any] = orjson.loads(to_json(call))
+    return told
 
 
 def _key(served: Served) -> str:

@@ -8,7 +8,7 @@ whether a tool failed is not known.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -52,6 +52,7 @@ def attempt_of(calls: Sequence[Captured]) -> Attempt:
     by_id = {each.call.call_id: each for each in calls}
     main = [each for each in calls if each.call.agent == "main"] or list(calls)
     first, last = calls[0].call, calls[-1].call
+    kept = _tokens(calls)
     used = Usage(
         tokens_in=sum(each.call.tokens_in or 0 for each in calls),
         tokens_out=sum(each.call.tokens_out or 0 for each in calls),
@@ -61,7 +62,9 @@ def attempt_of(calls: Sequence[Captured]) -> Attempt:
     return Attempt(
         attempt_id=f"live_{first.call_id}",
         task=Task(f"{first.project}/{first.session}", {}, split="live"),
-        trajectory=Trajectory(tuple(_call(each, calls) for each in calls), StopReason.ANSWERED),
+        trajectory=Trajectory(
+            tuple(_call(each, calls, kept[each.call.call_id]) for each in calls), StopReason.ANSWERED
+        ),
         messages=tuple(_conversation(main[-1], by_id)),
         usage=used,
         cost_usd=sum(each.call.cost_usd for each in calls),
@@ -87,16 +90,40 @@ def _conversation(each: Captured, by_id: Mapping[str, Captured]) -> list[Message
     return [*_conversation(before, by_id), *own] if before else own
 
 
-def _call(each: Captured, calls: Sequence[Captured]) -> Call:
+def _tokens(calls: Sequence[Captured]) -> dict[str, Call | None]:
+    """The kept tokens of each call, as what they add to its parent's.
+
+    A record without a parent holds its whole prompt. Where that goes on from the parent's tokens, only the rest is
+    kept; where it does not (a template wrote the turn anew), the call begins a branch of its own.
+    """
+    found: dict[str, Call | None] = {}
+    whole: dict[str, tuple[int, ...]] = {}
+    for each in calls:
+        exact: Call | None = from_json(orjson.dumps(each.said.tokens)) if each.said.tokens is not None else None
+        before = whole.get(each.parent or "")
+        if exact is not None and exact.parent_id is None:
+            whole[each.call.call_id] = exact.prompt_ids + exact.completion_ids
+            if before is not None and exact.prompt_ids[: len(before)] == before:
+                exact = replace(exact, parent_id=each.parent, prompt_ids=exact.prompt_ids[len(before) :])
+            elif each.parent is not None:
+                exact = replace(exact, drift="forked")
+        elif exact is not None:
+            exact = replace(exact, parent_id=each.parent)
+            if before is not None:
+                whole[each.call.call_id] = before + exact.prompt_ids + exact.completion_ids
+        found[each.call.call_id] = exact
+    return found
+
+
+def _call(each: Captured, calls: Sequence[Captured], exact: Call | None) -> Call:
     asked = [
         ToolCall(str(called["id"]), called["function"]["name"], called["function"]["arguments"])
         for called in each.message.get("tool_calls") or ()
     ]
-    call, tokens = each.call, each.said.tokens
-    exact: Call | None = from_json(orjson.dumps(tokens)) if tokens is not None else None
+    call = each.call
     return Call(
         call_id=call.call_id,
-        parent_id=each.parent,
+        parent_id=exact.parent_id if exact else each.parent,
         agent=call.agent,
         prompt_ids=exact.prompt_ids if exact else (),
         completion_ids=exact.completion_ids if exact else (),

@@ -21,11 +21,13 @@ from msgspec import Raw
 
 from flyball.agent.hooks import Block, Hook, Revise, View, check, name_of
 from flyball.errors import ConfigError, FlyballError
-from flyball.gateway.answer import Answer, UsageWithheld, read_answer
-from flyball.gateway.capture import Served, cost_usd
+from flyball.gateway.answer import Answer, read_answer
 from flyball.gateway.conversation import Spoken, spoken
-from flyball.gateway.relay import Headers, Relay, Send, adds_usage
+from flyball.gateway.extras import Withheld, extras
+from flyball.gateway.memory import Memory
+from flyball.gateway.relay import Headers, Relay, Send
 from flyball.gateway.request import Asked
+from flyball.gateway.served import Served, cost_usd
 from flyball.gateway.settings import BudgetSettings, CheckSettings
 from flyball.tools.approval import Asked as Approver
 from flyball.types import Message, ToolCall
@@ -54,36 +56,56 @@ class _Objection:
 
 
 class Checks:
-    """The checks of the file. `approver` asks the person (see `tools/inbox.py`), None where no rule needs one."""
+    """The checks of the file. `approver` asks the person (see `tools/inbox.py`), None where no rule needs one.
 
-    def __init__(self, settings: CheckSettings, budget: BudgetSettings, approver: Approver | None = None) -> None:
+    `memory` is what all workers know of what sessions have spent; without it each counts for itself.
+    """
+
+    def __init__(
+        self,
+        settings: CheckSettings,
+        budget: BudgetSettings,
+        approver: Approver | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        self._memory = memory
         self._settings = settings
         self._budget = budget
         self._approver = approver
         self._hooks = read_policy(settings.policy)
-        self._spent: OrderedDict[str, list[float]] = OrderedDict()
+        self._spent: OrderedDict[str, Sequence[float]] = OrderedDict()
         self._waiting = ThreadPoolExecutor(WAITING_APPROVALS, "approval")
 
     def admit(self, served: Served) -> None:
         """Count one call of a session. Raises Blocked when its budget is spent."""
         if self._budget == BudgetSettings():
             return
-        key = f"{served.caller.project}~{served.session}"
-        spent = self._spent.setdefault(key, [0.0, 0.0, 0.0])
-        self._spent.move_to_end(key)
-        if len(self._spent) > MOST_SESSIONS:
-            self._spent.popitem(last=False)
-        for used, name in zip(spent, ("calls", "tokens", "cost_usd"), strict=True):
+        spent = self._add(served, calls=1)
+        before = (spent[0] - 1, *spent[1:])
+        for used, name in zip(before, ("calls", "tokens", "cost_usd"), strict=True):
             allowed = getattr(self._budget, name)
             if allowed is not None and used >= allowed:
+                self._add(served, calls=-1)
                 raise Blocked("budget_spent", f"this session has used {used:g} {name}, {allowed:g} are allowed")
-        spent[0] += 1
 
     def spend(self, served: Served, answer: Answer) -> None:
         """Note what a call of a session used."""
-        if spent := self._spent.get(f"{served.caller.project}~{served.session}"):
-            spent[1] += (answer.tokens_in or 0) + (answer.tokens_out or 0)
-            spent[2] += cost_usd(served, answer)
+        if self._budget != BudgetSettings():
+            tokens = (answer.tokens_in or 0) + (answer.tokens_out or 0)
+            self._add(served, tokens=tokens, cost_usd=cost_usd(served, answer))
+
+    def _add(self, served: Served, *, calls: int = 0, tokens: int = 0, cost_usd: float = 0.0) -> Sequence[float]:
+        """What the session has spent with this: calls, tokens, dollars."""
+        key = f"{served.caller.project}~{served.session}"
+        spent = self._memory.spend(key, calls=calls, tokens=tokens, cost_usd=cost_usd) if self._memory else None
+        if spent is None:
+            before = self._spent.get(key, (0.0, 0.0, 0.0))
+            spent = [old + new for old, new in zip(before, (calls, tokens, cost_usd), strict=True)]
+        self._spent[key] = spent
+        self._spent.move_to_end(key)
+        if len(self._spent) > MOST_SESSIONS:
+            self._spent.popitem(last=False)
+        return spent
 
     def hold(self, served: Served) -> bool:
         """Whether answers to this request are looked at before the agent gets them."""
@@ -109,9 +131,8 @@ class Checks:
         else:
             raise Blocked("not_revised", f"no answer passed the checks in {self._settings.max_revisions + 1} tries")
         served.body[:] = [raw]
-        if adds_usage(relay.upstreams[served.upstream], asked):
-            withheld = UsageWithheld()
-            raw = withheld.feed(raw) + withheld.rest()
+        withheld = Withheld(extras(relay.upstreams[served.upstream].settings, asked), served.content_type)
+        raw = withheld.feed(raw) + withheld.rest()
         length = (b"content-length", str(len(raw)).encode())
         await send({"type": "http.response.start", "status": served.status, "headers": [*theirs, length, *own]})
         await send({"type": "http.response.body", "body": raw})

@@ -5,8 +5,9 @@
     {"receipt": "v1~...", "report_id": "o17-edit", "override": {"kind": "edit", "reason": "wrong amount"}}
 
 A report is safe to send again: the same `report_id` with the same content is the same report (200 instead of 202), with
-other content it is refused (409). A worker knows the ids it has seen; of repetitions that reach several workers the
-store keeps the first and puts the others aside. A receipt of another project is refused like a forged one.
+other content it is refused (409), whichever worker it reaches and after a restart too. Where the workers' common memory
+cannot be used, the store keeps the first of two that differ and puts the other aside. A receipt of another project is
+refused like a forged one.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from flyball.capture.openai_form import BadRequest
 from flyball.errors import StoreError, nearest
 from flyball.gateway.capture import Capture
+from flyball.gateway.memory import Memory
 from flyball.gateway.receipts import Receipts
 from flyball.gateway.request import Caller
 from flyball.store.serving_frames import Context, Kpi, Override
 
 MOST_REPORTS = 100_000
-"""Reports whose ids a worker remembers."""
+"""Reports whose ids a worker has at hand."""
 
 
 class Report(BaseModel):
@@ -53,7 +55,8 @@ class Report(BaseModel):
 class Feedback:
     """Takes reports and writes them through `capture`."""
 
-    def __init__(self, receipts: Receipts, capture: Capture) -> None:
+    def __init__(self, receipts: Receipts, capture: Capture, memory: Memory | None = None) -> None:
+        self._memory = memory
         self._receipts = receipts
         self._capture = capture
         self._seen: OrderedDict[tuple[str, str], bytes] = OrderedDict()
@@ -68,10 +71,10 @@ class Feedback:
         digest = hashlib.sha256(orjson.dumps(content)).digest()
         told = {"report_id": report.report_id, "session": receipt.session, "call_id": receipt.call_id}
         key = (caller.project, report.report_id)
-        known = self._seen.get(key)
+        known = self._seen.get(key) or (self._memory.reported(*key) if self._memory else None)
         if known == digest:
             return {**told, "new": False}
-        if known is not None:
+        if known:
             raise BadRequest(
                 f"report {report.report_id!r} was sent before with other content; facts are added, never changed: give "
                 "the correction an id of its own",
@@ -86,6 +89,8 @@ class Feedback:
         except StoreError as error:
             raise BadRequest(f"the report was not written: {error}", None, "not_written", 503) from error
         self._seen[key] = digest
+        if self._memory:
+            self._memory.add_report(*key, digest)
         if len(self._seen) > MOST_REPORTS:
             self._seen.popitem(last=False)
         return {**told, "new": True}

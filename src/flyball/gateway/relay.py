@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 
 from flyball.capture.openai_form import error_body
-from flyball.gateway.answer import UsageWithheld
-from flyball.gateway.capture import Served
+from flyball.gateway.extras import Withheld, extras
 from flyball.gateway.request import Asked
+from flyball.gateway.served import Served
 from flyball.gateway.upstream import FAILURES, Upstream, UpstreamError, passed_headers
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -95,15 +95,13 @@ class Relay:
         self, upstream: Upstream, served: Served, headers: Mapping[str, str], own: Headers, send: Send, *, last: bool
     ) -> None:
         body, began = self._body(upstream, served.asked), time.monotonic()
-        withheld = UsageWithheld() if adds_usage(upstream, served.asked) else None
         try:
             async with upstream.ask(self._path(upstream, served), body, headers) as response:
                 if response.status in FAILURES and not last and self._other(served, upstream):
                     raise UpstreamError(f"status_{response.status}", f"upstream {upstream.name} failed")
                 served.first_byte = time.monotonic()
                 served.status, served.content_type = response.status, response.headers.get("content-type", "")
-                if not served.content_type.startswith("text/event-stream"):
-                    withheld = None
+                withheld = Withheld(extras(upstream.settings, served.asked), served.content_type)
                 start = {"status": response.status, "headers": [*passed_headers(response), *own]}
                 await send({"type": "http.response.start", **start})
                 await self._pass_on(upstream, response, served, withheld, send)
@@ -115,9 +113,7 @@ class Relay:
                 raise
             await self._break_off(served, error, send)
 
-    async def _pass_on(
-        self, upstream: Upstream, response: Any, served: Served, withheld: UsageWithheld | None, send: Send
-    ) -> None:
+    async def _pass_on(self, upstream: Upstream, response: Any, served: Served, withheld: Withheld, send: Send) -> None:
         size = 0
         async for part in upstream.parts(response):
             size += len(part)
@@ -125,11 +121,10 @@ class Relay:
                 served.body.append(part)
             else:
                 served.problem = "too_large_to_capture"
-            if withheld is not None and not (part := withheld.feed(part)):
+            if not (part := withheld.feed(part)):
                 continue
             await self._send(send, {"type": "http.response.body", "body": part, "more_body": True})
-        rest = withheld.rest() if withheld is not None else b""
-        await self._send(send, {"type": "http.response.body", "body": rest})
+        await self._send(send, {"type": "http.response.body", "body": withheld.rest()})
 
     async def _send(self, send: Send, message: MutableMapping[str, Any]) -> None:
         """Send one part to a client that takes it in time. Raises UpstreamError, which ends the answer."""
@@ -160,18 +155,13 @@ class Relay:
         served.exact, served.prices = upstream.exact, upstream.settings
 
     def _body(self, upstream: Upstream, asked: Asked) -> bytes:
-        add_usage = adds_usage(upstream, asked)
-        return asked.body(model=upstream.settings.model, prompt=upstream.prompt, add_usage=add_usage)
+        more = extras(upstream.settings, asked).fields
+        return asked.body(model=upstream.settings.model, prompt=upstream.prompt, more=more)
 
     def _path(self, upstream: Upstream, served: Served) -> str:
         if upstream.exact:
             return f"/{served.caller.project}~{served.session}/v1{PATHS[served.asked.form]}"
         return PATHS[served.asked.form]
-
-
-def adds_usage(upstream: Upstream, asked: Asked) -> bool:
-    """Whether the tokens of a stream are asked for on the agent's behalf, and so withheld from it."""
-    return asked.form == "chat" and asked.stream and upstream.settings.ask_usage and not asked.wants_usage
 
 
 class _TryOther(Exception):

@@ -133,16 +133,14 @@ class Asked:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise BadRequest(f"{name} cannot be read: {str(error)[:120]}", name) from error
 
-    def body(self, *, model: str | None, prompt: str | None, add_usage: bool) -> bytes:
-        """What the upstream is sent: the request with its model, its system prompt and its options replaced."""
+    def body(self, *, model: str | None, prompt: str | None, more: Mapping[str, Any]) -> bytes:
+        """What the upstream is sent: the request with its model, its system prompt and further fields replaced."""
         fields: dict[str, Any] = dict(self.fields)
         if model is not None:
             fields["model"] = model
         if prompt is not None:
             fields |= self._prompted(prompt)
-        if add_usage:
-            fields["stream_options"] = {"include_usage": True}
-        return encode(fields)
+        return encode({**fields, **more})
 
     def _prompted(self, prompt: str) -> dict[str, Any]:
         if self.form == "responses":

@@ -8,6 +8,7 @@ database; without a fresh look at the table for the time of the lease everybody 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -15,8 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import orjson
+
 from flyball.capture.openai_form import BadRequest
 from flyball.errors import FlyballError
+from flyball.gateway.log import note
+from flyball.gateway.memory import Memory
 from flyball.gateway.request import Caller, check_operator
 from flyball.gateway.settings import RoutingSettings
 from flyball.release.routing import Arm, RoutingTable, bucket
@@ -26,7 +31,7 @@ Source = Callable[[], RoutingTable | None]
 """Reads the table in force; None before the first release. May raise FlyballError or OSError; called in a thread."""
 
 MOST_SESSIONS = 100_000
-"""Sessions whose arm a worker remembers; the one that was longest silent is forgotten first."""
+"""Sessions whose arm a worker has at hand; the one that was longest silent is looked up again."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +57,26 @@ class SessionCut(Exception):
 
 
 class Router:
-    """Assigns requests. `source` None = no releases: the default upstream serves everybody. `clock`: monotonic."""
+    """Assigns requests. `source` None = no releases: the default upstream serves everybody. `clock`: monotonic.
+
+    `memory` is what all workers know; without it a session keeps its arm at this worker only.
+    """
 
     def __init__(
-        self, settings: RoutingSettings, source: Source | None, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: RoutingSettings,
+        source: Source | None,
+        clock: Callable[[], float] = time.monotonic,
+        memory: Memory | None = None,
     ) -> None:
         self._clock = clock
+        self._memory = memory
         self._settings = settings
         self._source = source
         self._table: RoutingTable | None = None
         self._seen_at = self._clock()
         self._begun: OrderedDict[str, Assignment] = OrderedDict()
+        self._was_killed = False
         self.killed_by_signal = False
         self.failures = 0
         """looks at the table that failed, in a row"""
@@ -89,16 +103,24 @@ class Router:
 
     async def look(self) -> None:
         """Look once; a failure keeps the last table, until the lease ends."""
+        if self.killed != self._was_killed:
+            self._was_killed = not self._was_killed
+            note("kill_switch", state="on" if self._was_killed else "off")
         if self._source is None:
             return
         try:
             found = await asyncio.to_thread(self._source)
-        except (FlyballError, OSError):
+        except (FlyballError, OSError) as error:
             self.failures += 1
+            if self.failures == 1:
+                note("no_table", error=type(error).__name__)
             return
         self.failures = 0
         self._seen_at = self._clock()
-        if found is not None and (self._table is None or found.version >= self._table.version):
+        known = self._table.version if self._table else 0
+        if found is not None and found.version >= known:
+            if found.version > known:
+                note("table", logging.INFO, table=found.version, release=found.release_id, stage=found.stage)
             self._table = found
 
     def assign(self, caller: Caller, session: str, user: str, pin: str) -> Assignment:
@@ -120,7 +142,7 @@ class Router:
             return self._assigned("canary" if pin == "canary" else "stable", version, "pin", table)
         begun = self._begun.get(session)
         if begun is None or begun.release_id != table.release_id:
-            given = self._draw(table, session, user, in_force)
+            given = self._begin(table, session, user, in_force)
         else:
             given = self._go_on(begun, table, in_force)
         self._begun[session] = given
@@ -148,6 +170,13 @@ class Router:
         if table is None or table.stage != "shadow" or self.killed or self.stale:
             return ""
         return table.candidate if bucket(table.salt, session) < share else ""
+
+    def _begin(self, table: RoutingTable, session: str, user: str, in_force: str) -> Assignment:
+        """Draw the arm of a session that this worker does not know, unless another one gave it one before."""
+        drawn = self._draw(table, session, user, in_force)
+        told = self._memory.begin(session, table.release_id, orjson.dumps(drawn)) if self._memory else None
+        first = drawn if told is None else Assignment(**orjson.loads(told))
+        return drawn if first == drawn else self._go_on(first, table, in_force)
 
     def _draw(self, table: RoutingTable, session: str, user: str, in_force: str) -> Assignment:
         key = session if table.unit == "session" else user

@@ -16,20 +16,23 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import uvicorn
 
 from flyball.errors import ConfigError
 from flyball.gateway.app import Gateway
-from flyball.gateway.capture import Capture, Served
+from flyball.gateway.capture import Capture
 from flyball.gateway.checks import Checks
+from flyball.gateway.log import start_log
+from flyball.gateway.memory import Memory
 from flyball.gateway.metrics import GatewayMetrics
 from flyball.gateway.receipts import Receipts
 from flyball.gateway.relay import Relay
 from flyball.gateway.request import Keyring
 from flyball.gateway.router import Router, Source
+from flyball.gateway.served import Served
 from flyball.gateway.settings import GatewaySettings, UpstreamSettings, read_gateway_file, secret
 from flyball.gateway.shadow import Shadow
 from flyball.gateway.upstream import Upstream, UpstreamError
@@ -37,6 +40,9 @@ from flyball.release.routing import RoutingTable
 from flyball.store.spool import Spool
 from flyball.store.store import Store
 from flyball.tools.inbox import Inbox
+
+if TYPE_CHECKING:
+    from flyball.gateway.otel import Export
 
 FILE, SOCKETS = "FLYBALL_GATEWAY_FILE", "FLYBALL_GATEWAY_SOCKETS"
 """Variables that tell a worker process its file and where the engines listen."""
@@ -55,25 +61,40 @@ def build(
     """
     relay = _relay(settings, engines or {})
     receipts = Receipts(secret(settings.receipt_env, "receipt_env"))
-    checks = Checks(settings.checks, settings.budget, _inbox(settings))
+    export = _export(settings, spool)
+    memory = Memory(Path(settings.store) / "gateway.db")
+    checks = Checks(settings.checks, settings.budget, _inbox(settings), memory)
     capture = Capture(
         settings.capture,
         spool,
         receipts.pseudonym,
         lambda served, response_id: _tokens(relay, served, response_id),
         lambda served, said, answer: None if served.arm == "shadow" else checks.spend(served, answer),
+        export.call if export else None,
     )
-    return Gateway(
+    gateway = Gateway(
         settings,
         keys=Keyring(settings.keys),
-        router=Router(settings.routing, source or Tables(settings.store)),
+        router=Router(settings.routing, source or Tables(settings.store), memory=memory),
         relay=relay,
         capture=capture,
         receipts=receipts,
         shadow=Shadow(settings.shadow, _relay(settings, engines or {}, fallback=False), capture),
         checks=checks,
-        metrics=GatewayMetrics(spool, capture) if settings.metrics else None,
+        memory=memory,
+        metrics=GatewayMetrics(spool, capture, export.counts if export else {}) if settings.metrics else None,
     )
+    if export:
+        gateway.resources.callback(export.close)
+    return gateway
+
+
+def _export(settings: GatewaySettings, spool: Spool) -> Export | None:
+    if settings.otel is None:
+        return None
+    from flyball.gateway.otel import Export  # an extra
+
+    return Export(settings.otel, spool)
 
 
 def _relay(settings: GatewaySettings, engines: Mapping[str, str], *, fallback: bool = True) -> Relay:
@@ -93,16 +114,21 @@ class Tables:
     def __call__(self) -> RoutingTable | None:
         """The table in force, None before the first release. Raises StoreError, ReleaseError."""
         if self._store is None:
-            self._store = Store(self._folder)
+            self._store = _store(self._folder)
         found = self._store.route()
         return None if found is None else RoutingTable.from_json(found.body)
+
+
+def _store(folder: str) -> Store:
+    """The store of the file, its rows in PostgreSQL where FLYBALL_DATABASE says so, as for the command line."""
+    return Store(folder, database=os.environ.get("FLYBALL_DATABASE"))
 
 
 def _inbox(settings: GatewaySettings) -> Inbox | None:
     """Whoever answers for the person, None where nobody is asked."""
     if not any(rule.approval == "human" for rule in settings.checks.tools.values()):
         return None
-    return Inbox(Store(settings.store), expires_seconds=settings.checks.approval_seconds)
+    return Inbox(_store(settings.store), expires_seconds=settings.checks.approval_seconds)
 
 
 async def _tokens(relay: Relay, served: Served, response_id: str) -> Any:
@@ -122,8 +148,11 @@ async def _tokens(relay: Relay, served: Served, response_id: str) -> Any:
 def make_worker() -> Application:
     """The application of one worker process, by the environment that `serve` set."""
     settings = read_gateway_file(Path(os.environ[FILE]))
+    log = start_log(settings.log)
     spool = Spool.claim(settings.spool)
     gateway = build(settings, spool, engines=orjson.loads(os.environ.get(SOCKETS, "{}")))
+
+    gateway.resources.callback(log.stop)
 
     def kill(on: bool) -> None:
         gateway.router.killed_by_signal = on
@@ -198,7 +227,8 @@ async def serving(app: Any, uds: str | None = None, *, host: str = "127.0.0.1", 
     Port 0 is any free one. The application's own `start` and `close` are the caller's. Raises OSError for a port that
     is taken.
     """
-    options = {**SERVER, "loop": "none", "lifespan": "off", "timeout_graceful_shutdown": 1, "log_level": "critical"}
+    logging_as_it_is = {"log_level": None, "log_config": None}
+    options = {**SERVER, "loop": "none", "lifespan": "off", "timeout_graceful_shutdown": 1, **logging_as_it_is}
     listening = None if uds else sockets.create_server((host, port), backlog=1024)
     server = _Server(uvicorn.Config(app, uds=uds, **options))
     task = asyncio.create_task(server.serve(sockets=[listening] if listening else None))

@@ -45,6 +45,9 @@ class UpstreamSettings(Section):
     key_env: str | None = Field(default=None, min_length=1, description="variable that holds the server's key")
     version: str = Field(default="", description="id of the policy version that it serves, as in the registry")
     ask_usage: bool = Field(default=True, description="ask for the tokens of a stream, and keep that from the agent")
+    tokens: Literal["none", "vllm"] = Field(
+        default="none", description="vllm: ask a vLLM server for the token ids and logprobs of chat completions"
+    )
     prompt: str | None = Field(default=None, description="file whose text takes the place of the system prompt")
     connect_seconds: float = Field(default=5.0, gt=0, description="to open a connection")
     first_byte_seconds: float = Field(default=120.0, gt=0, description="from the request to the head of the answer")
@@ -64,7 +67,7 @@ class UpstreamSettings(Section):
         return self
 
 
-URL_ONLY = ("model", "key_env", "ask_usage")
+URL_ONLY = ("model", "key_env", "ask_usage", "tokens")
 LOCAL_ONLY = ("temperature", "max_new_tokens")
 
 
@@ -122,6 +125,15 @@ class CaptureSettings(Section):
     session_idle_seconds: float = Field(default=1800.0, gt=0, description="after which a session is over")
 
 
+class OtelSettings(Section):
+    """Where calls go as OpenTelemetry spans and metrics. Headers are the SDK's: OTEL_EXPORTER_OTLP_HEADERS."""
+
+    endpoint: str = Field(pattern=r"^https?://", description="a collector's address for OTLP/HTTP, mostly port 4318")
+    names: Literal["latest", "1.36"] = Field(default="latest", description="of the GenAI conventions")
+    content: bool = Field(default=False, description="send what was said, as capture keeps it")
+    seconds: float = Field(default=60.0, gt=0, description="between two exports of metrics")
+
+
 class GatewaySettings(Section):
     """The whole file."""
 
@@ -132,6 +144,9 @@ class GatewaySettings(Section):
         default=None, ge=1, le=65000, description="worker n also listens at this + n: for drills and for Prometheus"
     )
     metrics: bool = Field(default=False, description="serve /metrics for Prometheus, without a key")
+    log: Literal["calls", "problems", "nothing"] = Field(
+        default="problems", description="lines of JSON on standard error: of every call, of what went wrong, none"
+    )
     store: str = Field(default=".flyball", description="folder of the store: routing table, inbox of approvals, spool")
     receipt_env: str = Field(default="FLYBALL_RECEIPT_KEY", description="variable with the secret that signs receipts")
     max_body_mb: float = Field(default=32.0, gt=0, description="largest request")
@@ -148,6 +163,7 @@ class GatewaySettings(Section):
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
     checks: CheckSettings = Field(default_factory=CheckSettings)
     capture: CaptureSettings = Field(default_factory=CaptureSettings)
+    otel: OtelSettings | None = Field(default=None, description="unset = no OpenTelemetry")
 
     @property
     def spool(self) -> Path:

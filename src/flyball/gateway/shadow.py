@@ -16,9 +16,10 @@ from collections.abc import Mapping
 
 from flyball.capture.ledger import json_form
 from flyball.gateway.answer import read_answer
-from flyball.gateway.capture import Capture, Served
+from flyball.gateway.capture import Capture
 from flyball.gateway.relay import Relay
 from flyball.gateway.router import Assignment
+from flyball.gateway.served import Served
 from flyball.gateway.settings import ShadowSettings
 from flyball.gateway.upstream import UpstreamError
 from flyball.types import Message

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
+from flyball.gateway.log import note
 from flyball.gateway.settings import RoutingSettings, UpstreamSettings, secret
 
 FAILURES = frozenset({500, 502, 503, 504, 529})
@@ -137,6 +138,7 @@ class Upstream:
     def _count(self, *, failed: bool) -> None:
         self._failures = self._failures + 1 if failed else 0
         if self._failures >= self._routing.max_failures:
+            note("circuit_open", upstream=self.name, failures=self._failures)
             self._open_until = time.monotonic() + self._routing.open_seconds
 
 

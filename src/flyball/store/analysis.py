@@ -61,8 +61,11 @@ def export_parquet(store: Store, folder: Path, *, project: str | None = None, si
 def query(folder: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Run SQL over an export and return the names of the columns and the rows. Raises StoreError.
 
-    The tables are `calls`, `sessions` and `feedback`, each with a column `day`.
+    The tables are `calls`, `sessions` and `feedback`, each with a column `day`; one of which nothing was exported is
+    not there.
     """
+    if not any(any((folder / subject).glob("*/*.parquet")) for subject in SUBJECTS):
+        raise StoreError(f"{folder} holds no export; write one with `flyball traces export {folder}`")
     with duckdb.connect() as connection:
         try:
             for subject in SUBJECTS:

@@ -2,7 +2,8 @@
 
 A batch of frames and the place behind it are written in one transaction, so a crash repeats a batch or does not, and
 never half of it. Rows are inserted or ignored by what they are about (a call, a report), so a report that was sent
-twice is one row; another report under the same id goes to quarantine, as does a frame that cannot be read.
+twice, to two gateways too, is one row; another report under the same id goes to quarantine, as does a frame that
+cannot be read.
 
 Whenever a spool tells what it accepted and what it lost, the difference to what was found is written beside it:
 `found` = stored + repeated + quarantined, and accepted - declared - found is what is missing and nobody told.
@@ -236,8 +237,16 @@ def _read(frame: Frame) -> BaseModel | str:
         return str(error)
 
 
+def _digest(frame: Frame) -> str:
+    """What tells two frames under one id apart. Of a report it is what was said, not when or by which key."""
+    if frame.kind != "feedback":
+        return hashlib.sha256(frame.body).hexdigest()
+    said = {name: value for name, value in orjson.loads(frame.body).items() if name not in ("at", "by")}
+    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
 def _add(batch: _Batch, frame: Frame, read: BaseModel) -> None:
-    digest = hashlib.sha256(frame.body).hexdigest()
+    digest = _digest(frame)
     said = vars(read)
     columns: dict[str, Any] = {
         **said,

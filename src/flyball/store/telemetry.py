@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from flyball.errors import StoreError, nearest
-from flyball.store.served import Fact, ServedCall
+from flyball.store.served import Fact, Said, ServedCall
 from flyball.store.store import Store
 from flyball.types import SessionRecord
 
@@ -99,17 +99,18 @@ class Telemetry:
         for fact in facts:
             self._add_fact(span, fact, end)
         for call in calls:
-            self._call(store, call, span)
+            self.call(call, self._said(store, call), trace.set_span_in_context(span))
         span.end(_nanoseconds(end))
 
-    def _call(self, store: Store, call: ServedCall, parent: Span) -> None:
-        self._ids.about = (self._ids.about[0], call.call_id)
+    def call(self, call: ServedCall, said: Said | None, parent: Context) -> None:
+        """Send one call below `parent`; an empty context begins at the root of the trace of its session."""
+        self._ids.about = (f"{call.project}~{call.session}/{call.version_id}", call.call_id)
         attributes = self._about_call(call)
-        if self._content:
-            attributes |= self._said(store, call)
+        if self._content and said is not None:
+            attributes |= self._texts(said)
         span = self._tracer.start_span(
             f"chat {call.model}".strip(),
-            trace.set_span_in_context(parent),
+            parent,
             SpanKind.CLIENT,
             start_time=_nanoseconds(call.at),
             attributes=attributes,
@@ -202,11 +203,13 @@ class Telemetry:
             attributes = {**result, "flyball.label.delay": delay, "flyball.decision.id": fact.report_id}
             span.add_event("gen_ai.evaluation.result", attributes, _nanoseconds(fact.at))
 
-    def _said(self, store: Store, call: ServedCall) -> dict[str, Any]:
+    def _said(self, store: Store, call: ServedCall) -> Said | None:
         try:
-            said = store.said(call)
+            return store.said(call) if self._content else None
         except StoreError:  # erased, or never kept
-            return {}
+            return None
+
+    def _texts(self, said: Said) -> dict[str, Any]:
         texts = {
             "gen_ai.input.messages": _messages(said.messages),
             "gen_ai.output.messages": _messages([dict(said.message)] if said.message else []),
