@@ -69,6 +69,17 @@ def test_sec_by_hand() -> None:
     assert min(family_shares({"x": 0.0, "y": 99.0}, 0.1, floor=0.1).values()) == pytest.approx(0.05)
 
 
+def test_sec_moves_to_what_teaches_now() -> None:
+    """Solve rates drift 0.05 -> 0.5, 0.5 -> 0.95, 0.95 fixed; paid sqrt(p(1-p)). The lead goes from y to x."""
+    values, leads = {"x": 0.0, "y": 0.0, "z": 0.0}, []
+    for t in range(50):
+        rates = {"x": 0.05 + 0.45 * t / 49, "y": 0.5 + 0.45 * t / 49, "z": 0.95}
+        values = updated_values(values, {k: (p * (1 - p)) ** 0.5 for k, p in rates.items()}, 0.5)
+        shares = family_shares(values, 0.4, floor=0.0)
+        leads.append(max(shares, key=lambda family: shares[family]))
+    assert leads[0] == "y" and leads[-1] == "x" and leads == sorted(leads, reverse=True)
+
+
 def test_the_signal_is_the_distance_to_the_others() -> None:
     """Rewards 1 0 0 0: leave-one-out advantages 1 and three times -1/3, mean |A| 0.5; equal rewards teach nothing."""
     signals = family_signals([group("easy", 1.0, 0.0, 0.0, 0.0), group("easy", 1.0, 1.0, family="b")])
@@ -107,4 +118,7 @@ def test_a_draw_is_of_its_level_and_the_same_again(size: int, level: int, by_fam
 
 def test_tasks_that_tools_do_not_help_teach_no_tools() -> None:
     assert needs_tools({"x": 1.0, "y": 0.5, "z": 1.0}, {"x": 0.0, "y": 0.5}) == ["x"]
-    assert needs_tools({"x": 1.0}, {"x": 0.9}, least=0.2) == []
+    assert needs_tools({"x": 1.0}, {"x": 0.9}, gain=0.2) == []
+    paper = {"gain": 0.2, "least_with": 0.5, "most_without": 0.5}
+    assert needs_tools({"x": 0.75}, {"x": 0.25}, **paper) == ["x"]
+    assert needs_tools({"rare": 0.4, "easy": 0.9}, {"rare": 0.1, "easy": 0.6}, **paper) == []

@@ -14,8 +14,9 @@ family), and the floor.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from flyball.stats.binomial import wilson
 from flyball.types import GradedAttempt, Missing, Task
 
 GROWTH, FULL, QUANTILE = 1.5, 0.9, 0.9
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,20 @@ def _pick(tasks: Sequence[Task], n: int, shares: Mapping[str, float] | None, rng
     return picked
 
 
-def needs_tools(with_tools: Mapping[str, float], without: Mapping[str, float], least: float = 0.0) -> list[str]:
-    """Tasks whose score with tools is more than `least` above that without: those where tools can be learned.
+def needs_tools(
+    with_tools: Mapping[K, float],
+    without: Mapping[K, float],
+    gain: float = 0.0,
+    least_with: float = 0.0,
+    most_without: float = 1.0,
+) -> list[K]:
+    """Tasks where tools can be learned: s_with - s_without > gain, s_with > least_with and s_without < most_without.
 
-    LongCat-Flash-Thinking (arXiv 2509.18883) filters its agentic tasks so. Both map a task to its mean score over the
-    same number of attempts; tasks that were not tried both ways are left out.
+    LongCat-Flash-Thinking (arXiv 2509.18883) filters its agentic tasks so; its thresholds are not published. Both map a
+    task to its mean score over the same number of attempts; tasks that were not tried both ways are left out.
     """
-    return [task for task, score in with_tools.items() if task in without and score - without[task] > least]
+    return [
+        task
+        for task, score in with_tools.items()
+        if task in without and score - without[task] > gain and score > least_with and without[task] < most_without
+    ]
