@@ -250,3 +250,14 @@ def test_doctor_reward_advises_by_the_stored_attempts(flyball: Run) -> None:
     done = flyball("doctor", "reward", FILE, "--run", run_id())
     assert done.code == 0 and "success is decided by a rule" in done.out and "turns [" in done.out
     assert "give --run" in flyball("doctor", "reward", FILE).out
+
+
+def test_best_of_n_by_the_reward_or_a_score_of_the_stored_attempts(flyball: Run) -> None:
+    edit('name="stock",', 'name="stock", scores={"contrary": contrary},')
+    edit("def safe(", "def contrary(a, hidden):\n    return not success(a, hidden)\n\n\ndef safe(")
+    flyball("train", FILE)
+    done = flyball("best-of", run_id(), "--by", "reward", "--phase", "rl")
+    assert done.code == 0 and "best of  by reward" in done.out and "any of them" in done.out, done.err
+    assert flyball("best-of", run_id(), "--by", "contrary", "--phase", "rl").code == 0
+    assert "did you mean 'contrary'" in flyball("best-of", run_id(), "--by", "contrarily", "--phase", "rl").err
+    assert "no task has two attempts" in flyball("best-of", run_id(), "--by", "reward").err

@@ -19,6 +19,7 @@ from flyball.tasks.curriculum import (
     family_signals,
     grown,
     needs_tools,
+    stream_sizes,
     updated_values,
 )
 from flyball.types import Attempt, GradedAttempt, Limits, Missing, Outcome, StopReason, Task, Trajectory, Usage
@@ -92,6 +93,26 @@ def test_families_that_can_be_learned_are_drawn_more() -> None:
     state = CurriculumState(values={"a": 0.9, "b": 0.0})
     drawn = Counter(t.family for step in range(200) for t in draw(plan, state, TASKS, 4, 0, step))
     assert drawn["a"] > 4 * drawn["b"] > 0
+
+
+@settings(deadline=None)
+@given(st.integers(1, 7), st.integers(0, 12), st.lists(st.floats(0.1, 5), min_size=1, max_size=4))
+def test_streams_keep_their_shares_over_the_steps(size: int, step: int, weights: list[float]) -> None:
+    """Each step is full, and at its end no stream is a whole place from its share."""
+    shares = {str(i): w for i, w in enumerate(weights)}
+    sizes = [stream_sizes(shares, size, s) for s in range(step + 1)]
+    assert all(sum(one.values()) == size and min(one.values()) >= 0 for one in sizes)
+    for name, weight in shares.items():
+        given_out = sum(one[name] for one in sizes)
+        assert abs(given_out - size * (step + 1) * weight / sum(weights)) < max(1.0, len(weights) - 1)
+
+
+def test_a_step_holds_every_stream_and_no_other_family() -> None:
+    assert stream_sizes({"a": 2, "b": 1}, 3, 0) == {"a": 2, "b": 1}
+    assert [stream_sizes({"a": 3, "b": 1}, 2, step)["b"] for step in range(4)] == [0, 1, 0, 1]
+    plan = CurriculumPlan(LEVELS, streams={"a": 1.0})
+    drawn = draw(plan, CurriculumState(level=1, values={}), TASKS, 5, 0, 0)
+    assert len(drawn) == 5 and {t.family for t in drawn} == {"a"} and {t.stage for t in drawn} == {"easy", "middle"}
 
 
 def test_room_grows_when_attempts_come_near_the_limit() -> None:
