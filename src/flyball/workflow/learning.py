@@ -162,8 +162,8 @@ async def reinforce(context: Context) -> Result:
     if settings.training.rl.tool_filter is not None:
         tasks, told = await tasks_that_need_tools(context, parent, settings.training.rl.tool_filter)
         notes.append(told)
-    trained, worn = None, left_to_refresh(context.store, context.run_id)
-    while trained is None or worn is not None:
+    worn = left_to_refresh(context.store, context.run_id)
+    while True:
         if worn is not None and judge is not None:
             judge = await _trained_anew(context, judge, parent, worn)
         inputs = context.inputs if judge is None else Inputs(context.inputs.workflow, Path(judge.path))
@@ -179,8 +179,10 @@ async def reinforce(context: Context) -> Result:
         )
         trained, worn = await _until_worn(context, job, judge)
         context.stop.check()
+        if worn is None:
+            break
     notes += [_judge_the_judge(context, judge)] if judge is not None and trained.finished else []
-    trained = dataclasses.replace(trained, note="; ".join([trained.note, *notes]))
+    trained = dataclasses.replace(trained, note="; ".join(filter(None, [trained.note, *notes])))
     return await _finished(context, "rl", trained, parent, judge)
 
 
