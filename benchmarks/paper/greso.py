@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 from benchmarks.paper.mini import Check, Draws, Metrics, Row, per_seed
-from benchmarks.paper.selecting import adapted_keep, groups_to_request, skip_chance
 from benchmarks.paper.tokens import (
     PROMPTS,
     Batch,
@@ -18,40 +19,46 @@ from benchmarks.paper.tokens import (
     update,
     without_kl,
 )
+from flyball.errors import TrainError
 from flyball.rl.advantage import grpo_advantages
 from flyball.rl.algorithms import algorithm
+from flyball.rl.selection import Visit, Visits
 
 SIZE, GROUPS, STEPS, PARTS, RATE, MOST_ROUNDS = 8, 8, 60, 2, 0.01, 16
 CANDIDATES = 512  # tasks looked at in a round before those that are skipped
-TARGETS = (0.25 / 3, 0.5 / 3)  # of easy and of hard zero-variance groups
 NEEDS = np.array([0, 0, 1, 1, 2, 2, 3, 4])  # a quarter of the tasks cannot be solved
 ROW_OF = without_kl(algorithm("grpo"), clip_ratio_high=0.28, loss_agg_mode="token-mean")
 
 
 class History:
-    """Of one seed: zero-variance visits at the end of each task's history, by kind, and the two keep probabilities."""
+    """Of one seed: what GRESO keeps of the tasks, the groups of the step under way, and how the last step went."""
 
     def __init__(self) -> None:
-        self.runs = np.zeros((2, PROMPTS), np.int64)
-        self.keep = [0.5, 0.5]
-        self.shares = [0.0, 0.0]
+        self.visits = Visits()
+        self.step: list[tuple[int, Visit]] = []
+        self.zero_variance = 0.0
 
-    def keeps(self, task: int, chance: float) -> bool:
-        """Whether a task that was drawn is rolled out."""
-        kind = int(self.runs[1, task] > 0)
-        return chance >= skip_chance(int(self.runs[kind, task]), self.keep[kind])
+    @property
+    def share(self) -> float:
+        """Share of zero-variance groups in this step so far; before its first round, of the last step."""
+        return zero_variance(self.step) if self.step else self.zero_variance
 
-    def visited(self, task: int, mixed: bool, solved: bool) -> None:
-        """Remember one group."""
-        kind = int(not solved)
-        run = 0 if mixed else self.runs[kind, task] + 1
-        self.runs[:, task] = 0
-        self.runs[kind, task] = run
+    def end_step(self) -> None:
+        self.zero_variance = self.share
+        self.visits.add(self.step)
+        self.step = []
 
-    def adapt(self, zero_easy: float, zero_hard: float) -> None:
-        """Move both keep probabilities after a step with these shares of zero-variance groups."""
-        self.shares = [zero_easy, zero_hard]
-        self.keep = [adapted_keep(k, s, t) for k, s, t in zip(self.keep, self.shares, TARGETS, strict=True)]
+
+def zero_variance(visits: list[tuple[int, Visit]]) -> float:
+    return sum(kind != "mixed" for _task, kind in visits) / len(visits)
+
+
+def groups_to_request(missing: int, zero_variance_share: float, least: int = 64, most: int = 384) -> int:
+    """missing/(1 - share) x 1.25, inside [least, most]: how many groups fill what a batch still lacks.  GRESO."""
+    if not 0 <= zero_variance_share <= 1:
+        raise TrainError(f"a share of zero-variance groups is {zero_variance_share}; it lies between 0 and 1")
+    wanted = math.inf if zero_variance_share == 1 else missing / (1 - zero_variance_share) * 1.25
+    return int(min(max(math.ceil(min(wanted, most)), least), most))
 
 
 def run(arm: str, draws: Draws) -> list[Metrics]:
@@ -62,17 +69,16 @@ def run(arm: str, draws: Draws) -> list[Metrics]:
     filled = np.zeros(len(draws.seeds))
     for step in range(STEPS):
         rounds, taken = [], [[] for _ in draws.seeds]  # type: list[Batch], list[list[int]]
-        seen = np.zeros((len(draws.seeds), 3))  # groups, easy and hard ones without variance
         for index in range(MOST_ROUNDS):
-            prompts, asked = chosen(arm, histories, taken, seen, draws)
+            prompts, asked = chosen(arm, histories, taken, draws)
             batch = rollouts(policy, world, prompts, SIZE, ROW_OF, grpo_advantages, draws)
             meter.rolled_out(batch, np.repeat(asked, SIZE, -1))
-            note(batch, prompts, asked, histories, taken, seen, index)
+            note(batch, prompts, asked, histories, taken, index)
             rounds.append(batch)
             if all(len(t) >= GROUPS for t in taken):
                 break
-        for history, (groups, easy, hard) in zip(histories, seen, strict=True):
-            history.adapt(easy / max(groups, 1), hard / max(groups, 1))
+        for history in histories:
+            history.end_step()
         filled += np.array([len(t) for t in taken]) / GROUPS
         batch = joined(rounds, taken)
         update(policy, optimizer, batch, ROW_OF, policy, PARTS)
@@ -92,9 +98,7 @@ def run(arm: str, draws: Draws) -> list[Metrics]:
     )
 
 
-def chosen(
-    arm: str, histories: list[History], taken: list[list[int]], seen: np.ndarray, draws: Draws
-) -> tuple[np.ndarray, np.ndarray]:
+def chosen(arm: str, histories: list[History], taken: list[list[int]], draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Tasks [S, GROUPS] of a round and which of them are really rolled out."""
     drawn = np.floor(draws.uniform(CANDIDATES) * PROMPTS).astype(np.int64)
     luck = draws.uniform(CANDIDATES)
@@ -106,9 +110,8 @@ def chosen(
         if arm == "dynamic sampling":
             asked[s] = True
             continue
-        zero = seen[s, 1:].sum() / seen[s, 0] if seen[s, 0] else sum(history.shares)
-        wanted = groups_to_request(missing, zero, least=2, most=GROUPS)
-        kept = [t for t, u in zip(drawn[s], luck[s], strict=True) if history.keeps(int(t), u)][:wanted]
+        wanted = groups_to_request(missing, history.share, least=2, most=GROUPS)
+        kept = [t for t, u in zip(drawn[s], luck[s], strict=True) if not history.visits.skips(int(t), u)][:wanted]
         prompts[s, : len(kept)], asked[s, : len(kept)] = kept, True
     return prompts, asked
 
@@ -119,15 +122,14 @@ def note(
     asked: np.ndarray,
     histories: list[History],
     taken: list[list[int]],
-    seen: np.ndarray,
     index: int,
 ) -> None:
     """Write the groups that were asked for into the histories, and take the mixed ones."""
     mixed = mixed_groups(batch, SIZE)
     solved = batch.success.reshape(*prompts.shape, SIZE).mean(-1) > 0.5
     for s, g in zip(*np.nonzero(asked), strict=True):
-        histories[s].visited(int(prompts[s, g]), bool(mixed[s, g]), bool(solved[s, g]))
-        seen[s] += (1, not mixed[s, g] and solved[s, g], not mixed[s, g] and not solved[s, g])
+        kind: Visit = "mixed" if mixed[s, g] else "easy" if solved[s, g] else "hard"
+        histories[s].step.append((int(prompts[s, g]), kind))
         if mixed[s, g] and len(taken[s]) < GROUPS:
             taken[s].append(index * GROUPS + int(g))
 

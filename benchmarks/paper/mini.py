@@ -33,7 +33,9 @@ Metrics = dict[str, float]
 
 FOLDER = RESULTS / "paper"
 TRAIN_PRICE = 0.5
-SHARED = ("mini", "table", "tokens", "selecting")
+SHARED = ("mini", "table", "tokens")
+FIRST_SEED = 2000
+"""Worlds, rates and claims were chosen on seeds below; from here on the first run of a seed is the one that counts."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ class Row:
     run: Callable[[str, Draws], Sequence[Metrics]]
     checks: tuple[Check, ...]
     seeds: int = 20
+
+    @property
+    def seed_range(self) -> range:
+        return range(FIRST_SEED, FIRST_SEED + self.seeds)
 
 
 class Draws:
@@ -149,7 +155,7 @@ def complete(row: Row, folder: Path = FOLDER) -> list[dict[str, Any]]:
             append_row(file, line)
     for arm in row.arms:
         have = {line["seed"] for line in kept if line["arm"] == arm}
-        if missing := [seed for seed in range(row.seeds) if seed not in have]:
+        if missing := [seed for seed in row.seed_range if seed not in have]:
             started = time.process_time()
             made = row.run(arm, Draws(missing))
             cpu = (time.process_time() - started) / len(missing)

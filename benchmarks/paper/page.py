@@ -17,20 +17,16 @@ missing. An arm that was run with the same code is not run again.
 
 These are checks of mechanisms: our functions of `src/flyball/rl/` on simulated worlds with policies of a few hundred
 to two thousand parameters. **The effect sizes of the papers do not transfer to these rows, nor these to your model.**
-A row says whether the mechanism does what it is said to do where it can be seen at all. Worlds and learning rates were
-chosen on other seeds (1000 and up), so that there is something to see; what was changed after that is in
-[log.md](log.md). A claim is the mean paired difference of two arms on the same seeds, with its 95 % t interval; n
+A row says whether the mechanism does what it is said to do where it can be seen at all. Worlds, learning rates and
+claims were chosen on seeds below 2000, so that there is something to see; the table is the first run of seeds 2000 and
+up. [log.md](log.md) says what was tried before. A claim is the mean paired difference of two arms on the same seeds, with its 95 % t interval; n
 counts seeds. One that was missed stays, with what we think of it.
 
 Budgets: `@samples` compares after the same number of attempts, `@cost` after the same cost by a declared price list (a
 sampled token or call 1, a token trained once 0.5), because seconds of a simulation say nothing about a model's.
 """
 
-LEFT_OUT = """## Left out
-
-Peak memory of PPO against GRPO: needs a learner with a value head, not a simulation.
-
-Seen in `details` of the JSON files beside each claim: the mean of every arm, and the CPU seconds of the row.
+FOOT = """Seen in `details` of the JSON files beside each claim: the mean of every arm, and the CPU seconds of the row.
 """
 
 
@@ -52,7 +48,7 @@ def markdown(found: dict[str, list[dict[str, Any]]]) -> str:
         parts += [_line(one) for one in row]
         parts.append("")
         parts += [f"Missed: {one['claim']}. {one['reason']}\n" for one in row if not one["holds"]]
-    return "\n".join([*parts, LEFT_OUT])
+    return "\n".join([*parts, FOOT])
 
 
 def _line(one: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from benchmarks.paper import (
     index_bias,
     overoptimisation,
     parallel_calls,
+    peak_memory,
     prm_best_of_n,
     sec,
     sft_then_rl,
@@ -39,7 +40,7 @@ ROWS: dict[str, Row] = {
     module.ROW.name: module.ROW
     for module in (
         dapo, greso, turn_credit, index_bias, staleness, sft_then_rl, prm_best_of_n, overoptimisation, sec, tool_budget,
-        parallel_calls, tool_necessity, sparse_batch, farmed_credit,
+        parallel_calls, tool_necessity, sparse_batch, farmed_credit, peak_memory,
     )
 }  # fmt: skip
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from benchmarks.paper.mini import TRAIN_PRICE, Check, Curve, Draws, Floats, Metrics, Row, per_seed
-from benchmarks.paper.selecting import family_chances, learned_values
-from benchmarks.paper.table import Table, by_group
+from benchmarks.paper.table import Ints, Table, by_group
 from flyball.rl.advantage import dr_grpo_advantages
+from flyball.tasks.curriculum import family_shares, updated_values
 
 NEEDS = np.array([1, 2, 4, 8])
 CHOICES, ACTIONS, SIZE, GROUPS, STEPS, RATE = 8, 3, 8, 8, 600, 4.0
-TEMPERATURE, FLOOR = 0.1, 0.02
+TEMPERATURE, STEP_SIZE, FLOOR = 0.1, 0.5, 0.08  # 0.02 for each family
+FAMILIES = tuple(f"{needs} right" for needs in NEEDS)
 
 
 def run(arm: str, draws: Draws) -> list[Metrics]:
@@ -21,19 +20,19 @@ def run(arm: str, draws: Draws) -> list[Metrics]:
     seeds, batch = len(draws.seeds), SIZE * GROUPS
     policy, curve = Table(np.zeros((seeds, CHOICES, ACTIONS))), Curve()
     states = np.broadcast_to(np.arange(CHOICES), (seeds, batch, CHOICES))
-    worth, spent = np.zeros((seeds, len(NEEDS))), np.zeros(seeds)
+    worth, spent = [dict.fromkeys(FAMILIES, 0.0) for _ in draws.seeds], np.zeros(seeds)
     for step in range(STEPS):
-        chances = np.stack([family_chances(w, TEMPERATURE, FLOOR) for w in worth])
+        chances = np.array([[*family_shares(values, TEMPERATURE, FLOOR).values()] for values in worth])
         if arm == "random":
-            chances = np.full(worth.shape, 1 / len(NEEDS))
+            chances = np.full(chances.shape, 1 / len(NEEDS))
         family = np.repeat(draws.choose(np.repeat(chances[:, None], GROUPS, 1)), SIZE, -1)
         made = np.arange(CHOICES) < NEEDS[family][..., None]
         actions = policy.draw(states, draws)
         reward = ((actions == 0) | ~made).all(-1).astype(np.float64)
         advantages = by_group(reward, SIZE, dr_grpo_advantages)
         policy.ascend(states, actions, advantages[..., None] * made / made.sum((1, 2), keepdims=True), RATE)
-        paid = [[mean_abs(a[f == c]) for c in range(len(NEEDS))] for a, f in zip(advantages, family, strict=True)]
-        worth = np.stack([learned_values(w, np.array(r)) for w, r in zip(worth, paid, strict=True)])
+        paid = [signals(a, f) for a, f in zip(advantages, family, strict=True)]
+        worth = [updated_values(values, found, STEP_SIZE) for values, found in zip(worth, paid, strict=True)]
         spent = spent + made.sum((1, 2)) * (1 + TRAIN_PRICE)
         curve.add((step + 1) * batch, spent, success(policy)[:, -1])
     budget = 0.5 * STEPS * batch
@@ -46,8 +45,9 @@ def run(arm: str, draws: Draws) -> list[Metrics]:
     )
 
 
-def mean_abs(advantages: Floats) -> float:
-    return float(np.abs(advantages).mean()) if len(advantages) else math.nan
+def signals(advantages: Floats, family: Ints) -> dict[str, float]:
+    """Mean |A| of every family that was drawn."""
+    return {FAMILIES[c]: float(np.abs(advantages[family == c]).mean()) for c in np.unique(family)}
 
 
 def success(policy: Table) -> Floats:

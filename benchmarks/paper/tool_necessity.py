@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.paper.mini import TRAIN_PRICE, Check, Curve, Draws, Floats, Metrics, Row, per_seed
-from benchmarks.paper.selecting import needs_tools
 from benchmarks.paper.table import Table, by_group
 from flyball.rl.advantage import rloo_advantages
+from flyball.tasks.curriculum import needs_tools
 
 TASKS, TRIALS, SIZE, GROUPS, RATE, CALL_COST = 60, 8, 8, 4, 1.5, 0.1
 WAYS, SAMPLES = 5, 4_800
@@ -67,7 +67,11 @@ def filtered(policy: Table, kind: np.ndarray, draws: Draws) -> np.ndarray:
         way = policy.draw(np.full(shape, HOW), draws)
         chance = solved(kinds, np.full(shape, use), way)
         scores.append((draws.uniform(TASKS, TRIALS) < chance).mean(-1))
-    return np.vectorize(needs_tools)(scores[0], scores[1], 0.2, 0.2, 0.5)
+    passed = [
+        needs_tools(dict(enumerate(used)), dict(enumerate(not_used)), gain=0.2, least_with=0.2, most_without=0.5)
+        for used, not_used in zip(*scores, strict=True)
+    ]
+    return np.array([np.isin(np.arange(TASKS), kept) for kept in passed])
 
 
 def success(policy: Table) -> Floats:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from flyball.rl_settings import RLSettings, SamplingSettings
+from flyball.rl_settings import OwnAttemptsSettings, RLSettings, SamplingSettings
 from flyball.section import Names, Section
 from flyball.settings_file import IN_FILE, Marks, parse, read_yaml
 from flyball.types import Limits
@@ -81,15 +81,6 @@ class SFTSettings(FitSettings):
     max_demonstrations: int | None = Field(default=None, ge=1, description="how many to use; unset = all")
 
 
-class OwnAttemptsSettings(SamplingSettings):
-    """Attempts at the training tasks that the policy at hand makes for a stage; they are kept in the store."""
-
-    num_tasks: int | None = Field(default=None, ge=1, description="the first so many training tasks; unset = all")
-    per_task: int = Field(default=8, ge=2, description="attempts at each, at least 2")
-    temperature: float = Field(default=1.0, gt=0, le=10, description="of sampling, above 0 and at most 10")
-    concurrency: int = Field(default=64, ge=1, description="attempts in flight, at least 1")
-
-
 class RejectionSettings(FitSettings):
     """Rejection-sampling SFT: the best of the policy's own attempts become demonstrations."""
 
@@ -122,13 +113,14 @@ class PreferenceSettings(FitSettings):
 class RewardModelSettings(FitSettings):
     """A reward model on the body of the policy at hand, calibrated on tasks held out."""
 
-    kind: Literal["pairs", "outcome", "process"] = Field(
-        default="pairs", description="pairs (Bradley-Terry), outcome (success or a rubric) or process (every turn)"
+    kind: Literal["pairs", "outcome", "process", "implicit"] = Field(
+        default="pairs",
+        description="pairs (Bradley-Terry), outcome (success or a rubric), process (every turn) or implicit (PRIME)",
     )
     name: str | None = Field(default=None, min_length=1, description="its name; unset = workflow.reward_model")
     pairs: str | None = Field(default=None, min_length=1, description="pairs: a JSONL file; unset = from attempts")
     labels: str | None = Field(
-        default=None, min_length=1, description="outcome, process: a JSONL file of labels; unset = from attempts"
+        default=None, min_length=1, description="all but pairs: a JSONL file of labels; unset = from attempts"
     )
     attempts: OwnAttemptsSettings | None = None
     from_runs: Names | None = Field(
@@ -137,6 +129,7 @@ class RewardModelSettings(FitSettings):
     min_margin: float | None = Field(default=None, ge=0, description="pairs: least difference of rewards; unset = 0")
     pairs_per_task: int | None = Field(default=None, ge=1, description="pairs: at most so many of a task; unset = 4")
     discount: float | None = Field(default=None, gt=0, le=1, description="process: of later rewards; unset = 0.95")
+    beta: float | None = Field(default=None, gt=0, description="implicit: scale of the log ratios; unset = 0.05")
     held_out_share: float = Field(default=0.2, gt=0, lt=1, description="of the tasks, to calibrate and to report on")
 
 

@@ -113,6 +113,7 @@ _TABLE = (
     ),
     Metric("turns_mean", "model calls", "model calls per attempt", "steady", _T),
     Metric("tool_calls_mean", "calls", "tool calls per attempt", "near what the tasks need", _T),
+    Metric("tool_filter_passed", "share", "training tasks that tools help with", "enough tasks to learn from", _T),
     Metric("curriculum_level", "level", "level of the tasks that the step is at, 0 = the first", "rises", _T),
     Metric("curriculum_share", "share", "probability of a family of tasks", "highest where most is learned", _T),
     Metric("curriculum_room", "tokens", "tokens that an attempt may use", "rises as attempts need them", _T),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,15 @@ class SamplingSettings(Section):
         return self
 
 
+class OwnAttemptsSettings(SamplingSettings):
+    """Attempts at the training tasks that the policy at hand makes for a stage; they are kept in the store."""
+
+    num_tasks: int | None = Field(default=None, ge=1, description="the first so many training tasks; unset = all")
+    per_task: int = Field(default=8, ge=2, description="attempts at each, at least 2")
+    temperature: float = Field(default=1.0, gt=0, le=10, description="of sampling, above 0 and at most 10")
+    concurrency: int = Field(default=64, ge=1, description="attempts in flight, at least 1")
+
+
 class KlScheduleSettings(Section):
     """How the weight of the KL moves; the kinds and their formulae are those of `rl.kl.KlSchedule`."""
 
@@ -49,6 +58,9 @@ class CurriculumSettings(Section):
     demote_at: float = Field(default=0.2, ge=0, lt=1, description="down when the upper bound of success is below this")
     review_share: float = Field(default=0.2, ge=0, lt=1, description="of a step's tasks, drawn from earlier levels")
     by_family: bool = Field(default=False, description="draw families by how much there is to learn in each")
+    streams: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="families side by side in every step, by weight; unset = as they come"
+    )
     step_size: float = Field(default=0.5, gt=0, le=1, description="by_family: weight of the newest step, above 0 to 1")
     family_temperature: float = Field(default=0.2, gt=0, description="by_family: lower draws the best more, above 0")
     family_floor: float = Field(default=0.05, ge=0, le=1, description="by_family: share that is drawn evenly, 0 to 1")
@@ -58,7 +70,28 @@ class CurriculumSettings(Section):
     def _bounds_are_apart(self) -> CurriculumSettings:
         if self.demote_at >= self.promote_at:
             raise ValueError(f"demote_at {self.demote_at:g} must lie below promote_at {self.promote_at:g}")
+        if self.streams and self.by_family:
+            raise ValueError("by_family draws families by what is learned, and streams fixes their shares; keep one")
         return self
+
+
+class ToolFilterSettings(OwnAttemptsSettings):
+    """RL at tasks that tools help with: the policy attempts each with and without tools before the first step.
+
+    The rule is `tasks.curriculum.needs_tools` on shares of success; tasks that were not tried are left out.
+    """
+
+    gain: float = Field(default=0.0, ge=0, lt=1, description="success with tools less without must be above this")
+    least_with: float = Field(default=0.0, ge=0, lt=1, description="success with tools must be above this")
+    most_without: float = Field(default=1.0, gt=0, le=1, description="success without tools must be below this")
+
+
+class RefreshSettings(Section):
+    """When the reward model that RL learns from is trained anew on what the run did (workflow/reward_refresh.py)."""
+
+    every: int = Field(default=10, ge=1, description="steps between two looks at its accuracy, at least 1")
+    fall: float = Field(default=0.1, ge=0, lt=1, description="fall of its accuracy that is too much, beyond noise")
+    always: bool = Field(default=False, description="anew at every look, whatever its accuracy")
 
 
 class RLSettings(SamplingSettings):
@@ -103,6 +136,10 @@ class RLSettings(SamplingSettings):
     patience: int | None = Field(default=None, ge=1, description="stop after this many validations without a new best")
     max_minutes: float | None = Field(default=None, gt=0, description="stop after this many minutes; unset = no limit")
     curriculum: CurriculumSettings | None = Field(default=None, description="unset = all tasks, in seeded epochs")
+    tool_filter: ToolFilterSettings | None = Field(default=None, description="unset = tools need not help with a task")
+    refresh_reward_model: RefreshSettings | None = Field(
+        default=None, description="unset = workflow.reward_model stays as it is while RL learns from it"
+    )
     kl_coef: float | None = Field(default=None, ge=0, description="weight of the KL to the reference, 0 or more")
     kl: str | None = Field(default=None, description="where the KL stands, such as k1-in-reward; see rl/kl.py")
     kl_schedule: KlScheduleSettings | None = Field(default=None, description="how the weight of the KL moves")
@@ -119,6 +156,9 @@ class RLSettings(SamplingSettings):
     )
     proximal: Literal["learner", "sampler"] | None = Field(default=None, description="what the ratio compares with")
     overlong: Literal["keep", "punish", "filter"] | None = Field(default=None, description="of attempts out of tokens")
+    max_age: int | None = Field(
+        default=None, ge=0, description="async or replay: attempts with older tokens are not trained; unset = all are"
+    )
     network_learning_rate: float | None = Field(
         default=None, gt=0, lt=1, description="of the critic or implicit reward model; unset = learning_rate"
     )

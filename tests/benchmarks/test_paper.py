@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks.paper import page, tool_budget
+from benchmarks.paper.greso import groups_to_request
 from benchmarks.paper.mini import Check, Curve, Draws, complete, findings
 from benchmarks.paper.run import ROWS
 from benchmarks.paper.table import Table, softmax
 from benchmarks.result import append_row, read_rows, rows_file
+from flyball.errors import TrainError
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 
@@ -26,7 +28,7 @@ def test_the_results_are_those_of_the_rows(name: str) -> None:
     """Whatever code made them: the lines on disk give the published numbers."""
     row = ROWS[name]
     lines = read_rows(rows_file(name, page.FOLDER))
-    assert {(line["arm"], line["seed"]) for line in lines} == {(a, s) for a in row.arms for s in range(row.seeds)}
+    assert {(line["arm"], line["seed"]) for line in lines} == {(a, s) for a in row.arms for s in row.seed_range}
     for finding, published in zip(findings(row, lines), page.results()[name], strict=True):
         assert (finding.id, finding.claim, finding.holds) == (published["id"], published["claim"], published["holds"])
         assert [finding.value, *finding.interval] == pytest.approx([published["value"], *published["interval"]])
@@ -43,18 +45,26 @@ def test_a_row_goes_on_where_it_stopped_and_forgets_other_code(tmp_path: Path) -
         tool_budget.ROW, name="mini", arms=("a", "b"), run=run, seeds=3, checks=(Check("c", "c", "x", "a", "b"),)
     )
     first = complete(row, tmp_path)
-    assert ran == [("a", (0, 1, 2)), ("b", (0, 1, 2))] and len(first) == 6
+    every = tuple(row.seed_range)
+    assert ran == [("a", every), ("b", every)] and len(first) == 6
     file = rows_file("mini", tmp_path)
-    kept = [line for line in first if (line["arm"], line["seed"]) != ("b", 1)]
+    kept = [line for line in first if (line["arm"], line["seed"]) != ("b", every[1])]
     file.unlink()
     for line in [*kept, first[4] | {"code": "older"}]:
         append_row(file, line)
     again = complete(row, tmp_path)
-    assert ran[2:] == [("b", (1,))]
+    assert ran[2:] == [("b", every[1:2])]
     assert sorted((line["arm"], line["seed"], line["x"]) for line in again) == sorted(
         (line["arm"], line["seed"], line["x"]) for line in first
     ), "a seed draws the same alone as among others"
     assert findings(row, again)[0].value == 0.0
+
+
+def test_greso_asks_for_as_many_groups_as_will_fill_the_batch() -> None:
+    assert groups_to_request(128, 0.5) == 320 and groups_to_request(256, 0.5) == 384 and groups_to_request(1, 0) == 64
+    assert groups_to_request(10, 1.0) == 384
+    with pytest.raises(TrainError, match="between 0 and 1"):
+        groups_to_request(1, 1.5)
 
 
 def test_a_curve_is_read_inside_the_budget() -> None:

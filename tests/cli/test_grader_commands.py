@@ -116,6 +116,33 @@ def test_labels_against_stored_attempts(flyball: Run) -> None:
     assert "did you mean 'success'" in flyball("doctor", "grader", FILE, "--labels", wrong, "--run", run_id()).err
 
 
+def test_graders_of_one_rubric_are_held_against_the_first(flyball: Run) -> None:
+    """A scripted judge that is always right, one that is easily pleased, and a rule that reads the wrong thing."""
+    edit(
+        "def safe(",
+        "def plain(a, hidden):\n    return True\n\n\ndef reasoned(a, hidden):\n    return success(a, hidden)\n\n\n"
+        'def rule(a, hidden):\n    return a.state["taken"] != hidden["amount"]\n\n\ndef safe(',
+    )
+    edit('name="stock",', 'name="stock", scores={"rule": rule, "plain": plain, "reasoned": reasoned},')
+    rows = [
+        {**one, "id": f"{one['id']}-{i}", "rater": "ana", "label": one["success"]}
+        for one in (RIGHT, WRONG)
+        for i in range(12)
+    ]
+    for row in rows:
+        del row["success"]
+    asked = ("doctor", "grader", FILE, "--tasks", "2", "--labels", write("labels.jsonl", *rows))
+    done = flyball(*asked, "--compare", "rule", "--compare", "plain", "--compare", "reasoned")
+    assert "reasoned: right in 100.0%" in done.out and "kappa 1.00" in done.out
+    assert "ok    reasoned against rule: right in +100.0%" in done.out and "better than rule" in done.out
+    assert "ok    plain against rule: right in +50.0%" in done.out, done.out
+    worse = flyball(*asked, "--compare", "reasoned", "--compare", "rule")
+    assert worse.code == 1 and "fail  rule against reasoned" in worse.out
+    assert "did you mean 'rule'" in flyball(*asked, "--compare", "rul", "--compare", "plain").err
+    assert "nothing to compare with" in flyball(*asked, "--compare", "rule").err
+    assert "without --labels" in flyball("doctor", "grader", FILE, "--compare", "rule", "--compare", "plain").err
+
+
 def test_grade_failed_judges_only_what_has_no_grade(flyball: Run) -> None:
     edit('return a.state == {"taken": hidden["amount"]} and', 'return None if "odd" in a.task.family else')
     flyball("train", FILE)
@@ -223,3 +250,14 @@ def test_doctor_reward_advises_by_the_stored_attempts(flyball: Run) -> None:
     done = flyball("doctor", "reward", FILE, "--run", run_id())
     assert done.code == 0 and "success is decided by a rule" in done.out and "turns [" in done.out
     assert "give --run" in flyball("doctor", "reward", FILE).out
+
+
+def test_best_of_n_by_the_reward_or_a_score_of_the_stored_attempts(flyball: Run) -> None:
+    edit('name="stock",', 'name="stock", scores={"contrary": contrary},')
+    edit("def safe(", "def contrary(a, hidden):\n    return not success(a, hidden)\n\n\ndef safe(")
+    flyball("train", FILE)
+    done = flyball("best-of", run_id(), "--by", "reward", "--phase", "rl")
+    assert done.code == 0 and "best of  by reward" in done.out and "any of them" in done.out, done.err
+    assert flyball("best-of", run_id(), "--by", "contrary", "--phase", "rl").code == 0
+    assert "did you mean 'contrary'" in flyball("best-of", run_id(), "--by", "contrarily", "--phase", "rl").err
+    assert "no task has two attempts" in flyball("best-of", run_id(), "--by", "reward").err

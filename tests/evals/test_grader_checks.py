@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from flyball.errors import Fault
+from flyball.errors import EvalError, Fault
 from flyball.evals.grader_checks import GraderExamination, examine_graders
-from flyball.evals.label_checks import Judged, check_grader, check_raters, settled
+from flyball.evals.label_checks import Judged, check_grader, check_raters, compare_graders, settled
 from flyball.evals.readiness import Finding
 from flyball.evals.scripted import say, use
 from flyball.graders.grade import GraderSet
@@ -165,3 +165,24 @@ def test_each_way_to_be_wrong_is_found() -> None:
         for i, one in enumerate(judged(lambda i: i % 2))
     ]
     assert levels(check_grader("success", gaps))["position bias"] == "warn"
+
+
+def test_graders_are_compared_on_what_all_of_them_graded() -> None:
+    """A judge that is right where it speaks, four times in five, against a rule that says one thing of all."""
+    rule = judged(lambda i: 1.0)
+    careful = judged(lambda i: None if i % 5 == 0 else float(i % 2))
+    found = {finding.name: finding for finding in compare_graders({"rule": rule, "careful": careful, "same": rule})}
+    assert {name: one.level for name, one in found.items()} == {
+        "rule": "ok",
+        "careful": "ok",
+        "same": "ok",
+        "careful against rule": "ok",
+        "same against rule": "warn",
+        "graded by all": "warn",
+    }
+    assert [found[name].evidence["kappa"].value for name in ("rule", "careful")] == pytest.approx([0.0, 1.0])
+    assert found["careful"].evidence["accuracy"].n == 64 and "16 of 80" in found["graded by all"].text
+    assert found["careful against rule"].evidence["more"].value == pytest.approx(0.5)
+    assert compare_graders({"careful": careful, "rule": rule})[-2].level == "fail"
+    with pytest.raises(EvalError, match="graded by all of rule, mute"):
+        compare_graders({"rule": rule, "mute": judged(lambda i: None)})

@@ -237,6 +237,7 @@ def test_published_estimators_that_can_miss_a_mixed_group() -> None:
     opposed = [Episode(np.array([2.0]), 0.0), Episode(np.array([0.0]), 1.0)]
     assert not has_signal(np.concatenate(mt_grpo(opposed))) or abs(mt_grpo(opposed)[0][0]) < 1e-3
     assert not has_signal(np.concatenate(process_grpo([Episode(np.ones(1), 0.0), Episode(np.ones(2), 0.0)])))
+    assert not has_signal(np.concatenate(mt_grpo([Episode(np.ones(1), 0.0), Episode(np.ones(2), 0.0)])))
 
 
 def test_a_zero_variance_filter_reads_advantages_and_not_outcomes() -> None:
@@ -271,3 +272,19 @@ def test_a_filter_takes_out_of_the_loss_and_not_out_of_the_group(earned: list[fl
     for sample in filtered:
         assert sample.advantages.tolist() == kept[sample.attempt_id].advantages.tolist()
     assert sum(float(s.loss_weights.sum()) for s in filtered) == pytest.approx(1.0 if wanted else 0.0, abs=1e-5)
+
+
+def test_what_is_too_old_is_left_out_of_the_loss_and_stays_in_the_group() -> None:
+    """At version 5 and `max_age` 2 tokens of version 3 are trained and those of version 2 are not."""
+    sampled = {"new": 5, "edge": 3, "old": 2}
+    group = [
+        graded(name, float(i), replace(call(name, None, (1,), (2, 3)), policy_versions=(version, 5)))
+        for i, (name, version) in enumerate(sampled.items())
+    ]
+    row = replace(algorithm("rloo"), max_age=2)
+    kept = samples_from_groups([group], row, version=5).samples
+    whole = {s.attempt_id: s for s in samples_from_groups([group], algorithm("rloo"), version=5).samples}
+    assert [s.attempt_id for s in kept] == ["new", "edge"] and len(whole) == 3
+    for sample in kept:
+        assert sample.advantages.tolist() == whole[sample.attempt_id].advantages.tolist()
+    assert sum(float(s.loss_weights.sum()) for s in kept) == pytest.approx(1.0)

@@ -19,6 +19,7 @@ from flyball.tasks.curriculum import (
     family_signals,
     grown,
     needs_tools,
+    stream_sizes,
     updated_values,
 )
 from flyball.types import Attempt, GradedAttempt, Limits, Missing, Outcome, StopReason, Task, Trajectory, Usage
@@ -69,6 +70,17 @@ def test_sec_by_hand() -> None:
     assert min(family_shares({"x": 0.0, "y": 99.0}, 0.1, floor=0.1).values()) == pytest.approx(0.05)
 
 
+def test_sec_moves_to_what_teaches_now() -> None:
+    """Solve rates drift 0.05 -> 0.5, 0.5 -> 0.95, 0.95 fixed; paid sqrt(p(1-p)). The lead goes from y to x."""
+    values, leads = {"x": 0.0, "y": 0.0, "z": 0.0}, []
+    for t in range(50):
+        rates = {"x": 0.05 + 0.45 * t / 49, "y": 0.5 + 0.45 * t / 49, "z": 0.95}
+        values = updated_values(values, {k: (p * (1 - p)) ** 0.5 for k, p in rates.items()}, 0.5)
+        shares = family_shares(values, 0.4, floor=0.0)
+        leads.append(max(shares, key=lambda family: shares[family]))
+    assert leads[0] == "y" and leads[-1] == "x" and leads == sorted(leads, reverse=True)
+
+
 def test_the_signal_is_the_distance_to_the_others() -> None:
     """Rewards 1 0 0 0: leave-one-out advantages 1 and three times -1/3, mean |A| 0.5; equal rewards teach nothing."""
     signals = family_signals([group("easy", 1.0, 0.0, 0.0, 0.0), group("easy", 1.0, 1.0, family="b")])
@@ -81,6 +93,26 @@ def test_families_that_can_be_learned_are_drawn_more() -> None:
     state = CurriculumState(values={"a": 0.9, "b": 0.0})
     drawn = Counter(t.family for step in range(200) for t in draw(plan, state, TASKS, 4, 0, step))
     assert drawn["a"] > 4 * drawn["b"] > 0
+
+
+@settings(deadline=None)
+@given(st.integers(1, 7), st.integers(0, 12), st.lists(st.floats(0.1, 5), min_size=1, max_size=4))
+def test_streams_keep_their_shares_over_the_steps(size: int, step: int, weights: list[float]) -> None:
+    """Each step is full, and at its end no stream is a whole place from its share."""
+    shares = {str(i): w for i, w in enumerate(weights)}
+    sizes = [stream_sizes(shares, size, s) for s in range(step + 1)]
+    assert all(sum(one.values()) == size and min(one.values()) >= 0 for one in sizes)
+    for name, weight in shares.items():
+        given_out = sum(one[name] for one in sizes)
+        assert abs(given_out - size * (step + 1) * weight / sum(weights)) < max(1.0, len(weights) - 1)
+
+
+def test_a_step_holds_every_stream_and_no_other_family() -> None:
+    assert stream_sizes({"a": 2, "b": 1}, 3, 0) == {"a": 2, "b": 1}
+    assert [stream_sizes({"a": 3, "b": 1}, 2, step)["b"] for step in range(4)] == [0, 1, 0, 1]
+    plan = CurriculumPlan(LEVELS, streams={"a": 1.0})
+    drawn = draw(plan, CurriculumState(level=1, values={}), TASKS, 5, 0, 0)
+    assert len(drawn) == 5 and {t.family for t in drawn} == {"a"} and {t.stage for t in drawn} == {"easy", "middle"}
 
 
 def test_room_grows_when_attempts_come_near_the_limit() -> None:
@@ -107,4 +139,7 @@ def test_a_draw_is_of_its_level_and_the_same_again(size: int, level: int, by_fam
 
 def test_tasks_that_tools_do_not_help_teach_no_tools() -> None:
     assert needs_tools({"x": 1.0, "y": 0.5, "z": 1.0}, {"x": 0.0, "y": 0.5}) == ["x"]
-    assert needs_tools({"x": 1.0}, {"x": 0.9}, least=0.2) == []
+    assert needs_tools({"x": 1.0}, {"x": 0.9}, gain=0.2) == []
+    paper = {"gain": 0.2, "least_with": 0.5, "most_without": 0.5}
+    assert needs_tools({"x": 0.75}, {"x": 0.25}, **paper) == ["x"]
+    assert needs_tools({"rare": 0.4, "easy": 0.9}, {"rare": 0.1, "easy": 0.6}, **paper) == []

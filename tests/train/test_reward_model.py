@@ -11,16 +11,28 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flyball.errors import ModelError, TrainError
-from flyball.models.reward_head import Facts, RewardModel, load_reward_model, save_reward_model
+from flyball.models.reward_head import (
+    Facts,
+    ImplicitRewardModel,
+    RewardModel,
+    Talk,
+    encode_turns,
+    load_reward_model,
+    save_reward_model,
+)
 from flyball.train.fit import FitPlan
 from flyball.train.progress import Checkpoints, Progress
-from flyball.train.reward_model import RewardLearner, RewardRow, Talk, accuracy_of, calibrate, run_reward_model
+from flyball.train.reward_model import RewardLearner, RewardRow, accuracy_of, calibrate, run_reward_model
 from tests.train.small import TOKENIZER, VOCAB, same_weights
 
 GOOD, BAD = 7, 11
 
 
 def new_learner(seed: int = 0, lr: float = 3e-3) -> RewardLearner:
+    return RewardLearner(RewardModel(new_body(seed)), TOKENIZER, lr)
+
+
+def new_body(seed: int = 0) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCAB,
@@ -33,7 +45,7 @@ def new_learner(seed: int = 0, lr: float = 3e-3) -> RewardLearner:
         max_position_embeddings=64,
         tie_word_embeddings=True,
     )
-    return RewardLearner(RewardModel(LlamaForCausalLM(config)), TOKENIZER, lr)
+    return LlamaForCausalLM(config)
 
 
 def talk(rng: np.random.Generator, *said: int) -> Talk:
@@ -52,9 +64,9 @@ def pair_rows(n: int = 40, noise: float = 0.0) -> list[RewardRow]:
 
 
 def train(
-    folder: Path, rows: list[RewardRow], steps: int = 20, stop_at: int | None = None
+    folder: Path, rows: list[RewardRow], steps: int = 20, stop_at: int | None = None, implicit: bool = False
 ) -> tuple[RewardLearner, Progress]:
-    learner, seen = new_learner(), list[int]()
+    learner, seen = new_implicit() if implicit else new_learner(), list[int]()
     plan = FitPlan(steps, batch_size=8, seed=1, validate_every=10, warmup_steps=1)
     done = asyncio.run(
         run_reward_model(
@@ -99,7 +111,7 @@ def test_the_gradient_is_that_of_the_loss() -> None:
     rows = pair_rows(6)
     learner.model.head.weight.data.normal_(generator=torch.Generator().manual_seed(0))
     both = [t for row in rows for t in (row.talk, row.worse) if t is not None]
-    scores = learner.model([t.token_ids for t in both], [t.places for t in both])
+    scores = learner.model(both)
     loss = torch.nn.functional.softplus(-(scores[::2] - scores[1::2])).mean()
     (wanted,) = torch.autograd.grad(loss, learner.model.head.weight)
     kept: list[torch.Tensor] = []
@@ -115,6 +127,57 @@ def test_padding_changes_no_score() -> None:
     talks = [talk(rng, *[5] * n) for n in (1, 9, 3)]
     together, alone = learner.scores(talks), [learner.scores([t])[0] for t in talks]
     assert np.concatenate(together) == pytest.approx(np.concatenate(alone), abs=1e-5)
+
+
+def new_implicit(seed: int = 0, lr: float = 1e-2) -> RewardLearner:
+    model = ImplicitRewardModel(new_body(seed), new_body(seed), Facts("implicit", beta=0.5))
+    return RewardLearner(model, TOKENIZER, lr)
+
+
+def spoken(rng: np.random.Generator, *said: int, label: float) -> RewardRow:
+    """A talk with all of its said tokens marked, and its outcome."""
+    one = talk(rng, *said)
+    before = len(one.token_ids) - len(said)
+    marked = Talk(one.token_ids, one.places, (False,) * before + (True,) * len(said))
+    return RewardRow(f"task-{rng.integers(10**6)}", marked, labels=(label,))
+
+
+def test_an_implicit_score_is_the_sum_of_log_ratios_of_what_was_said() -> None:
+    """beta sum log pi_phi/pi_ref over said tokens, by hand from the logits of both; 0 while the two are equal."""
+    learner, rng = new_implicit(), np.random.default_rng(0)
+    rows = [spoken(rng, 5, GOOD, label=1.0), spoken(rng, 5, 6, 8, BAD, label=0.0)]
+    assert np.concatenate(learner.scores([row.talk for row in rows])) == pytest.approx([0.0, 0.0], abs=1e-6)
+    learner.update(rows)
+    (found,) = learner.scores(
+        [Talk(rows[1].talk.token_ids, (len(rows[1].talk.token_ids) - 3, rows[1].talk.places[0]), rows[1].talk.said)]
+    )
+    ids = torch.tensor([rows[1].talk.token_ids])
+    ratios = [
+        body(ids).logits[0].log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[:, 0]
+        for body in (learner.model.body, learner.model.reference)
+    ]
+    each = 0.5 * (ratios[0] - ratios[1]).detach().numpy()[-4:]
+    assert found == pytest.approx([each[:2].sum(), each.sum()], abs=1e-5), "after two of four tokens, and at the end"
+    assert abs(found[1]) > 1e-3, "it moved"
+
+
+def test_an_implicit_model_learns_outcomes_and_its_steps_say_where(tmp_path: Path) -> None:
+    """The second of three tokens decides: the first, the same in all talks, tells the won from the lost by nothing."""
+    rng = np.random.default_rng(1)
+    rows = [spoken(rng, 5, GOOD if i % 2 else BAD, 6, label=float(i % 2)) for i in range(60)]
+    learner, done = train(tmp_path / "run", rows, steps=40, implicit=True)
+    fresh = [spoken(rng, 5, GOOD if i % 2 else BAD, 6, label=float(i % 2)) for i in range(80)]
+    assert accuracy_of(fresh, learner.scores([row.talk for row in fresh])).value > 0.95
+    ends = [len(row.talk.token_ids) for row in fresh]
+    each = [Talk(r.talk.token_ids, tuple(range(n - 3, n)), r.talk.said) for r, n in zip(fresh, ends, strict=True)]
+    steps = np.diff(np.stack(learner.scores(each)), axis=1, prepend=0.0)
+    told = steps[1::2].mean(0) - steps[::2].mean(0)
+    assert told[1] > 3 * abs(told[0]), told
+    scorer = load_reward_model(Checkpoints(tmp_path / "run", learner).best(done))
+    assert isinstance(scorer.model, ImplicitRewardModel) and scorer.model.facts.kind == "implicit"
+    assert same_weights(scorer.model.reference.state_dict(), new_body().state_dict())
+    found = calibrate(RewardLearner(scorer.model, TOKENIZER, 0.0), fresh, "implicit", seed=0)
+    assert found.facts.beta == 0.5 and found.accuracy.value > 0.95
 
 
 def test_noise_in_the_labels_shows_in_the_calibration(tmp_path: Path) -> None:
@@ -142,9 +205,8 @@ def test_a_folder_comes_back_as_it_was(tmp_path: Path) -> None:
     digest = save_reward_model(learner.model, TOKENIZER, tmp_path / "model")
     scorer = load_reward_model(tmp_path / "model")
     messages = [{"role": "user", "content": "desk?"}, {"role": "assistant", "content": "desk"}]
-    ids, places = scorer.encode(messages)
     learner.model.eval()
-    assert scorer.scores(messages) == pytest.approx(learner.scores([Talk(tuple(ids), tuple(places))])[0].tolist())
+    assert scorer.scores(messages) == pytest.approx(learner.scores([encode_turns(scorer.chat, messages)])[0].tolist())
     assert scorer.probability(0.5) == 0.5 and scorer.probability(2.5) == pytest.approx(1 / (1 + np.exp(-1)))
     assert digest != save_reward_model(new_learner().model, TOKENIZER, tmp_path / "other")
 

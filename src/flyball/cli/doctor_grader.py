@@ -23,29 +23,41 @@ FAILED = 1
     help="JSONL: what people said (graders.md).",
 )
 @click.option("--run", "run_id", metavar="RUN", help="The run whose attempts the labels name.")
+@click.option(
+    "--compare", multiple=True, metavar="GRADER", help="Of the rubric of --labels; the others against the first."
+)
 @home_option
 @click.pass_context
 def grader(
-    context: click.Context, file: Path, num_tasks: int, labels: Path | None, run_id: str | None, home: Path
+    context: click.Context,
+    file: Path,
+    num_tasks: int,
+    labels: Path | None,
+    run_id: str | None,
+    compare: tuple[str, ...],
+    home: Path,
 ) -> None:
     """Attack the graders with cheap cheats, and compare them with people.
 
     What the oracle does must pass; saying nothing, copying the task or the answer, naming every answer, flattery,
     orders to the judge and the rest of the battery must not. Anchors of the workflow must be judged as settled. With
     --labels: agreement of raters and of graders with them, calibration, bias by length and position, missing grades,
-    drift.
+    drift. With --compare rule --compare judge: accuracy and kappa of each on the same attempts, and how much more than
+    the first the others are right.
 
     Exits 1 when a finding fails.
     """
+    if labels is None and (run_id is not None or compare):
+        raise click.UsageError(f"{'--compare' if compare else '--run'} would be ignored without --labels")
+    if len(compare) == 1:
+        raise click.UsageError(f"--compare {compare[0]} has nothing to compare with; name two graders or more")
     workflow = load_workflow(file)
     findings = attack_graders(workflow, num_tasks)
     if labels is not None and run_id is not None:
         with open_store(home) as store:
-            findings += compare_with_people(workflow, labels, store, store.run(run_id).run_id)
+            findings += compare_with_people(workflow, labels, store, store.run(run_id).run_id, compare)
     elif labels is not None:
-        findings += compare_with_people(workflow, labels, None, None)
-    elif run_id is not None:
-        raise click.UsageError("--run would be ignored without --labels")
+        findings += compare_with_people(workflow, labels, None, None, compare)
     print_findings(findings)
     if any(finding.level == "fail" for finding in findings):
         context.exit(FAILED)

@@ -57,6 +57,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "log": ("flyball.cli.log:log", "Show the audit log, export it for the verifier, make signing keys."),
     "grade": ("flyball.cli.grade:grade", "Grade stored attempts again and print what changed."),
+    "best-of": (
+        "flyball.cli.best_of:best_of",
+        "Show the success of the best of n stored attempts by a score, and what no choice can exceed.",
+    ),
     "approvals": ("flyball.cli.approvals:approvals", "List the calls that wait for a person, approve or deny them."),
     "audits": (
         "flyball.cli.audits:audits",

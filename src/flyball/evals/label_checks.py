@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -18,7 +18,8 @@ from flyball.graders.labels import Label
 from flyball.stats.agreement import cohen_kappa, correlation
 from flyball.stats.binomial import wilson
 from flyball.stats.calibration import brier_score, expected_calibration_error
-from flyball.stats.intervals import mean_interval
+from flyball.stats.intervals import mean_interval, proportion_interval
+from flyball.stats.paired import paired_difference
 from flyball.types import Estimate, Missing, Score
 
 KAPPA_FLOOR = 0.6
@@ -96,6 +97,42 @@ def check_grader(rubric: str, judged: Sequence[Judged], undecided: int = 0) -> l
     if len({one.at for one in scored}) > 1:
         findings.append(_drift(rubric, scored))
     return findings
+
+
+def compare_graders(judged: Mapping[str, Sequence[Judged]]) -> list[Finding]:
+    """Graders of one rubric on the same attempts: accuracy and kappa of each, and what the others have over the first.
+
+    Such as a generative reward model and a plain judge against a rule. Attempts that one of them could not grade are
+    left out for all, and counted. Raises EvalError when none is left.
+    """
+    by_all = set.intersection(*({o.attempt_id for o in some if not o.score.missing} for some in judged.values()))
+    kept = {name: [one for one in some if one.attempt_id in by_all] for name, some in judged.items()}
+    all_of_them, (first, *others) = len(next(iter(judged.values()))), kept
+    if not kept[first]:
+        raise EvalError(f"none of the {all_of_them} labelled attempts was graded by all of {', '.join(judged)}")
+    right = {name: [float((_value(o) >= 0.5) == (o.people >= 0.5)) for o in some] for name, some in kept.items()}
+    clusters = [one.cluster for one in kept[first]]
+    findings = [_beside_people(name, kept[name], right[name], clusters) for name in kept]
+    for name in others:
+        more = paired_difference(right[name], right[first], clusters=clusters)
+        level: Level = "ok" if more.low > 0 else "fail" if more.high < 0 else "warn"
+        told = {"ok": f"better than {first}", "fail": f"worse than {first}", "warn": "no difference that so many show"}
+        text = f"right in {more.value:+.1%} [{more.low:+.1%}, {more.high:+.1%}; n={more.n}] more: {told[level]}"
+        findings.append(Finding(f"{name} against {first}", level, text, {"more": more}))
+    if left_out := all_of_them - len(clusters):
+        findings.append(Finding("graded by all", "warn", f"{left_out} of {all_of_them} attempts were left out"))
+    return findings
+
+
+def _beside_people(name: str, judged: Sequence[Judged], right: Sequence[float], clusters: Sequence[str]) -> Finding:
+    accuracy = proportion_interval(right, clusters=clusters)
+    said, truth = [_value(one) >= 0.5 for one in judged], [one.people >= 0.5 for one in judged]
+    try:
+        kappa = cohen_kappa(said, truth, clusters=clusters)
+    except EvalError as error:
+        return Finding(name, "warn", f"right in {percent(accuracy)}; {error.args[0]}", {"accuracy": accuracy})
+    text = f"right in {percent(accuracy)}, kappa {_number(kappa)}"
+    return Finding(name, "ok", text, {"accuracy": accuracy, "kappa": kappa})
 
 
 def _agreement(name: str, who: str, first: Sequence[bool], second: Sequence[bool], clusters: Sequence[str]) -> Finding:

@@ -59,6 +59,7 @@ CHOICES = (
     "kl_schedule",
     "allow_refused_kl",
     "overlong",
+    "max_age",
     "max_refills",
 )
 """Fields of a row that a workflow file may set under `training.rl`."""
@@ -71,8 +72,10 @@ class Algorithm:
     `functions` are the formulae, `deviations` what differs from the paper. `credit` is None where a critic gives it.
     `reads_turns`: without rewards on turns it would be another method under this name. `group_baseline` False: a group
     whose attempts earned the same still has something to say, against the batch. `greedy_baseline`: each task is
-    attempted greedily, too. `max_refills`: rounds of other tasks in place of groups that teach nothing. `network`: what
-    is trained beside the policy to give credit by token; with a critic `discount` and `trace` are those of GAE.
+    attempted greedily, too. `max_age`: attempts with a token that more optimizer steps than this lie behind are
+    compared and not trained, for reproductions; `attempts/stale` and `censoring_index` show what that loses.
+    `max_refills`: rounds of other tasks in place of groups that teach nothing. `network`: what is trained beside the
+    policy to give credit by token; with a critic `discount` and `trace` are those of GAE.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Algorithm:
     kl_schedule: KlSchedule = field(default_factory=KlSchedule)
     allow_refused_kl: bool = False
     overlong: Literal["keep", "punish", "filter"] = "keep"
+    max_age: int | None = None
     max_refills: int = 0
     network: Literal["critic", "implicit_rewards"] | None = None
     discount: float = 1.0
@@ -275,7 +279,7 @@ _ROWS = (
         source="GRPO pass@k, as in verl",
         fits="tasks where one success among k is what counts",
         tier="experimental",
-        deviations="not divided by the std",
+        deviations="not divided by the std; a group whose best attempts tie gives 0, though it is a mixed one",
     ),
     replace(
         _GRPO,
@@ -347,6 +351,7 @@ _ROWS = (
         tier="experimental",
         loss_agg_mode="seq-mean-token-mean",
         reads_turns=True,
+        deviations="a turn that one attempt alone reaches gives 0, so a mixed group can give nothing but 0",
     ),
     Algorithm(
         name="turn_return_hybrid",
@@ -369,6 +374,7 @@ _ROWS = (
         tier="experimental",
         loss_agg_mode="seq-mean-token-mean",
         reads_turns=True,
+        deviations="attempts that differ only in how many equal steps they have give 0, though they earned differently",
     ),
     Algorithm(
         name="gigpo",

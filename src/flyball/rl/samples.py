@@ -44,10 +44,11 @@ class GroupSignal:
 
 
 def samples_from_groups(
-    groups: Sequence[Sequence[GradedAttempt]], algorithm: Algorithm, horizon: int | None = None
+    groups: Sequence[Sequence[GradedAttempt]], algorithm: Algorithm, horizon: int | None = None, version: int = 0
 ) -> GroupSignal:
     """Training samples of an optimizer-step batch, weights already aggregated over all of it.
 
+    `version` is the learner's, which `max_age` reads.
     Raises TrainError for a reward or a logprob that is not a finite number, naming the attempt.
     """
     samples: list[TrainingSample] = []
@@ -58,7 +59,7 @@ def samples_from_groups(
         missing += len(group) - len(graded)
         if algorithm.network == "critic":
             made_of = [rewarded_samples(g, punish_overlong=algorithm.overlong == "punish") for g in graded]
-            kept = [m for g, m in zip(graded, made_of, strict=True) if not left_out(g, algorithm)]
+            kept = [m for g, m in zip(graded, made_of, strict=True) if not left_out(g, algorithm, version)]
             samples += [s for one in kept for s in one]
             continue
         credits = group_credit(graded, algorithm)
@@ -68,7 +69,7 @@ def samples_from_groups(
         made = [attempt_samples(member, credit) for member, credit in zip(graded, credits, strict=True)]
         weights = _conflict_scales(made, credits, algorithm.conflict_weight)
         for member, its_samples, its_weights in zip(graded, made, weights, strict=True):
-            if not left_out(member, algorithm):
+            if not left_out(member, algorithm, version):
                 samples += its_samples
                 scales += its_weights
     aggregated = weighted(samples, algorithm.loss_agg_mode, horizon)
@@ -134,9 +135,16 @@ def episode_of(graded: GradedAttempt, *, punish_overlong: bool = False) -> Episo
     return Episode(turns, outcome, tuple(call.prompt_ids for call in calls))
 
 
-def left_out(graded: GradedAttempt, algorithm: Algorithm) -> bool:
-    """Whether an attempt is compared but not trained: it ran out of tokens, or is the greedy baseline."""
-    return is_greedy(graded) or (algorithm.overlong == "filter" and was_cut(graded))
+def left_out(graded: GradedAttempt, algorithm: Algorithm, version: int) -> bool:
+    """Whether an attempt is compared but not trained: it ran out of tokens, is too old, or is the greedy baseline."""
+    cut = algorithm.overlong == "filter" and was_cut(graded)
+    return is_greedy(graded) or cut or is_stale(graded, algorithm, version)
+
+
+def is_stale(graded: GradedAttempt, algorithm: Algorithm, version: int) -> bool:
+    """Whether a token of an attempt is more than `max_age` versions older than the learner."""
+    sampled_by = [v for call in graded.attempt.trajectory.calls for v in call.policy_versions]
+    return algorithm.max_age is not None and bool(sampled_by) and version - min(sampled_by) > algorithm.max_age
 
 
 def was_cut(graded: GradedAttempt) -> bool:

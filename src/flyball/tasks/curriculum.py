@@ -4,6 +4,7 @@
                `promote_at`, down when the upper bound falls below `demote_at`; some tasks are of earlier levels
     families   SEC (arXiv 2505.14970): Q(c) <- (1 - a) Q(c) + a r(c), r = mean |advantage| of the family's attempts,
                P(c) = softmax(Q / tau). A family that was not drawn keeps its Q, and none falls below a floor
+    streams    families side by side: each has its share of every step, exactly over the steps together
     room       an attempt's tokens: half as many again when the 90th percentile of what was used nears the limit
 
 Everything is a fold over what the steps before gave, so a resumed run draws what an unbroken one would have.
@@ -14,8 +15,9 @@ family), and the floor.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,17 +26,22 @@ from flyball.stats.binomial import wilson
 from flyball.types import GradedAttempt, Missing, Task
 
 GROWTH, FULL, QUANTILE = 1.5, 0.9, 0.9
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class CurriculumPlan:
-    """`levels` () = one level of all tasks; `by_family`: families by the bandit; `room`: tokens at first, or None."""
+    """`levels` () = one level of all tasks; `by_family`: families by the bandit; `room`: tokens at first, or None.
+
+    `streams`: weight of each family that is trained, in place of the bandit.
+    """
 
     levels: tuple[str, ...] = ()
     promote_at: float = 0.7
     demote_at: float = 0.2
     review_share: float = 0.2
     by_family: bool = False
+    streams: Mapping[str, float] = field(default_factory=dict)
     step_size: float = 0.5
     temperature: float = 0.2
     floor: float = 0.05
@@ -124,10 +131,32 @@ def draw(
     before = [t for t in tasks if t.stage in plan.levels[: state.level]]
     reviewed = min(round(plan.review_share * size), size - 1) if before else 0
     shares = family_shares(state.values, plan.temperature, plan.floor) if plan.by_family else None
-    drawn = _pick(now, size - reviewed, shares, rng) + _pick(before, reviewed, shares, rng)
+    drawn: list[Task] = []
+    for pool, count in ((now, size - reviewed), (before, reviewed)):
+        if not plan.streams:
+            drawn += _pick(pool, count, shares, rng)
+            continue
+        there = {name: weight for name, weight in plan.streams.items() if any(t.family == name for t in pool)}
+        for name, n in stream_sizes(there, count, step).items():
+            drawn += _pick([t for t in pool if t.family == name], n, None, rng)
     if state.room is None:
         return drawn
     return [replace(t, limits=replace(t.limits, max_tokens=min(state.room, t.limits.max_tokens))) for t in drawn]
+
+
+def stream_sizes(weights: Mapping[str, float], size: int, step: int) -> dict[str, int]:
+    """How many of the `size` places of a step each stream has.
+
+    Places are given out one after the other over all steps, each to the stream that is furthest behind its share: in
+    the end each has it, however small a step is.
+    """
+    total, given = sum(weights.values()), dict.fromkeys(weights, 0)
+    sizes = dict.fromkeys(weights, 0)
+    for place in range((step + 1) * size if weights else 0):
+        next_one = max(weights, key=lambda name: weights[name] * (place + 1) / total - given[name])
+        given[next_one] += 1
+        sizes[next_one] += place >= step * size
+    return sizes
 
 
 def _pick(tasks: Sequence[Task], n: int, shares: Mapping[str, float] | None, rng: np.random.Generator) -> list[Task]:
@@ -144,10 +173,20 @@ def _pick(tasks: Sequence[Task], n: int, shares: Mapping[str, float] | None, rng
     return picked
 
 
-def needs_tools(with_tools: Mapping[str, float], without: Mapping[str, float], least: float = 0.0) -> list[str]:
-    """Tasks whose score with tools is more than `least` above that without: those where tools can be learned.
+def needs_tools(
+    with_tools: Mapping[K, float],
+    without: Mapping[K, float],
+    gain: float = 0.0,
+    least_with: float = 0.0,
+    most_without: float = 1.0,
+) -> list[K]:
+    """Tasks where tools can be learned: s_with - s_without > gain, s_with > least_with and s_without < most_without.
 
-    LongCat-Flash-Thinking (arXiv 2509.18883) filters its agentic tasks so. Both map a task to its mean score over the
-    same number of attempts; tasks that were not tried both ways are left out.
+    LongCat-Flash-Thinking (arXiv 2509.18883) filters its agentic tasks so; its thresholds are not published. Both map a
+    task to its mean score over the same number of attempts; tasks that were not tried both ways are left out.
     """
-    return [task for task, score in with_tools.items() if task in without and score - without[task] > least]
+    return [
+        task
+        for task, score in with_tools.items()
+        if task in without and score - without[task] > gain and score > least_with and without[task] < most_without
+    ]

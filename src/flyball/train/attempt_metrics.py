@@ -1,7 +1,8 @@
 """What the attempts of a step say about it: what they earned, how old their tokens are, and who never got to teach.
 
 A scheduler that loses slow attempts hides it, because curves show the survivors. So the fate of every attempt is kept
-with its duration: `trained` (it was in a batch), `dropped` (it has no reward), `cancelled` (it was ended from outside).
+with its duration: `trained` (it was in a batch), `dropped` (it has no reward), `cancelled` (it was ended from outside),
+`stale` (older than the preset's `max_age`).
 The censoring index is the share of the slowest decile among the trained over its share among all: 1 when slow attempts
 teach like any other, 0 when they never do.
 """
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flyball.metrics import measured
+from flyball.rl.algorithms import Algorithm
+from flyball.rl.samples import is_stale
 from flyball.stats.intervals import mean_interval, proportion_interval
 from flyball.types import GradedAttempt, Missing, StopReason, TrainingSample
 
@@ -79,16 +82,21 @@ def _scores(graded: Sequence[GradedAttempt]) -> dict[str, list[float]]:
     return found
 
 
-def settle(settled: dict[str, list[float]], graded: Sequence[GradedAttempt]) -> None:
-    """Add the seconds of attempts that were given to the trainer to `settled`, under their fate."""
+def settle(
+    settled: dict[str, list[float]], graded: Sequence[GradedAttempt], algorithm: Algorithm, version: int
+) -> None:
+    """Add the seconds of attempts that were given to the trainer, at `version`, to `settled`, under their fate."""
     for one in graded:
-        settled.setdefault(_fate(one), []).append(round(one.attempt.usage.wall_seconds, 3))
+        fate = _fate(one, algorithm, version)
+        settled.setdefault(fate, []).append(round(one.attempt.usage.wall_seconds, 3))
 
 
-def _fate(one: GradedAttempt) -> str:
+def _fate(one: GradedAttempt, algorithm: Algorithm, version: int) -> str:
     if one.attempt.stop is StopReason.CANCELLED:
         return "cancelled"
-    return "dropped" if isinstance(one.reward, Missing) else "trained"
+    if isinstance(one.reward, Missing):
+        return "dropped"
+    return "stale" if is_stale(one, algorithm, version) else "trained"
 
 
 def censoring(settled: Mapping[str, Sequence[float]]) -> dict[str, float]:

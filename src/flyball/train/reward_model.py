@@ -3,6 +3,7 @@
     pairs      -log s(f(chosen) - f(rejected)), scores at the end of the answers
     outcome    -[q log s(f) + (1 - q) log(1 - s(f))], score at the end of the attempt, q = it succeeded (or a rubric's)
     process    the same at the end of every turn, q = what the step is worth (`rl/process_targets.py`, or labels)
+    implicit   that of outcomes, and the score is hidden in the log ratios of a language model (PRIME)
 
 Whole tasks are held out. On one half of them the temperature is fitted, on the other half everything is reported: the
 share of right answers, the calibration error and the curve behind it, with intervals clustered by task.
@@ -11,7 +12,7 @@ share of right answers, the calibration error and the curve behind it, with inte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 
 from flyball.errors import TrainError
 from flyball.metrics import measured
-from flyball.models.reward_head import Facts, Kind, RewardModel, save_reward_model
+from flyball.models.reward_head import AnyRewardModel, Facts, Kind, Talk, save_reward_model
 from flyball.rl.pairs import held_out_tasks
 from flyball.rl.preference import bradley_terry, soft_labels
 from flyball.stats.calibration import Bin, brier_score, expected_calibration_error, fit_temperature, reliability_curve
@@ -33,14 +34,6 @@ from flyball.types import Estimate, WeightsRef
 Floats = npt.NDArray[np.float64]
 SCORED_AT_A_TIME = 16
 """Conversations of one forward pass without a gradient."""
-
-
-@dataclass(frozen=True)
-class Talk:
-    """A conversation and the tokens whose scores are asked for."""
-
-    token_ids: tuple[int, ...]
-    places: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class RewardRow:
 class RewardLearner:
     """The learner of a reward model: body and head with one AdamW. Saved, resumed and published like a policy's."""
 
-    def __init__(self, model: RewardModel, tokenizer: Any, lr: float, max_grad_norm: float = 1.0) -> None:
+    def __init__(self, model: AnyRewardModel, tokenizer: Any, lr: float, max_grad_norm: float = 1.0) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.version = 0
         self._lr, self._max_grad_norm = lr, max_grad_norm
@@ -118,7 +111,7 @@ class RewardLearner:
         return WeightsRef(self.version, str(path), save_reward_model(self.model, self.tokenizer, path))
 
     def _forward(self, talks: Sequence[Talk]) -> torch.Tensor:
-        scores: torch.Tensor = self.model([talk.token_ids for talk in talks], [talk.places for talk in talks])
+        scores: torch.Tensor = self.model(talks)
         return scores
 
 
@@ -212,7 +205,7 @@ def calibrate(learner: RewardLearner, held_out: Sequence[RewardRow], kind: Kind,
     logits, truth, _tasks = verdicts(fitted, scores)
     known = truth != 0.5
     temperature = fit_temperature(logits[known], truth[known]) if known.any() else 1.0
-    facts = Facts(kind, temperature, centre)
+    facts = replace(learner.model.facts, kind=kind, temperature=temperature, centre=centre)
     found = learner.scores(_talks(reported))
     logits, truth, tasks = verdicts(reported, found)
     claimed = 1 / (1 + np.exp(-logits / temperature))

@@ -61,7 +61,7 @@ async def run_rl(
         while progress.step < plan.num_steps and not progress.stopped_early:
             began = time.perf_counter()
             learned = partial(update, learner, reference, plan=plan, progress=progress, network=network)
-            metrics = await _learn(learned, plan, progress, rollouts, buffer)
+            metrics = await _learn(learned, plan, progress, rollouts, buffer, learner.version)
             progress.seconds = earlier + time.monotonic() - started
             progress.history.append(metrics)
             watchmen.look(progress)
@@ -86,15 +86,19 @@ async def _learn(
     progress: Progress,
     rollouts: Rollouts,
     buffer: ReplayBuffer | None,
+    version: int,
 ) -> dict[str, float]:
-    """Wait for the batch of the step and learn from it. A step that the learner refused is a reason to stop."""
+    """Wait for the batch of the step and learn from it, at `version` of the learner.
+
+    A step that the learner refused is a reason to stop.
+    """
     began = time.perf_counter()
     groups = await rollouts.next_batch(progress.step)
     graded = [g for group in groups for g in group]
     metrics = attempt_metrics([g for g in graded if not is_greedy(g)])
     if len(groups) > plan.tasks_per_step:
         metrics["refilled_share"] = 1 - plan.tasks_per_step / len(groups)
-    settle(progress.settled, graded)
+    settle(progress.settled, graded, plan.algorithm, version)
     metrics |= censoring(progress.settled) | {"rollout_seconds": time.perf_counter() - began}
     if buffer is not None:
         again, ages = buffer.draw(progress.step, groups, progress.replays)

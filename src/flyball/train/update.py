@@ -41,7 +41,7 @@ def update(
     ratio of the clip is to the policy before the first. `network` is what the preset trains beside the policy.
     """
     signals = [
-        samples_from_groups(groups[k :: plan.updates_per_batch], plan.algorithm, plan.horizon)
+        samples_from_groups(groups[k :: plan.updates_per_batch], plan.algorithm, plan.horizon, learner.version)
         for k in range(plan.updates_per_batch)
     ]
     metrics = {

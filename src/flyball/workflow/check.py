@@ -253,7 +253,8 @@ def _stage_problems(training: TrainingSettings, marks: Marks) -> list[str]:
     for name in STAGES:
         listed, written = name in training.stages, getattr(training, name) is not None
         where = marks.at(("training", name))
-        if written and not listed:
+        refreshes = name == "reward_model" and training.rl is not None and training.rl.refresh_reward_model is not None
+        if written and not listed and not refreshes:
             problems.append(f"{where}: training.{name} would be ignored: training.stages does not list {name!r}")
         if listed and not written:
             problems.append(f"{where}: training.{name} is null and training.stages lists it; remove one of the two")
@@ -299,10 +300,11 @@ def _reward_problems(reward: RewardModelSettings | None, marks: Marks) -> list[s
 
 
 REWARD_READS = {
-    "all": ("pairs", "min_margin", "pairs_per_task", "labels", "discount"),
+    "all": ("pairs", "min_margin", "pairs_per_task", "labels", "discount", "beta"),
     "pairs": ("pairs", "min_margin", "pairs_per_task"),
     "outcome": ("labels",),
     "process": ("labels", "discount"),
+    "implicit": ("labels", "beta"),
 }
 """Settings by the kind of reward model that reads them."""
 
@@ -337,7 +339,37 @@ def _ignored(settings: Settings, marks: Marks) -> list[str]:
             f"{marks.at(('training', 'rl', 'replay_steps'))}: training.rl.replay_steps would be ignored: replay_ratio "
             "is 0, so nothing is replayed; set it, or remove replay_steps"
         )
+    if (
+        training.rl is not None
+        and training.rl.max_age is not None
+        and not (training.rl.lead or training.rl.replay_ratio)
+    ):
+        problems.append(
+            f"{marks.at(('training', 'rl', 'max_age'))}: training.rl.max_age would be ignored: attempts in turn with "
+            "the updates are never old; set `schedule: async` or `replay_ratio`, or remove it"
+        )
+    if training.rl is not None and training.rl.refresh_reward_model is not None:
+        problems += _refresh_problems(settings, marks)
     return problems + (_ignored_by_schedule(training.rl, marks) if training.rl else [])
+
+
+def _refresh_problems(settings: Settings, marks: Marks) -> list[str]:
+    """A refresh of no reward model, and data for one that is trained on what the run did."""
+    training, where = settings.training, marks.at(("training", "rl", "refresh_reward_model"))
+    if settings.workflow.reward_model is None:
+        return [
+            f"{where}: training.rl.refresh_reward_model would be ignored: RL learns from no reward model; name one in "
+            "workflow.reward_model"
+        ]
+    reward = training.reward_model
+    if reward is None or "reward_model" in training.order:
+        return []
+    return [
+        f"{marks.at(('training', 'reward_model', name))}: training.reward_model.{name} would be ignored: a refresh "
+        "learns from the success of what the run did"
+        for name in ("pairs", "labels", "attempts", "from_runs")
+        if getattr(reward, name) is not None
+    ]
 
 
 def _guard_problems(settings: Settings, marks: Marks) -> list[str]:

@@ -192,12 +192,22 @@ class Inputs:
 
     def _check_curriculum(self) -> None:
         rl = self.workflow.settings.training.rl
-        levels = rl.curriculum.levels if rl is not None and rl.curriculum is not None else ()
-        known = sorted({task.stage for task in self.splits.get(TRAIN, [])})
+        if rl is None or rl.curriculum is None:
+            return
+        levels, tasks = rl.curriculum.levels, self.splits.get(TRAIN, [])
+        known = sorted({task.stage for task in tasks})
         for i, level in enumerate(levels):
             if level not in known:
                 where = self.workflow.marks.at(("training", "rl", "curriculum", "levels", i))
                 raise ConfigError(f"{where}: no training task has the stage {level!r}{nearest(level, known)}")
+        at = self.workflow.marks.at(("training", "rl", "curriculum", "streams"))
+        families = sorted({task.family for task in tasks})
+        for name in rl.curriculum.streams:
+            if name not in families:
+                raise ConfigError(f"{at}: no training task has the family {name!r}{nearest(name, families)}")
+        for level in levels if rl.curriculum.streams else ():
+            if not any(task.stage == level and task.family in rl.curriculum.streams for task in tasks):
+                raise ConfigError(f"{at}: no training task of level {level!r} is of one of these families; add its own")
 
     def _check_reward_model(self) -> None:
         name = self.workflow.settings.workflow.reward_model

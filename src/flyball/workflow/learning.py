@@ -14,17 +14,19 @@ stage, so that what each one added can be read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from flyball.config import OwnAttemptsSettings
+from flyball.config import RewardModelSettings
 from flyball.errors import ConfigError, TrainError
+from flyball.evals.readiness import percent
 from flyball.evals.reward_accuracy import accuracy_by_version, needs_refresh
 from flyball.metrics import measured
 from flyball.rl.pairs import best_attempts
+from flyball.rl_settings import OwnAttemptsSettings
 from flyball.types import GradedAttempt, Missing, PolicyVersion
 from flyball.workflow.check import EVALUATES_ONLY, preset_of
 from flyball.workflow.context import Context, Result, Stage
@@ -35,6 +37,8 @@ from flyball.workflow.labels import read_labels
 from flyball.workflow.own_attempts import own_attempts
 from flyball.workflow.preferences import read_pairs
 from flyball.workflow.record import finished_stages
+from flyball.workflow.reward_refresh import REFRESHED, Lookout, Worn, left_to_refresh, newest_judge
+from flyball.workflow.tool_filter import tasks_that_need_tools
 from flyball.workflow.trainer import Demonstration, PreferenceJob, RejectionJob, RewardModelJob, RLJob, SFTJob, Trained
 
 
@@ -141,6 +145,8 @@ def reward_model_of(context: Context) -> PolicyVersion | None:
     name = context.inputs.workflow.settings.workflow.reward_model
     if name is None:
         return None
+    if made := newest_judge(context.store, context.run_id):
+        return context.store.version(made)
     known = context.store.versions(name)
     if not known:
         raise ConfigError(f"reward model {name!r} is not in the registry; train it with the stage reward_model")
@@ -151,22 +157,69 @@ async def reinforce(context: Context) -> Result:
     """Learn from graded attempts with tools in the loop; from a reward model where the file names one."""
     settings = context.inputs.workflow.settings
     parent, judge = start_of(context, "rl"), reward_model_of(context)
-    inputs = context.inputs if judge is None else Inputs(context.inputs.workflow, Path(judge.path))
     assert settings.training.rl is not None
-    job = RLJob(
-        Path(parent.path),
-        inputs.split(TRAIN),
-        inputs.split(VALIDATION),
-        inputs,
-        settings.training.rl,
-        preset_of(settings) or settings.training.rl.preset,
-        settings.training.seed,
-        context.folder_of("rl"),
-    )
-    trained = await context.trainer.rl(job, context.watch("rl"))
-    if judge is not None and trained.finished:
-        trained = dataclasses.replace(trained, note=f"{trained.note}; {_judge_the_judge(context, judge)}")
+    tasks, notes = context.inputs.split(TRAIN), list[str]()
+    if settings.training.rl.tool_filter is not None:
+        tasks, told = await tasks_that_need_tools(context, parent, settings.training.rl.tool_filter)
+        notes.append(told)
+    worn = left_to_refresh(context.store, context.run_id)
+    while True:
+        if worn is not None and judge is not None:
+            judge = await _trained_anew(context, judge, parent, worn)
+        inputs = context.inputs if judge is None else Inputs(context.inputs.workflow, Path(judge.path))
+        job = RLJob(
+            Path(parent.path),
+            tasks,
+            inputs.split(VALIDATION),
+            inputs,
+            settings.training.rl,
+            preset_of(settings) or settings.training.rl.preset,
+            settings.training.seed,
+            context.folder_of("rl"),
+        )
+        trained, worn = await _until_worn(context, job, judge)
+        context.stop.check()
+        if worn is None:
+            break
+    notes += [_judge_the_judge(context, judge)] if judge is not None and trained.finished else []
+    trained = dataclasses.replace(trained, note="; ".join(filter(None, [trained.note, *notes])))
     return await _finished(context, "rl", trained, parent, judge)
+
+
+async def _until_worn(context: Context, job: RLJob, judge: PolicyVersion | None) -> tuple[Trained, Worn | None]:
+    """RL to its end, or until the reward model is found worn out (where the settings ask to look)."""
+    watch, refresh = context.watch("rl"), job.settings.refresh_reward_model
+    if judge is None or refresh is None:
+        return await context.trainer.rl(job, watch), None
+    lookout = Lookout(context.store, context.run_id, refresh, judge.version_id, job.inputs.graders.version)
+    trained = await context.trainer.rl(job, lookout.watch(watch))
+    return trained, None if trained.finished or trained.paused else lookout.worn
+
+
+async def _trained_anew(context: Context, judge: PolicyVersion, parent: PolicyVersion, worn: Worn) -> PolicyVersion:
+    """A new version of the reward model, by the success of all that this run did; the old one if that cannot be."""
+    training = context.inputs.workflow.settings.training
+    chosen = training.reward_model or RewardModelSettings(kind="outcome")
+    context.progress.say(f"{judge.name} is trained anew after step {worn.step}: {worn.reason}")
+    made = [by_success(graded) for graded in _rollouts(context, context.run_id)]
+    name = f"refresh_{worn.step}"
+    job = RewardModelJob(
+        Path(parent.path), [], [], made, context.inputs, chosen, training.seed, context.folder_of(f"rl/{name}")
+    )
+
+    def step(done: int, total: int, metrics: Mapping[str, float]) -> None:
+        context.add_metrics(done, {f"{metric}/{name}": value for metric, value in metrics.items()})
+
+    done: dict[str, Any] = {"step": worn.step, "version": judge.version_id}
+    try:
+        trained = await context.trainer.reward_model(job, dataclasses.replace(context.watch("rl"), step=step))
+    except TrainError as error:  # RL goes on as it was, and the next look has more to learn from
+        done["failed"] = error.args[0]
+        context.progress.say(f"{judge.name} stays as it is: {done['failed']}")
+    else:
+        done["version"] = _registered(context, trained, judge.name, parent)["version"]
+    context.store.add_event(context.run_id, REFRESHED, done)
+    return context.store.version(done["version"])
 
 
 def _judge_the_judge(context: Context, judge: PolicyVersion) -> str:
@@ -179,6 +232,9 @@ def _judge_the_judge(context: Context, judge: PolicyVersion) -> str:
         return f"{judge.name}: no task has a success and a failure to tell apart"
     accuracies = list(found.values())
     first, last = accuracies[0], accuracies[-1]
+    times = sum("failed" not in event.payload for event in context.store.events(context.run_id, REFRESHED))
+    if times:
+        return f"{judge.name} was trained anew {times} times; at the end it orders {percent(last)} of pairs right"
     fallen = needs_refresh(first, last)
     anew = f"train {judge.name} anew, `training.reward_model: {{from_runs: [{context.run_id}]}}`"
     told = f"{anew}: {fallen}" if fallen else "still tells success"

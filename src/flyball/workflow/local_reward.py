@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from flyball.config import RewardModelSettings
 from flyball.errors import TrainError
 from flyball.metrics import measured
 from flyball.models.hf_chat import HfChat
-from flyball.models.reward_head import RewardModel, encode_turns, load_reward_model, save_reward_model
+from flyball.models.reward_head import (
+    BETA,
+    AnyRewardModel,
+    Facts,
+    ImplicitRewardModel,
+    RewardModel,
+    Talk,
+    encode_turns,
+    load_reward_model,
+    save_reward_model,
+)
 from flyball.rl.pairs import held_out_tasks, matched
 from flyball.rl.process_targets import step_targets
 from flyball.train.fit import FitPlan
 from flyball.train.progress import Checkpoints
-from flyball.train.reward_model import Calibration, RewardLearner, RewardRow, Talk, calibrate, run_reward_model
+from flyball.train.reward_model import Calibration, RewardLearner, RewardRow, calibrate, run_reward_model
 from flyball.types import Attempt, GradedAttempt, Message
 from flyball.workflow.trainer import RewardModelJob, Trained, Watch
 
@@ -31,6 +43,7 @@ def reward_rows(job: RewardModelJob, chat: HfChat) -> list[RewardRow]:
         "pairs": _pairs,
         "outcome": _outcomes,
         "process": _steps,
+        "implicit": _outcomes,
     }
     rows = make[job.settings.kind](job, chat)
     told = {row.labels for row in rows} if all(row.worse is None for row in rows) else None
@@ -57,7 +70,7 @@ async def train_reward_model(
         raise TrainError(f"{len(rows) - len(fits)} of {len(rows)} rows are longer than the model's {longest} tokens")
     out = held_out_tasks((row.task_id for row in rows), settings.held_out_share, job.seed)
     learned, held = ([row for row in rows if (row.task_id in out) is side] for side in (False, True))
-    learner = RewardLearner(RewardModel(body), chat.tokenizer, settings.learning_rate, settings.max_grad_norm)
+    learner = RewardLearner(_new(body, settings), chat.tokenizer, settings.learning_rate, settings.max_grad_norm)
     plan, checkpoints = plan_of(job, len(learned)), Checkpoints(job.folder, learner)
     done = await run_reward_model(
         learner, learned, held, plan, checkpoints, on_step=watch.step, should_stop=watch.should_stop
@@ -81,6 +94,13 @@ async def train_reward_model(
         note=f"{done.step} steps on {len(learned)} rows; {told}, {calibrated}",
         metrics=measured("reward_calibration_error", error),
     )
+
+
+def _new(body: Any, settings: RewardModelSettings) -> AnyRewardModel:
+    """What training begins with: it scores every conversation 0."""
+    if settings.kind != "implicit":
+        return RewardModel(body)
+    return ImplicitRewardModel(body, copy.deepcopy(body), Facts("implicit", beta=settings.beta or BETA))
 
 
 def _write(path: Path, found: Calibration) -> None:
@@ -138,5 +158,5 @@ def _ending(chat: HfChat, attempt: Attempt) -> Talk:
 
 def _talk(chat: HfChat, messages: Any, *, last_only: bool = False) -> Talk:
     said: list[Message] = list(messages)
-    ids, ends = encode_turns(chat, said)
-    return Talk(tuple(ids), tuple(ends[-1:] if last_only else ends))
+    talk = encode_turns(chat, said)
+    return replace(talk, places=talk.places[-1:]) if last_only else talk

@@ -118,6 +118,7 @@ def plan_of(settings: CurriculumSettings) -> CurriculumPlan:
         settings.demote_at,
         settings.review_share,
         settings.by_family,
+        settings.streams,
         settings.step_size,
         settings.family_temperature,
         settings.family_floor,

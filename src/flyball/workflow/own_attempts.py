@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from flyball.config import OwnAttemptsSettings
+import dataclasses
+
 from flyball.evals.run import Arm, attempt_all
 from flyball.metrics import measured
+from flyball.rl_settings import OwnAttemptsSettings
 from flyball.rng import derive
 from flyball.stats.binomial import wilson
 from flyball.types import GradedAttempt, PolicyVersion
@@ -17,14 +19,16 @@ TASKS_AT_A_TIME = 16
 
 
 async def own_attempts(
-    context: Context, stage: str, version: PolicyVersion, settings: OwnAttemptsSettings
+    context: Context, stage: str, version: PolicyVersion, settings: OwnAttemptsSettings, *, with_tools: bool = True
 ) -> list[GradedAttempt]:
     """`per_task` attempts of `version` at each training task, written under the name of the stage as its phase.
 
-    Raises Stopped between parts when asked to.
+    Without tools the policy is shown none, and may call none. Raises Stopped between parts when asked to.
     """
     inputs = context.inputs
     tasks = inputs.split(TRAIN)[: settings.num_tasks]
+    if not with_tools:
+        tasks = [dataclasses.replace(task, tools=()) for task in tasks]
     parts = [tasks[i : i + TASKS_AT_A_TIME] for i in range(0, len(tasks), TASKS_AT_A_TIME)]
     found: list[GradedAttempt] = []
     async with engine_of(context, version, settings.concurrency) as (engine, chat):
