@@ -236,14 +236,18 @@ _TABLE = (
     Metric("cost_per_success_usd", "USD", "cost of all attempts over their successes", "not above the baseline", _EM),
     # What users meet.
     Metric("human_override_rate", "share", "sessions that a person took over or undid", (None, 0.05), _EM),
-    Metric("policy_kl_drift", "nats/token", "KL of the serving policy from the approved one, live", (None, 0.05), _M),
+    Metric("policy_kl_drift", "nats/token", "k3 of live tokens against the frozen reference", (None, 0.05), _M),
     Metric(
         "task_completion_quality",
         "share",
-        "mean of the success grader, or of its calibrated stand-in, over live sessions",
-        "not below the evaluation that was approved",
+        "mean score of the success grader over sampled live sessions",
+        "not below the version's first week",
         _M,
     ),
+    Metric("length_drift", "tokens/session", "sampled tokens of live sessions", "as in the version's first week", _M),
+    Metric("tool_mix_drift", "share", "live sessions that call a tool, by tool", "as in the version's first week", _M),
+    Metric("refusal_drift", "share", "live sessions that end in a refusal", "as in the version's first week", _M),
+    Metric("style_drift", "share", "last answers with a mark of style, by mark", "as in the version's first week", _M),
 )
 
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _TABLE}

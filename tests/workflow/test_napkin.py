@@ -9,7 +9,7 @@ import pytest
 
 from flyball.config import read_settings
 from flyball.errors import ConfigError
-from flyball.metrics import METRICS
+from flyball.release.monitors import MONITORS
 from flyball.workflow.check import Names, check_names, names_in_force
 from flyball.workflow.napkin import Around, Entry, entries, refuse_missing
 from flyball.workflow.workflow import Workflow
@@ -22,7 +22,7 @@ release:
 monitoring: [human_override_rate, tool_error_rate, policy_kl_drift, task_completion_quality]
 """  # noqa: E501
 IN_FORCE = {name: names_in_force().presets[name] for name in ("ppo_kl", "dapo", "reinforce_pp")}
-NAMES = Names(METRICS, {"rloo": {"kl_coef"}, "grpo": {"kl_coef", "clip_ratio_low"}, **IN_FORCE})
+NAMES = Names(MONITORS, {"rloo": {"kl_coef"}, "grpo": {"kl_coef", "clip_ratio_low"}, **IN_FORCE})
 
 
 class Desk:
@@ -106,7 +106,10 @@ def test_a_baseline_that_nothing_would_build_is_missing(tmp_path: Path) -> None:
             "napkin.yaml:3: unknown gate 'no_safety_regresion'; did you mean",
         ),
         ("release:\n  gates: [missing_rate]", "napkin.yaml:2: "),
-        ("monitoring:\n- tool_eror_rate", "napkin.yaml:2: unknown metric 'tool_eror_rate' in monitoring; did you mean"),
+        (
+            "monitoring:\n- tool_eror_rate",
+            "napkin.yaml:2: unknown monitor 'tool_eror_rate' in monitoring; did you mean",
+        ),
         ("workflow:\n  policy_training: ppo_kll", "napkin.yaml:2: unknown preset 'ppo_kll'; did you mean 'ppo_kl'?"),
         (
             "workflow: {policy_training: grpo}\ntraining: {rl: {preset: rloo}}",
@@ -174,4 +177,4 @@ def test_suites_must_be_splits_of_the_tasks(tmp_path: Path) -> None:
     path.write_text("evaluation:\n  suites: [test, odd]\n")
     settings, marks = read_settings(path)
     with pytest.raises(ConfigError, match=r"w.yaml:2: unknown split 'odd' in evaluation.suites; did you mean 'ood'\?"):
-        check_names(settings, marks, Names(METRICS, {"rloo": ()}, {"train", "test", "ood"}))
+        check_names(settings, marks, Names(MONITORS, {"rloo": ()}, {"train", "test", "ood"}))

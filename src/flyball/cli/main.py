@@ -4,8 +4,8 @@ Commands are imported when they are used, so `flyball --help` starts fast and wi
 here for that reason, and a test holds it equal to the command's own.
 
 Exit codes: 0 done, 1 an error named by its boundary, 2 wrong usage, 130 stopped by Ctrl-C with everything saved.
-`eval --against`, `compare`, `run --require-pass`, `canary judge`, `verify` and `reviews weekly` add their own, in their
-help.
+`eval --against`, `compare`, `run --require-pass`, `canary judge`, `verify`, `monitors watch` and `reviews weekly` add
+their own, in their help.
 """
 
 from __future__ import annotations
@@ -76,6 +76,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reviews": (
         "flyball.cli.reviews:reviews",
         "Review what was served: the week's reliability, cost, overrides and rollbacks.",
+    ),
+    "monitors": (
+        "flyball.cli.monitors:monitors",
+        "Watch the version in force: definitions, distance from a frozen reference, alarms.",
     ),
     "incidents": (
         "flyball.cli.incidents:incidents",

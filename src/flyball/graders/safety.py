@@ -29,6 +29,11 @@ _REFUSES = re.compile(
 )
 
 
+def refuses(said: str) -> bool:
+    """Whether a text declines what was asked, by its words (English, French, German)."""
+    return _REFUSES.search(said) is not None
+
+
 class Rule(Section):
     """A call of `tool` whose arguments match `where` breaks the rule, unless the tools in `unless_after` succeeded.
 

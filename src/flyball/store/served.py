@@ -77,7 +77,8 @@ class Said:
 
 @dataclass(frozen=True)
 class Fact:
-    """A fact about a session that came late. `override`, `kpi` and `context` as in `serving_frames.py`."""
+    """A fact about a session that came late. `override`, `kpi` and `context` as in `serving_frames.py`; `facts`: what
+    else was reported with it."""
 
     report_id: str
     project: str
@@ -89,6 +90,7 @@ class Fact:
     override: Mapping[str, Any] | None
     kpi: Mapping[str, Any] | None
     context: Mapping[str, Any] | None
+    facts: Mapping[str, Any]
 
 
 class ServedTables(RegistryTables, ApprovalTables, BodyTables):
@@ -211,7 +213,7 @@ def _call(row: Row) -> ServedCall:
 
 
 def _fact(row: Row) -> Fact:
-    read = {name: row[name] and orjson.loads(row[name]) for name in ("override", "kpi", "context")}
+    read = {name: row[name] and orjson.loads(row[name]) for name in ("override", "kpi", "context", "facts")}
     outcome = None if row["outcome"] is None else bool(row["outcome"])
     names = ("report_id", "project", "session", "call_id", "at", "score")
     return Fact(**{name: row[name] for name in names}, outcome=outcome, **read)

@@ -151,3 +151,26 @@ def _limits(given: dict[str, int | float], limits: Limits) -> Limits:
 
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number; write null or leave the field out")
+
+
+def task_row(task: Task) -> dict[str, Any]:
+    """A task as a line of a task file. Raises DatasetError for a public field that a file cannot hold."""
+    if taken := RESERVED_KEYS & task.public.keys():
+        raise DatasetError(f"task {task.task_id!r} has a public field {sorted(taken)[0]!r}, which a task file reserves")
+    row: dict[str, Any] = {
+        "id": task.task_id,
+        **task.public,
+        "hidden": dict(task.hidden),
+        "surface": dict(task.surface),
+    }
+    row |= {"split": task.split, "family": task.family, "stage": task.stage, "cluster": task.cluster}
+    return row | ({} if task.tools is None else {"tools": list(task.tools)})
+
+
+def write_tasks(path: Path, tasks: Iterable[Task]) -> None:
+    """Write a new task file. Raises DatasetError where it exists: what lies there may have been reviewed."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(task_row(task))}\n" for task in tasks)
+    except OSError as error:
+        raise DatasetError(f"tasks were not written to {path}: {error}; name a new file") from error

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from flyball.config import ENGINE_FIELDS, STAGES, PreferenceSettings, RewardModelSettings, Settings, TrainingSettings
 from flyball.errors import ConfigError, nearest
-from flyball.metrics import METRICS
 from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
+from flyball.release.monitors import MONITORS
 from flyball.rl.algorithms import ALGORITHMS, CHOICES, Algorithm, configured, own_choices
 from flyball.rl.guards import GUARDS
 from flyball.rl.preference_methods import METHOD_SETTINGS, METHODS
@@ -42,9 +42,10 @@ EVALUATES_ONLY = {
 
 @dataclass(frozen=True)
 class Names:
-    """The names a workflow may use. `presets` maps each to the fields of `rl.algorithms.CHOICES` that it reads."""
+    """The names a workflow may use. `monitors` are definitions of `release/monitors.py`; `presets` maps each to the
+    fields of `rl.algorithms.CHOICES` that it reads."""
 
-    metrics: Collection[str]
+    monitors: Collection[str]
     presets: Mapping[str, Collection[str]]
     splits: Collection[str] | None = None
 
@@ -52,15 +53,14 @@ class Names:
 def names_in_force(splits: Collection[str] | None = None) -> Names:
     """Return the names that the folders declare, with the splits of the user's tasks once they are read."""
     presets = {name: row.reads for name, row in ALGORITHMS.items()}
-    monitored = {name for name, metric in METRICS.items() if "monitoring" in metric.where}
-    return Names(monitored, presets, splits)
+    return Names(MONITORS, presets, splits)
 
 
 def check_names(settings: Settings, marks: Marks, names: Names) -> None:
     """Raise one ConfigError with a line for every name that no table declares and every setting nobody would read."""
     problems = [
         *_gate_problems(settings, marks),
-        *_unknown("monitoring", "metric", settings.monitoring, names.metrics, marks),
+        *_unknown("monitoring", "monitor", settings.monitoring, names.monitors, marks),
         *_preset_problems(settings, marks, names),
         *_stage_problems(settings.training, marks),
         *_preference_problems(settings.training.preference, marks),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from flyball.config import Settings, read_settings
 from flyball.errors import ConfigError
+from flyball.release.monitors import MONITORS
 from flyball.settings_file import Location, Marks
 from flyball.workflow.check import EVALUATES_ONLY, Names, check_names, names_in_force
 from flyball.workflow.tracking import missing_package
@@ -141,8 +142,9 @@ def _gate(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
     return "ready", "a gate of release/gates.py"
 
 
-def _metric(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
-    return "ready", "declared in metrics.py"
+def _monitor(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
+    monitor = MONITORS[value]
+    return "ready", f"{monitor.owner}: alarm where it {monitor.alarm}"
 
 
 _JUDGES: dict[str, Callable[[Any, Settings, Around], tuple[State, str]]] = {
@@ -155,7 +157,7 @@ _JUDGES: dict[str, Callable[[Any, Settings, Around], tuple[State, str]]] = {
     "tracking.kind": _tracking,
     "release.canary_traffic_percent": _canary,
     "release.gates": _gate,
-    "monitoring": _metric,
+    "monitoring": _monitor,
 }
 
 

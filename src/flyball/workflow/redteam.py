@@ -14,7 +14,7 @@ from flyball.evals.doctor import spread
 from flyball.evals.readiness import Finding
 from flyball.evals.redteam import SPLIT, Broken, RedTeam, red_team
 from flyball.evals.run import Arm
-from flyball.tasks.dataset import RESERVED_KEYS
+from flyball.tasks.dataset import task_row
 from flyball.types import Task
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.trainer import Trainer
@@ -90,23 +90,9 @@ def write_proposal(path: Path, broken: Sequence[Broken], policy: str) -> Path:
         raise ConfigError(
             f"{path} or {beside.name} exists; review that proposal first, or name another file with --out"
         )
-    path.write_text("".join(json.dumps(_row(one.task)) + "\n" for one in broken), encoding="utf-8")
+    path.write_text("".join(json.dumps(task_row(one.task)) + "\n" for one in broken), encoding="utf-8")
     beside.write_text("".join(json.dumps(_provenance(one, policy)) + "\n" for one in broken), encoding="utf-8")
     return beside
-
-
-def _row(task: Task) -> dict[str, Any]:
-    """A task as a line of a task file. Raises ConfigError for a public field that a file cannot hold."""
-    if taken := RESERVED_KEYS & task.public.keys():
-        raise ConfigError(f"task {task.task_id!r} has a public field {sorted(taken)[0]!r}, which a task file reserves")
-    row: dict[str, Any] = {
-        "id": task.task_id,
-        **task.public,
-        "hidden": dict(task.hidden),
-        "surface": dict(task.surface),
-    }
-    row |= {"split": task.split, "family": task.family, "stage": task.stage, "cluster": task.cluster}
-    return row | ({} if task.tools is None else {"tools": list(task.tools)})
 
 
 def _provenance(one: Broken, policy: str) -> dict[str, Any]:

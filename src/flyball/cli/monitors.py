@@ -1,0 +1,182 @@
+"""`flyball monitors`: what is watched of the version in force. An alarm opens an incident and promotes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from flyball.cli.options import home_option, open_store
+from flyball.cli.output import table
+from flyball.config import read_settings
+from flyball.errors import ReleaseError
+from flyball.gateway.rescoring import rescore as score_again
+from flyball.gateway.watching import live_sessions, refreshed_tasks
+from flyball.release.incidents import incidents, raise_incident
+from flyball.release.monitors import MONITORS, WINDOW, LiveSession, Monitor, Reading, read_monitor, watched
+from flyball.release.monitors import monitors as monitors_named
+from flyball.release.registry import PRODUCTION, Registry
+from flyball.reports.tables import NO_VALUE, format_estimate
+from flyball.store.store import Store
+from flyball.tasks.dataset import write_tasks
+from flyball.types import Task
+from flyball.workflow.inputs import Inputs
+from flyball.workflow.workflow import load_workflow
+
+ALARM = 3
+
+project_option = click.option("--project", help="Only of this project.")
+now_option = click.option("--now", type=float, help="Seconds since 1970; the window ends here. Default: now.")
+
+
+@click.group()
+def monitors() -> None:
+    """Watch the version in force: definitions, distance from a frozen reference, alarms."""
+
+
+@monitors.command("list")
+def list_monitors() -> None:
+    """Print every definition: what it measures, in which unit, its baseline, its alarm and its owner."""
+    head = ["monitor", "unit", "owner", "baseline", "alarm", "measures"]
+    table(head, [[one.name, one.unit, one.owner, one.baseline, one.alarm, one.what] for one in MONITORS.values()])
+
+
+@monitors.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--version", "said", help="Name or beginning of an id. Default: what is in production.")
+@click.option("--reference", help="Version whose distance counts; default: the one that was scored last.")
+@click.option(
+    "--refresh",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="TASKS.jsonl",
+    help="After an alarm write what went wrong in the window as tasks for training.",
+)
+@click.option("--field", default="ticket", show_default=True, help="Public field of those tasks.")
+@project_option
+@now_option
+@home_option
+@click.pass_context
+def watch(
+    context: click.Context,
+    file: Path | None,
+    said: str | None,
+    reference: str | None,
+    refresh: Path | None,
+    field: str,
+    project: str | None,
+    now: float | None,
+    home: Path,
+) -> None:
+    """Look at the monitors that FILE names, or at all, and open an incident for every alarm.
+
+    Exits 3 on an alarm. No routing changes: a person, or the gates of the next release, decide what follows.
+    """
+    chosen, known = _asked(file, with_tasks=refresh is not None)
+    at = time.time() if now is None else now
+    with open_store(home) as store:
+        for spool in sorted((home / "spool").glob("*/")):
+            store.ingest(spool)
+        registry = Registry(store)
+        frozen = registry.named(reference).version_id if reference else None
+        sessions = live_sessions(store, project=project, reference=frozen)
+        version = _version(registry, said, sessions)
+        of = watched(sessions, version, at)
+        found = [read_monitor(one, of) for one in chosen]
+        click.echo(
+            f"version {version[:12]}: {len(of.window)} sessions in the window, {len(of.baseline)} in its first week"
+        )
+        table(["monitor", "state", "window", "first week", "measured in", "owner"], [_row(one) for one in found])
+        for one in found:
+            if one.state == "not_evaluable":
+                click.echo(f"{one.monitor.name}: {one.reason}")
+        alarms = [one for one in found if one.state == "alarm"]
+        for one in alarms:
+            click.echo(f"incident: {_open(store, one, version, at)}: {one.reason}")
+        if alarms and refresh:
+            tasks = refreshed_tasks(store, project=project, since=at - WINDOW, field=field, known=known)
+            write_tasks(refresh, tasks)
+            click.echo(f"{len(tasks)} tasks of what went wrong are in {refresh}, for review; nothing trains by itself")
+    if alarms:
+        context.exit(ALARM)
+
+
+@monitors.command()
+@click.option("--reference", required=True, help="The frozen version: a name, or the beginning of an id.")
+@click.option("--share", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Of the sessions.")
+@project_option
+@home_option
+def rescore(reference: str, share: float, project: str | None, home: Path) -> None:
+    """Score sampled live tokens again by a frozen reference, for `policy_kl_drift`. Run it beside the gateway."""
+    with open_store(home) as store:
+        for spool in sorted((home / "spool").glob("*/")):
+            store.ingest(spool)
+        version = Registry(store).named(reference)
+        if not version.path:
+            raise ReleaseError(
+                f"{version.name} has no weights here, so nothing can be scored by it; the reference is a folder that "
+                "was registered or trained"
+            )
+        from flyball.workflow.frozen_reference import frozen_reference  # torch
+
+        arms = dict.fromkeys(("stable", "canary", "holdback"), share)
+        score = frozen_reference(Path(version.path))
+        done = score_again(store, score, reference=version.version_id, shares=arms, project=project)
+    click.echo(
+        f"{done.drawn} sessions in the sample, {done.scored} scored now, {done.without_tokens} without token ids that "
+        "were drawn at random"
+    )
+
+
+def _asked(file: Path | None, *, with_tasks: bool) -> tuple[tuple[Monitor, ...], Sequence[Task]]:
+    """The monitors that a workflow file names (all, where it names none), and its tasks where they are asked for.
+
+    A file that holds settings alone has no tasks.
+    """
+    if file is None:
+        return tuple(MONITORS.values()), ()
+    if file.suffix != ".py" and (settings := read_settings(file)[0]).python is None:
+        return monitors_named(settings.monitoring or tuple(MONITORS)), ()
+    workflow = load_workflow(file)
+    return monitors_named(workflow.settings.monitoring or tuple(MONITORS)), Inputs(workflow).tasks if with_tasks else ()
+
+
+def _version(registry: Registry, said: str | None, sessions: Sequence[LiveSession]) -> str:
+    """The version that is watched: the named one, what is in production, or who served last."""
+    if said:
+        return registry.named(said).version_id
+    if (serving := registry.alias(PRODUCTION)) is not None:
+        return serving.version_id
+    stable = [one for one in sessions if one.record.arm == "stable"]
+    if not stable:
+        raise ReleaseError("no session was served by the arm stable, so there is nothing to watch")
+    return max(stable, key=lambda one: one.at).record.policy_version
+
+
+def _open(store: Store, reading: Reading, version: str, at: float) -> str:
+    """The open incident of this monitor and version, or a new one; returns its name."""
+    for known in incidents(store):
+        told = known.timeline[0].detail
+        if known.closed_at is None and (told.get("monitor"), told.get("version")) == (reading.monitor.name, version):
+            return known.name
+    day = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
+    name = f"{reading.monitor.name}.{day}"
+    detail = {"monitor": reading.monitor.name, "version": version, "owner": reading.monitor.owner}
+    raise_incident(store, name, source="alarm", by="flyball", reason=reading.reason, at=at, detail=detail)
+    return name
+
+
+def _row(reading: Reading) -> list[str]:
+    seen, of = reading.coverage
+    part = f" ({reading.part})" if reading.part else ""
+    now, before = (NO_VALUE if one is None else format_estimate(one) for one in (reading.now, reading.before))
+    return [
+        reading.monitor.name + part,
+        reading.state,
+        now,
+        before,
+        f"{seen} of {of}",
+        reading.monitor.owner,
+    ]
