@@ -211,6 +211,13 @@ class SliceSettings(Section):
     margin: float = Field(gt=0, lt=1, description="how much worse still counts as not worse there, above 0")
 
 
+class BestOfSettings(Section):
+    """Serving and evaluation by the best of several answers to each turn (`capture/best_of.py`)."""
+
+    n: int = Field(ge=2, description="answers drawn for each turn, at least 2; all are paid for")
+    reward_model: str = Field(min_length=1, description="folder of the reward model that ranks them")
+
+
 class EvaluationSettings(SamplingSettings):
     """What proves it. A suite is a split of the tasks, frozen by digest."""
 
@@ -220,6 +227,9 @@ class EvaluationSettings(SamplingSettings):
     temperature: float = Field(default=0.0, ge=0, le=10, description="of sampling, 0 (greedy) to 10")
     concurrency: int = Field(default=64, ge=1, description="attempts in flight, at least 1")
     margin: float = Field(default=0.0, ge=0, lt=1, description="how much worse still counts as not worse, 0 to 1")
+    best_of: BestOfSettings | None = Field(
+        default=None, description="give the best of n answers to each turn, as an upstream that serves so; unset = one"
+    )
     fresh_tasks: int | None = Field(
         default=None, ge=1, description="size of the suite `fresh`, drawn by the workflow's `fresh` for each run"
     )

@@ -231,7 +231,7 @@ def test_versions_are_attempted_in_turn_and_the_order_is_kept(flyball: Run, tmp_
     pairs = list(zip(turns[::2], turns[1::2], strict=True))
     assert all(one[1:] == two[1:] and {one[0], two[0]} == {0, 1} for one, two in pairs)
     assert len({one[0] for one, _ in pairs}) == 2, "who comes first is drawn"
-    assert {tuple(run.conditions) for run in runs} == {("agent", "world", "sampling", "seed", "prices")}
+    assert {tuple(run.conditions) for run in runs} == {("agent", "world", "sampling", "best_of", "seed", "prices")}
 
 
 def test_a_protected_slice_of_the_workflow_decides_with_its_suite(flyball: Run, tmp_path: Path) -> None:
@@ -280,6 +280,15 @@ def test_the_trend_of_a_suite_breaks_where_its_tasks_change(flyball: Run, tmp_pa
     assert flyball("trend", "test").out.count("judged by") == 2
     assert "did you mean 'test'" in flyball("trend", "tset").err
     assert "did you mean 'success'" in flyball("trend", "test", "--metric", "sucess").err
+
+
+def test_best_of_n_is_refused_where_it_could_not_choose(flyball: Run) -> None:
+    written = "python: workflow.py\nevaluation: {best_of: {n: 2, reward_model: judge}%s}\n"
+    Path("stock/best.yaml").write_text(written % "")
+    greedy = flyball("eval", "stock/best.yaml", "--policy", "p")
+    assert (greedy.code, "best.yaml:2: at temperature 0 the best of 2" in greedy.err) == (1, True)
+    Path("stock/best.yaml").write_text(written % ", temperature: 1.0")
+    assert "stock/judge holds no reward model" in flyball("eval", "stock/best.yaml", "--policy", "p").err
 
 
 def test_the_plan_says_what_suites_can_show_and_runs_nothing(flyball: Run, tmp_path: Path) -> None:

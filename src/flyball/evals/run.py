@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from flyball.agent.runner import AgentRunner
+from flyball.capture.best_of import BestOf
 from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import EvalError, Fault
 from flyball.evals.slices import Slice, members
@@ -48,6 +49,7 @@ class Arm:
     prices: Prices | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     board: Board = field(default_factory=Board)
+    best_of: BestOf | None = None
 
     def conditions(self, seed: int) -> dict[str, str]:
         """All but the policy that a result depends on, by name: versions may only be compared where they are equal."""
@@ -55,6 +57,7 @@ class Arm:
             "agent": self.runner.name,
             "world": self.world.version,
             "sampling": str(self.sampling),
+            "best_of": f"{self.best_of.n} by {self.best_of.name}" if self.best_of else "1",
             "seed": str(seed),
             "prices": str(self.prices),
         }
@@ -77,6 +80,7 @@ class Arm:
             versions={"graders": self.graders.version, **self.versions},
             prices=self.prices,
             board=self.board,
+            best_of=self.best_of,
         )
         with self.board.doing(attempt.attempt_id, task.task_id, "grader", "grade"):
             return await grade_again_if_missing(self.graders, attempt)

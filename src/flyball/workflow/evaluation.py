@@ -86,7 +86,16 @@ async def confirm(context: Context, version: PolicyVersion, tasks: Sequence[Task
     settings = inputs.workflow.settings
     async with engine_of(context, version) as (engine, chat):
         sampling = inputs.sampling(settings.evaluation)
-        arm = Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)
+        arm = Arm(
+            inputs.world,
+            inputs.runner,
+            engine,
+            chat,
+            sampling,
+            inputs.graders,
+            inputs.prices,
+            best_of=inputs.best_of,
+        )
         outcomes = await attempt_all(
             arm,
             tasks,
@@ -138,6 +147,7 @@ async def _evaluate(
             inputs.graders,
             inputs.prices,
             board=board,
+            best_of=inputs.best_of,
         )
         for version, (engine, chat) in group
     }

@@ -13,6 +13,7 @@ from flyball.agent.callable import CallableAgent
 from flyball.agent.hooks import Hooks
 from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentRunner
+from flyball.capture.best_of import BestOf, ranked_by
 from flyball.engine.protocol import SamplingParams
 from flyball.errors import ConfigError, DatasetError, GraderError, nearest
 from flyball.evals.fresh import FRESH, fresh_tasks
@@ -174,6 +175,19 @@ class Inputs:
             stop=settings.stop,
         )
 
+    @cached_property
+    def best_of(self) -> BestOf | None:
+        """How the evaluation picks among several answers to a turn; None where it draws one."""
+        written = self.workflow.settings.evaluation.best_of
+        if written is None:
+            return None
+        if self.workflow.settings.evaluation.temperature == 0:
+            raise ConfigError(
+                f"{self.workflow.marks.at(('evaluation', 'best_of'))}: at temperature 0 the best of {written.n} is one "
+                "answer drawn again and again; set evaluation.temperature"
+            )
+        return ranked_by(self.workflow.folder / written.reward_model, written.n)
+
     def policy_folder_or_name(self, name: str) -> str:
         """A relative path is meant from the workflow's folder when it leads somewhere, so a file runs from anywhere."""
         beside = self.workflow.folder / name
@@ -195,7 +209,7 @@ class Inputs:
         self._check_reward_model()
         self._check_curriculum()
         self._check_turns()
-        _ = self.graders, self.runner, self.prices, self.slices, self.anchors
+        _ = self.graders, self.runner, self.prices, self.slices, self.anchors, self.best_of
 
     def _check_fresh(self) -> None:
         asked = self.workflow.settings.evaluation.fresh_tasks is not None
