@@ -5,6 +5,7 @@ flyball run workflow.yaml       train, prove, judge
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -31,7 +32,12 @@ def rows() -> list[Row]:
 
 
 def tickets() -> list[fb.Task]:
-    """The rows as tasks: ticket and snapshot are public, the rest is for graders."""
+    """The recorded tickets as tasks."""
+    return as_tasks(rows())
+
+
+def as_tasks(rows: Iterable[Row]) -> list[fb.Task]:
+    """Ticket and snapshot are public, the rest is for graders."""
     limits = fb.Limits(max_turns=10, max_new_tokens=64, max_tokens=1500)
     return [
         fb.Task(
@@ -41,8 +47,13 @@ def tickets() -> list[fb.Task]:
             limits=limits,
             **{key: row[key] for key in ("split", "family", "stage", "cluster", "surface")},
         )
-        for row in rows()
+        for row in rows
     ]
+
+
+def new_tickets(seed: int, n: int) -> list[fb.Task]:
+    """Tickets that no other seed has, for the suite `fresh` of one run."""
+    return as_tasks(generate(seed=seed, train=0, sizes={"fresh": n}))
 
 
 def recorded() -> list[dict[str, Any]]:
@@ -62,4 +73,5 @@ workflow = fb.Workflow(
     scores={"process": process, "efficiency": efficiency},
     oracle=oracle_turns,
     demonstrations=recorded,
+    fresh=new_tickets,
 )

@@ -191,6 +191,26 @@ class TrainingSettings(Section):
         return self
 
 
+SliceValue = str | int | bool
+
+
+class SliceSettings(Section):
+    """A protected slice: a group of tasks on which nobody may lose, whatever the mean does (`evals/slices.py`)."""
+
+    where: dict[str, SliceValue | Annotated[tuple[SliceValue, ...], Field(strict=False, min_length=1)]] = Field(
+        min_length=1,
+        description="family, stage, cluster or a field of the task, and the value or values that belong to it",
+    )
+    margin: float = Field(gt=0, lt=1, description="how much worse still counts as not worse there, above 0")
+
+
+class BestOfSettings(Section):
+    """Serving and evaluation by the best of several answers to each turn (`capture/best_of.py`)."""
+
+    n: int = Field(ge=2, description="answers drawn for each turn, at least 2; all are paid for")
+    reward_model: str = Field(min_length=1, description="folder of the reward model that ranks them")
+
+
 class EvaluationSettings(SamplingSettings):
     """What proves it. A suite is a split of the tasks, frozen by digest."""
 
@@ -200,6 +220,18 @@ class EvaluationSettings(SamplingSettings):
     temperature: float = Field(default=0.0, ge=0, le=10, description="of sampling, 0 (greedy) to 10")
     concurrency: int = Field(default=64, ge=1, description="attempts in flight, at least 1")
     margin: float = Field(default=0.0, ge=0, lt=1, description="how much worse still counts as not worse, 0 to 1")
+    best_of: BestOfSettings | None = Field(
+        default=None, description="give the best of n answers to each turn, as an upstream that serves so; unset = one"
+    )
+    fresh_tasks: int | None = Field(
+        default=None, ge=1, description="size of the suite `fresh`, drawn by the workflow's `fresh` for each run"
+    )
+    slices: dict[str, SliceSettings] = Field(default_factory=dict, description="protected slices by name")
+    interleave: bool | None = Field(
+        default=None,
+        description="attempt each task with baseline and candidate in turn; unset = yes, but not with vllm, whose "
+        "server holds one set of weights",
+    )
 
 
 class EngineSettings(Section):

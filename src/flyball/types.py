@@ -4,8 +4,8 @@
               `-> Attempt = task, Trajectory, state -> graders -> Score, Outcome, RewardEvents
                       `-> rl -> TrainingSample -> Learner -> PolicyVersion -> evals -> Comparison -> release
 
-Everything here is data: no clock, no I/O, no torch. Legend of axes: T tokens of one linear branch, G attempts of
-one task, P tasks. Times are seconds, money is US dollars.
+Everything here is data: no clock, no I/O, no torch. Axes: T tokens of one linear branch, G attempts of one task, P
+tasks. Times are seconds, money is US dollars.
 """
 
 from __future__ import annotations
@@ -29,10 +29,8 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """When an attempt is stopped. `max_tokens` bounds prompt plus completion of one branch.
-
-    `max_cost_usd` bounds model and tools by the run's prices (None = no bound); the call that reaches it is the last.
-    """
+    """When an attempt is stopped. `max_tokens` bounds prompt plus completion of one branch. `max_cost_usd` bounds model
+    and tools by the run's prices (None = no bound); the call that reaches it is the last."""
 
     max_turns: int = 12
     max_tool_calls: int = 24
@@ -517,7 +515,8 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class EvalRun:
-    """Per-task outcomes of one policy version on one frozen suite."""
+    """Per-task outcomes of one version on one frozen suite; `slices`: protected ones by name, their task ids;
+    `conditions`: all but the policy that a result may depend on, by name."""
 
     run_id: str
     version_id: str
@@ -526,6 +525,8 @@ class EvalRun:
     grader_version: str
     num_trials: int
     results: tuple[TaskResult, ...]
+    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -214,10 +214,101 @@ def test_eval_against_a_baseline_exits_by_the_verdict(flyball: Run, tmp_path: Pa
     rejected = flyball("eval", FILE, "--policy", low, "--against", high)
     assert (rejected.code, "reject" in rejected.out) == (1, True)
     undecided = flyball("eval", FILE, "--policy", low, "--against", str(write_policy(tmp_path / "same", 0.12)))
-    assert undecided.code == 2
+    assert undecided.code == 3
     assert "versions judged by these frozen suites so far: test 3" in undecided.out and "judged by" not in accepted.out
     broken = flyball("eval", FILE, "--policy", low, "--against", "nowhere")
     assert (broken.code, "error: [model]" in broken.err) == (4, True)  # no verdict, and told apart from a rejection
+
+
+def test_versions_are_attempted_in_turn_and_the_order_is_kept(flyball: Run, tmp_path: Path) -> None:
+    low, high = str(write_policy(tmp_path / "low", 0.1)), str(write_policy(tmp_path / "high", 1.0))
+    flyball("eval", FILE, "--policy", high, "--against", low)
+    with Store(Path(".flyball")) as store:
+        orders = [event.payload for event in store.events(run_id(), "order")]
+        runs = store.evals(run_id=run_id())
+    assert [order["suite"] for order in orders] == ["test", "adversarial"]
+    turns = orders[0]["turns"]
+    pairs = list(zip(turns[::2], turns[1::2], strict=True))
+    assert all(one[1:] == two[1:] and {one[0], two[0]} == {0, 1} for one, two in pairs)
+    assert len({one[0] for one, _ in pairs}) == 2, "who comes first is drawn"
+    assert {tuple(run.conditions) for run in runs} == {("agent", "world", "sampling", "best_of", "seed", "prices")}
+
+
+def test_a_protected_slice_of_the_workflow_decides_with_its_suite(flyball: Run, tmp_path: Path) -> None:
+    low, high = str(write_policy(tmp_path / "low", 0.1)), str(write_policy(tmp_path / "high", 1.0))
+    written = "python: workflow.py\nevaluation:\n  slices:\n    odd ones: {where: {family: odd}, margin: 0.05}\n"
+    Path("stock/slices.yaml").write_text(written)
+    done = flyball("eval", "stock/slices.yaml", "--policy", high, "--against", low)
+    assert "test/odd ones: +" in done.out and "test and its protected slices (1)" in done.out
+    assert flyball("show", run_id()).out.count("odd ones") >= 1
+    Path("stock/slices.yaml").write_text(written.replace("family: odd", "family: [oddd, odder]"))
+    wrong = flyball("eval", "stock/slices.yaml", "--policy", high, "--against", low)
+    assert (wrong.code, "no task has family oddd or odder; did you mean 'odd'" in wrong.err) == (4, True)
+
+
+def test_fresh_tasks_are_drawn_for_one_run_and_judge_it(flyball: Run, tmp_path: Path) -> None:
+    code = Path(FILE).read_text().replace('    name="stock"', '    fresh=fresh,\n    name="stock"')
+    made = """def fresh(seed, n):
+    from flyball.types import Task
+    return [Task(str(i), {"ticket": f"customer {seed} wants {i}", "shelf": 9}, {"amount": i}) for i in range(n)]
+
+
+workflow = Workflow("""
+    Path(FILE).write_text(code.replace("workflow = Workflow(", made))
+    Path("stock/fresh.yaml").write_text("python: workflow.py\nevaluation: {fresh_tasks: 7}\n")
+    pair = ("--policy", str(write_policy(tmp_path / "p", 1.0)), "--against", str(write_policy(tmp_path / "q", 0.5)))
+    done = flyball("eval", "stock/fresh.yaml", *pair)
+    assert "fresh, trials with an outcome: baseline 100.0 %" in done.out and "n=7" in done.out
+    flyball("eval", "stock/fresh.yaml", *pair)
+    with Store(Path(".flyball")) as store:
+        digests = {run.suite_digest for run in store.evals(suite="fresh")}
+    assert len(digests) == 2, "another run, another suite"
+    Path(FILE).write_text(code.replace("    fresh=fresh,\n", ""))
+    assert "fresh_tasks needs the workflow's `fresh`" in flyball("eval", "stock/fresh.yaml", *pair).err
+
+
+def test_the_trend_of_a_suite_breaks_where_its_tasks_change(flyball: Run, tmp_path: Path) -> None:
+    for share in (0.2, 0.9):
+        flyball("eval", FILE, "--policy", str(write_policy(tmp_path / f"p{share}", share)))
+    done = flyball("trend", "test")
+    assert done.code == 0 and done.out.count("judged by") == 1
+    assert [line.split()[1] for line in done.out.splitlines() if "-eval-" in line] == ["p0.2", "p0.9"]
+    rows = Path("stock/tasks.jsonl").read_text().splitlines()
+    changed = [row for row in rows if '"test"' not in row] + [row for row in rows if '"test"' in row][1:]
+    Path("stock/tasks.jsonl").write_text("\n".join(changed))
+    flyball("eval", FILE, "--policy", str(tmp_path / "p0.9"))
+    assert flyball("trend", "test").out.count("judged by") == 2
+    assert "did you mean 'test'" in flyball("trend", "tset").err
+    assert "did you mean 'success'" in flyball("trend", "test", "--metric", "sucess").err
+
+
+def test_best_of_n_is_refused_where_it_could_not_choose(flyball: Run) -> None:
+    written = "python: workflow.py\nevaluation: {best_of: {n: 2, reward_model: judge}%s}\n"
+    Path("stock/best.yaml").write_text(written % "")
+    greedy = flyball("eval", "stock/best.yaml", "--policy", "p")
+    assert (greedy.code, "best.yaml:2: at temperature 0 the best of 2" in greedy.err) == (1, True)
+    Path("stock/best.yaml").write_text(written % ", temperature: 1.0")
+    assert "stock/judge holds no reward model" in flyball("eval", "stock/best.yaml", "--policy", "p").err
+
+
+def test_the_plan_says_what_suites_can_show_and_runs_nothing(flyball: Run, tmp_path: Path) -> None:
+    planned = flyball("eval", FILE, "--plan", "--effect", "0.2")
+    assert planned.code == 0 and "for 20 points" in planned.out and "worst case" in planned.out
+    assert "no task of these suites repeats a training task" in planned.out and not Path(".flyball").exists()
+    flyball(
+        "eval",
+        FILE,
+        "--policy",
+        str(write_policy(tmp_path / "p", 0.4)),
+        "--against",
+        str(write_policy(tmp_path / "q", 0.6)),
+    )
+    assert "as the last two versions differed" in flyball("eval", FILE, "--plan").out
+    rows = Path("stock/tasks.jsonl").read_text()
+    copied = json.loads(rows.splitlines()[0]) | {"id": "seen", "split": "test"}
+    Path("stock/tasks.jsonl").write_text(rows + json.dumps(copied) + "\n")
+    assert "1 of " in (seen := flyball("eval", FILE, "--plan").out) and "'seen' and 'train-0'" in seen
+    assert flyball("eval", FILE, "--effect", "0.1").code == 2
 
 
 def test_doctor_tools_tells_what_a_tool_is_worth(flyball: Run, tmp_path: Path) -> None:

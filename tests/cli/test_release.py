@@ -47,8 +47,41 @@ def test_imported_scores_are_compared(here: Path, capsys) -> None:
     old, new = scores(here / "old.jsonl", 200, 0.5), scores(here / "new.jsonl", 200, 0.7)
     assert "accept" in said(capsys, "compare", old, new)
     assert "reject" in said(capsys, "compare", new, old, code=1)
-    assert "inconclusive" in said(capsys, "compare", old, old, code=2)
+    assert "inconclusive" in said(capsys, "compare", old, old, code=3)
     assert "accept" in said(capsys, "compare", old, old, "--margin", 0.03)
+
+
+def test_a_protected_slice_takes_part_in_the_verdict(here: Path, capsys) -> None:
+    """The mean gains 15 points; the 30 French tasks of 200 all fall."""
+    for name, english, french in (("old", 0.7, 1.0), ("new", 1.0, 0.0)):
+        lines = [
+            {
+                "task_id": f"t{i}",
+                "success": i < 30 * french or 30 <= i < 30 + 170 * english,
+                "groups": {"language": tongue},
+            }
+            for i in range(200)
+            for tongue in ["fr" if i < 30 else "en"]
+        ]
+        (here / f"{name}.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    pair = here / "old.jsonl", here / "new.jsonl"
+    assert "accept" in said(capsys, "compare", *pair)
+    found = said(capsys, "compare", *pair, "--slice", "language=fr:0.05", "--slice", "language=en:0.05", code=1)
+    assert "test/language=fr: −100.0 points [" in found and "test/language=en: +30.0 points [" in found
+    assert "test and its protected slices (2): reject" in found
+    assert "trials with an outcome: baseline 100.0 % [98.1, 100.0], n=200" in found
+    assert "did you mean 'fr'" in said(capsys, "compare", *pair, "--slice", "language=frr:0.05", code=4)
+    assert "write FIELD=VALUE:MARGIN" in said(capsys, "compare", *pair, "--slice", "language=fr", code=2)
+
+
+def test_more_than_the_policy_changed(here: Path, capsys) -> None:
+    old = scores(here / "old.jsonl", 20, 0.5, conditions={"agent": "v1", "temperature": "0"})
+    new = scores(here / "new.jsonl", 20, 1.0, conditions={"agent": "v2", "temperature": "0"})
+    assert "agent is v1 (baseline) and v2 (candidate): more than the policy" in said(
+        capsys, "compare", old, new, code=4
+    )
+    new.write_bytes(new.read_bytes() + b'\n{"task_id": "other", "success": true}')
+    assert "mixes conditions" in said(capsys, "compare", new, new, code=4)
 
 
 @pytest.mark.parametrize(

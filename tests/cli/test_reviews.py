@@ -41,7 +41,7 @@ def test_a_flat_score_with_rising_cost_exits_3(flyball: Callable[..., Any], home
     assert done.code == 3, done.err
     assert "training: pause: flat" in done.out and "not confirmed" in done.out
     own = next(line for line in done.out.splitlines() if line.startswith("the agent's own"))
-    assert "+0.00603" in own  # 0.004 x 80/40 - 0.001 x 79/40, and as many refunds as before
+    assert "+$0.00603" in own  # 0.004 x 80/40 - 0.001 x 79/40, and as many refunds as before
     refund, status = (line for line in done.out.splitlines() if line.startswith(("refund", "status")))
     assert refund.endswith("n=20") and "25.0 %" in refund and "0.0 %" in status
 

@@ -13,7 +13,8 @@ from flyball.agent.loop import ToolLoop
 from flyball.engine.fake import FakeEngine, Prompt
 from flyball.engine.protocol import SamplingParams
 from flyball.errors import EvalError, Fault, StoreError
-from flyball.evals.run import attempt_all, evaluate
+from flyball.evals.compare import compare
+from flyball.evals.run import attempt_all, evaluate, evaluate_in_turn
 from flyball.evals.scripted import do_nothing, say, scripted_arm, use
 from flyball.evals.suite import Suite
 from flyball.graders.grade import GraderSet
@@ -190,3 +191,45 @@ def test_a_script_that_raises_or_gives_nonsense_is_not_the_policys_failure() -> 
         (only,) = script_attempts(script, tasks(1))
         assert only.attempt.stop is StopReason.AGENT_ERROR and words in only.attempt.trajectory.detail
         assert isinstance(only.outcome.success, Missing)
+
+
+def test_a_judge_that_drifts_meets_both_versions_alike_only_in_turn() -> None:
+    """Two equal versions; after half of all attempts the judge finds nothing good any more."""
+    given = [replace(task, cluster=task.task_id) for task in tasks(60)]
+    suite = Suite.of("test", given)
+
+    def tiring() -> GraderSet:
+        seen: list[str] = []
+
+        def judge(attempt: Any, hidden: Any) -> bool:
+            seen.append(attempt.attempt_id)
+            return len(seen) <= len(given)
+
+        return GraderSet(FunctionGrader(judge, "success"))
+
+    def both(graders: GraderSet, together: bool) -> tuple[EvalRun, EvalRun]:
+        engine = FakeEngine(lambda prompt: "done")
+        arm = replace(scripted_arm(do_nothing, WorldSpec(Desk), graders), engine=engine, chat=engine.chat)
+        groups = [{"a": arm, "b": arm}] if together else [{"a": arm}, {"b": arm}]
+        runs = [run for group in groups for run in asyncio.run(evaluate_in_turn(suite, group, concurrency=1))[0]]
+        return runs[0], runs[1]
+
+    apart, in_turn = compare(*both(tiring(), False)), compare(*both(tiring(), True))
+    assert (apart.difference.value, apart.verdict) == (-1.0, "reject")
+    assert (abs(in_turn.difference.value) <= 1 / 60, in_turn.verdict) == (True, "inconclusive")
+
+
+def test_the_order_is_drawn_by_the_seed_and_told() -> None:
+    suite = Suite.of("test", tasks(20))
+
+    def order(seed: int) -> list[Any]:
+        arm = scripted_arm(oracle, WorldSpec(Desk), graders())
+        runs, turns = asyncio.run(evaluate_in_turn(suite, {"a": arm, "b": arm}, num_trials=2, seed=seed))
+        assert [run.version_id for run in runs] == ["a", "b"] and runs[0].results[0].task_id == "test-0"
+        return turns
+
+    first = order(0)
+    assert first == order(0) != order(1) and len(first) == 80
+    firsts = [turn.version_id for turn in first[::2]]
+    assert 8 <= firsts.count("a") <= 32, "a fair coin, 40 times"
+    assert [(turn.task_id, turn.trial) for turn in first[::2]] == [(turn.task_id, turn.trial) for turn in first[1::2]]

@@ -42,7 +42,7 @@ def test_rows_for_all_split_family_and_stage() -> None:
 
 def test_every_number_is_declared_and_rests_on_something() -> None:
     numbers = whole([result("a", trial=t, success=t > 0) for t in range(3)], latency=lambda r: r.tool_seconds)
-    declared = {name.removesuffix("_p95") for name in numbers if not name.startswith("pass_hat_")}
+    declared = {name.removesuffix("_p95") for name in numbers if not name.startswith(("pass_hat_", "pass_at_"))}
     assert declared <= set(METRICS)
     assert {"pass_hat_2", "pass_hat_3", "latency_seconds", "reliability"} <= set(numbers)
     assert all(estimate.n > 0 and estimate.low <= estimate.value <= estimate.high for estimate in numbers.values())
@@ -54,6 +54,9 @@ def test_pass_hat_k_is_unbiased_over_tasks() -> None:
     numbers = whole(results)
     assert numbers["pass_hat_2"].value == pytest.approx(2 / 3)
     assert numbers["pass_hat_3"].value == 0.5
+    assert (numbers["pass_at_2"].value, numbers["pass_at_3"].value) == (1.0, 1.0)
+    once = whole([result("a", t == 0, trial=t) for t in range(3)])
+    assert once["pass_at_2"].value == pytest.approx(2 / 3), "1 - C(2, 2) / C(3, 2)"
     assert numbers["pass_hat_2"].n == 2 and numbers["success"].clusters == 2
 
 

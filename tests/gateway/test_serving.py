@@ -213,3 +213,11 @@ def test_the_file_is_read_strictly(tmp_path: Path) -> None:
     file.write_text(good.replace('url: "http://x/v1"', "local: m, model: n"))
     with pytest.raises(ConfigError, match="model would be ignored beside `local`"):
         read_gateway_file(file)
+    for local, told in (
+        ("local: m, best_of: 4", "best_of and reward_model belong together"),
+        ("local: m, best_of: 4, reward_model: r, temperature: 0", "at temperature 0 the best of 4 is one answer"),
+        ('url: "http://x/v1", best_of: 4, reward_model: r', "best_of would be ignored beside `url`"),
+    ):
+        file.write_text(good.replace('url: "http://x/v1"', local))
+        with pytest.raises(ConfigError, match=told):
+            read_gateway_file(file)

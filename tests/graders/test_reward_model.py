@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from flyball.errors import ConfigError
+from flyball.capture.best_of import ranked_by
+from flyball.errors import ConfigError, ModelError
 from flyball.graders.make import grader_from
 from flyball.models.reward_head import Facts, RewardModel, save_reward_model
 from flyball.models.tiny import train_tokenizer
@@ -53,3 +55,15 @@ def test_a_talk_longer_than_the_model_reads_is_missing(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no reward model"):
         grader_from({"type": "reward_model", "name": "g", "path": str(tmp_path)})
+
+
+def test_it_ranks_the_answers_of_a_turn(tmp_path: Path) -> None:
+    chosen = ranked_by(write(tmp_path / "model"), 2)
+    asked = [{"role": "user", "content": "please"}]
+    answers = [{"role": "assistant", "content": text} for text in ("done", "please", "please done done")]
+    scores = [chosen.score([*asked, answer]) for answer in answers]
+    assert len(set(scores)) == 3
+    assert scores.index(max(scores)) == asyncio.run(chosen.choose(asked, answers))
+    assert chosen.name != ranked_by(write(tmp_path / "other", 1), 2).name
+    with pytest.raises(ModelError, match="holds no reward model"):
+        ranked_by(tmp_path, 2)

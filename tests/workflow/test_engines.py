@@ -73,6 +73,10 @@ def refusal(folder: Path, text: str) -> str:
         ("engine: {tool_format: hermess}", "unknown tool_format 'hermess'; did you mean 'hermes'?"),
         ("engine: {tol_format: hermes}", "unknown key 'tol_format' in 'engine'; did you mean 'tool_format'?"),
         (
+            "engine: {kind: vllm, url: http://a, model: m}\nevaluation: {interleave: true}",
+            "over.yaml:3: evaluation.interleave cannot be honoured",
+        ),
+        (
             "engine: {kind: http, url: http://a/v1}\nevaluation: {temperature: 1.0, top_k: 3}",
             "over.yaml:3: evaluation.top_k would be ignored: OpenAI's interface",
         ),

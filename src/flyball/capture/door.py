@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flyball.capture.best_of import BEST_OF, NOT_GIVEN_TOKENS, BestOf
 from flyball.capture.constraint import Constraint
 from flyball.capture.ledger import Ledger, Place, text_of
 from flyball.engine.protocol import Completion, Engine, Request, SamplingParams
@@ -49,7 +50,8 @@ class Reply:
 class Door:
     """The policy as one attempt sees it. `seed` makes each call's sampling seed; `session` names its cached prefix.
 
-    `cost_usd` prices the calls so far, their tool results included; a limit in money needs it.
+    `cost_usd` prices the calls so far, their tool results included; a limit in money needs it. `best_of` draws several
+    answers to each request and gives one; raises ConfigError at temperature 0, where all would be the same.
     """
 
     def __init__(
@@ -62,7 +64,10 @@ class Door:
         seed: int,
         session: str,
         cost_usd: Callable[[Sequence[Call]], float] | None = None,
+        best_of: BestOf | None = None,
     ) -> None:
+        if best_of is not None and sampling.temperature == 0:
+            raise ConfigError(f"best of {best_of.n} at temperature 0 draws one answer {best_of.n} times; raise it")
         if limits.max_cost_usd is not None and cost_usd is None:
             raise ConfigError(f"limits.max_cost_usd {limits.max_cost_usd:g} would be ignored: no prices were given")
         self.sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, limits.max_new_tokens))
@@ -73,6 +78,7 @@ class Door:
         """set when the engine's process has ended, so that no further attempt can be made"""
         self._over = asyncio.Event()
         self._cost_usd = cost_usd
+        self._best_of = best_of
         self._engine = engine
         self._chat = chat
         self._seed = seed
@@ -118,10 +124,14 @@ class Door:
             return self._follow(self._script, place, f"c{index}", messages, agent)
         place, seen, given = self._prompt(place, messages, tools)
         request = self._request(seen + given, index, grammar, stop)
-        completion = await self._generate(request)
         call_id = f"c{index}"
-        parsed = self._parse(completion.token_ids, call_id, stop)
-        message = _assistant_message(parsed)
+        requests = self._draws(request, index)
+        drawn = [await self._generate(each) for each in requests]
+        readings = [self._parse(each.token_ids, call_id, stop) for each in drawn]
+        answers = [_assistant_message(each) for each in readings]
+        best = await self._best_of.choose(messages, answers) if self._best_of else 0
+        completion, parsed, message = drawn[best], readings[best], answers[best]
+        num_drawn = sum(len(each.token_ids) for each in drawn)
         call = Call(
             call_id=call_id,
             parent_id=place.parent.call_id if place.parent else None,
@@ -130,12 +140,12 @@ class Door:
             completion_ids=completion.token_ids,
             sampling_logprobs=completion.logprobs,
             policy_versions=completion.policy_versions,
-            sampling=dict(vars(request.sampling)),
+            sampling=vars(requests[best].sampling) | self._choice(num_drawn - len(completion.token_ids)),
             finish_reason=completion.finish_reason,
             message=message,
             tool_calls=parsed.tool_calls,
             drift=place.drift,
-            seconds=completion.seconds,
+            seconds=sum(each.seconds for each in drawn),
             support=completion.support,
         )
         self._ledger.add(place.node, call)
@@ -147,8 +157,8 @@ class Door:
             call_id,
             completion.finish_reason,
             num_prompt_tokens=len(request.prompt_ids),
-            num_completion_tokens=len(completion.token_ids),
-            num_cached_tokens=len(request.prompt_ids) - completion.prefilled,
+            num_completion_tokens=num_drawn,
+            num_cached_tokens=len(request.prompt_ids) - drawn[0].prefilled,
         )
 
     def follow(self, script: Callable[[Sequence[Message]], Message]) -> None:
@@ -279,6 +289,15 @@ class Door:
             stop=tuple(dict.fromkeys((*self.sampling.stop, *stop))),
         )
         return Request(tuple(prompt_ids), sampling, self._chat.stop_ids, self.session)
+
+    def _draws(self, request: Request, index: int) -> list[Request]:
+        """The request, once for each answer to draw; the first is the one that would be drawn alone."""
+        n = self._best_of.n if self._best_of else 1
+        seeds = [derive(self._seed, index), *(derive(self._seed, index, i) for i in range(1, n))]
+        return [replace(request, sampling=replace(request.sampling, seed=seed)) for seed in seeds]
+
+    def _choice(self, not_given_tokens: int) -> dict[str, Any]:
+        return {BEST_OF: self._best_of.n, NOT_GIVEN_TOKENS: not_given_tokens} if self._best_of else {}
 
     async def _generate(self, request: Request) -> Completion:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 
+from flyball.capture.best_of import BestOf
 from flyball.capture.door import Door
 from flyball.capture.http import DoorApp, OpenAttempt
 from flyball.engine.protocol import Engine, SamplingParams
@@ -32,10 +33,12 @@ class SessionDoors(DoorApp):
         *,
         seed: int = 0,
         idle_seconds: float = 1800.0,
+        best_of: BestOf | None = None,
     ) -> None:
         super().__init__()
         self._engine, self._format, self._sampling = engine, chat, sampling
         self._seed = seed
+        self._best_of = best_of
         self._idle_seconds = idle_seconds
         self._last: OrderedDict[str, float] = OrderedDict()
         self._ending: set[asyncio.Task[None]] = set()
@@ -55,7 +58,15 @@ class SessionDoors(DoorApp):
         found = self._attempts.get(name)
         if found is None or found.door.ended is not None:
             seed = derive(self._seed, name)
-            door = Door(self._engine, self._format, self._sampling, limits=self._limits, seed=seed, session=name)
+            door = Door(
+                self._engine,
+                self._format,
+                self._sampling,
+                limits=self._limits,
+                seed=seed,
+                session=name,
+                best_of=self._best_of,
+            )
             found = self._attempts[name] = OpenAttempt(door)
         return found
 

@@ -35,6 +35,7 @@ def plan(plan_file: Path, base: float, per_day: float) -> None:
     Exits with 1 when the harm that the owner named cannot be seen within the horizon, whatever the split.
     """
     found = read_plan(plan_file)
+    click.echo("simulating releases under this plan (small drops take longest) ...", err=True)
     share = recommended_share(found, base=base, units_per_day=per_day)
     click.echo(
         f"{100 * share:g} % canary and {100 * share:g} % holdback show a drop of {100 * found.harm:g} points within "

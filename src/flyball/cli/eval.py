@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
-from flyball.cli.options import file_argument, home_option, make_trainer, open_store, policy_option
-from flyball.cli.output import print_comparisons, print_success, progress_for_terminal
+from flyball.cli.options import file_argument, home_option, make_trainer, open_store, open_store_if_any, policy_option
+from flyball.cli.output import print_comparisons, print_coverage, print_success, progress_for_terminal, table
 from flyball.errors import FlyballError
+from flyball.workflow.eval_plan import contamination, planned_power
+from flyball.workflow.inputs import Inputs
+from flyball.workflow.record import BASELINE, CANDIDATE
 from flyball.workflow.trial import evaluate_policy
 from flyball.workflow.workflow import load_workflow
 
-EXIT_CODES = {"accept": 0, "reject": 1, "inconclusive": 2}
+EXIT_CODES = {"accept": 0, "reject": 1, "inconclusive": 3}
+"""2 is the exit code of wrong usage, for every command."""
 EXIT_WITHOUT_VERDICT = 4
 
 
@@ -20,17 +25,36 @@ EXIT_WITHOUT_VERDICT = 4
 @file_argument
 @policy_option
 @click.option("--against", metavar="BASELINE", help="A version, folder or known name to compare with.")
+@click.option("--plan", "plan_only", is_flag=True, help="Say what the suites can show, and run nothing.")
+@click.option("--effect", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Difference to plan for.")
 @home_option
 @click.pass_context
-def evaluate(context: click.Context, file: Path, policy: str | None, against: str | None, home: Path) -> None:
+def evaluate(
+    context: click.Context,
+    file: Path,
+    policy: str | None,
+    against: str | None,
+    plan_only: bool,
+    effect: float | None,
+    home: Path,
+) -> None:
     """Evaluate a policy on the frozen suites, alone or against a baseline.
 
     Policies are versions of the registry (name or beginning of an id), folders or known names; the default is the
     newest version that this workflow trained.
 
-    With --against both are run on the same tasks and seeds, and the exit code is the verdict on the first suite: 0
-    accept, 1 reject, 2 inconclusive; an error then exits 4, so that a pipeline can tell it from a verdict.
+    With --against both attempt the same tasks by the same seeds, in turn, and the exit code is the verdict on the first
+    suite and its protected slices: 0 accept, 1 reject, 3 inconclusive; an error then exits 4, so that a pipeline can
+    tell it from a verdict.
+
+    --plan needs no policy: it prints the difference that each suite and protected slice would show, the tasks that
+    --effect needs (default: the margin, else 0.05), how often a suite was used, and suites that training has seen.
     """
+    if plan_only:
+        _print_plan(file, effect, home)
+        return
+    if effect is not None:
+        raise click.UsageError("--effect is for --plan; a verdict is at evaluation.margin of the workflow")
     try:
         verdict = _evaluate(context, file, policy, against, home)
     except FlyballError as error:
@@ -38,6 +62,31 @@ def evaluate(context: click.Context, file: Path, policy: str | None, against: st
             error.exit_code = EXIT_WITHOUT_VERDICT
         raise
     context.exit(EXIT_CODES[verdict] if verdict else 0)
+
+
+def _print_plan(file: Path, effect: float | None, home: Path) -> None:
+    inputs = Inputs(load_workflow(file))
+    inputs.check()
+    with open_store_if_any(home) or nullcontext() as store:
+        planned = planned_power(inputs, store, effect)
+        uses = {suite.name: store.num_judged(suite.digest) if store else 0 for suite in inputs.suites}
+    rows = [
+        [
+            one.group,
+            f"{one.tasks:,}",
+            f"{one.clusters:,}",
+            str(uses.get(one.group, "")),
+            f"{100 * one.detectable:.1f} points",
+            f"{one.needed:,} for {100 * one.effect:g} points",
+            "enough" if one.enough else "too few",
+            one.basis,
+        ]
+        for one in planned
+    ]
+    head = ["power 80 %, 95 %", "tasks", "clusters", "versions judged", "shows from", "needs", "", "variance"]
+    table(head, rows)
+    for line in contamination(inputs) or ["no task of these suites repeats a training task"]:
+        click.echo(line)
 
 
 def _evaluate(context: click.Context, file: Path, policy: str | None, against: str | None, home: Path) -> str | None:
@@ -55,5 +104,7 @@ def _evaluate(context: click.Context, file: Path, policy: str | None, against: s
         if against is None:
             return None
         click.echo()
-        print_comparisons(record.comparisons)
-    return record.comparisons[0].verdict
+        for suite, run in record.evals[BASELINE].items():
+            print_coverage({BASELINE: run, CANDIDATE: record.evals[CANDIDATE][suite]})
+        print_comparisons(record.comparisons, record.slices)
+        return record.verdict

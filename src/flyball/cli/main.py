@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "canary": ("flyball.cli.canary:canary", "Say what a canary can see before it starts, and judge its sessions."),
     "compare": ("flyball.cli.compare:compare", "Compare two files of imported scores, paired by task."),
+    "trend": ("flyball.cli.trend:trend", "Show a frozen suite over all versions that it judged, the oldest first."),
     "register": (
         "flyball.cli.register:register",
         "Register a checkpoint trained anywhere, a prompt, or a hosted model.",

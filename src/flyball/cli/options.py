@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from flyball.errors import ConfigError
+from flyball.evals.slices import Slice
 from flyball.store.store import Store
 from flyball.workflow.remote_engines import EndpointTrainer
 from flyball.workflow.trainer import Trainer
@@ -37,6 +38,31 @@ SWITCH_SECONDS = 0.0005
 """How long a Python thread may keep the others waiting. The engine comes back for the interpreter after every operation
 of torch; at Python's 5 ms it would wait for the event loop longer than it computes."""
 
+
+def read_slice(written: str) -> Slice:
+    """`FIELD=VALUE[,VALUE...]:MARGIN`, for example language=fr:0.05. Raises BadParameter for anything else."""
+    where, _, number = written.rpartition(":")
+    field, _, values = where.partition("=")
+    try:
+        margin = float(number)
+    except ValueError:
+        margin = 0.0
+    if not (field and values and 0.0 < margin < 1.0):
+        raise click.BadParameter(
+            f"{written!r}: write FIELD=VALUE:MARGIN with a margin between 0 and 1, such as language=fr:0.05"
+        )
+    return Slice(where, {field: tuple(values.split(","))}, margin)
+
+
+slice_option = click.option(
+    "--slice",
+    "slices",
+    multiple=True,
+    metavar="FIELD=VALUE:MARGIN",
+    callback=lambda context, option, written: [read_slice(one) for one in written],
+    help="Protect a group of tasks (its `groups`, or family): it may lose at most MARGIN. May be given again.",
+)
+
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -50,6 +76,12 @@ def open_store(home: Path, *, must_exist: bool = True) -> Store:
     if must_exist and not (home / "flyball.db").is_file():
         raise click.UsageError(f"no store in {home}: `flyball run FILE` makes one, `--home` names another folder")
     return Store(home)
+
+
+def open_store_if_any(home: Path) -> Store | None:
+    """Open the store of a home folder, None where there is none yet."""
+    there = os.environ.get("FLYBALL_DATABASE") or (home / "flyball.db").is_file()
+    return open_store(home) if there else None
 
 
 def make_trainer(workflow: Workflow | None = None) -> Trainer:

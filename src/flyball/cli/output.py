@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 from rich.console import Console
 
 from flyball.evals.readiness import Finding
+from flyball.evals.slices import verdict_with
 from flyball.reports.tables import format_estimate
-from flyball.types import Comparison, Release
+from flyball.stats.binomial import wilson
+from flyball.types import Comparison, EvalRun, Missing, Release
 from flyball.workflow.pages import summaries_of
 from flyball.workflow.progress import LiveProgress, PlainProgress, Progress
 from flyball.workflow.record import Record
@@ -56,12 +58,29 @@ def print_success(record: Record) -> None:
         click.echo(f"versions judged by these frozen suites so far: {uses}; fresh tasks owe nothing to the choice")
 
 
-def print_comparisons(comparisons: Sequence[Comparison]) -> None:
-    """Print the paired difference and the verdict, suite by suite."""
+def print_coverage(arms: Mapping[str, EvalRun]) -> None:
+    """Print how many trials of each arm have an outcome; the others count against the candidate."""
+    seen = []
+    for arm, run in arms.items():
+        judged = sum(not isinstance(result.success, Missing) for result in run.results)
+        seen.append(f"{arm} {format_estimate(wilson(judged, len(run.results)))}")
+    click.echo(f"{next(iter(arms.values())).suite}, trials with an outcome: {'; '.join(seen)}")
+
+
+def print_comparisons(comparisons: Sequence[Comparison], slices: Mapping[str, Sequence[Comparison]]) -> None:
+    """Print the paired difference and the verdict: each suite, its protected slices below it, and what they come to."""
     for found in comparisons:
-        more = f"; about {found.more_needed} more tasks would settle it" if found.more_needed else ""
-        verdict = click.style(found.verdict, fg=VERDICT_COLOURS[found.verdict])
-        click.echo(f"{found.suite}: {format_estimate(found.difference, signed=True)}  {verdict}{more}")
+        of_suite = slices.get(found.suite, ())
+        for one in (found, *of_suite):
+            more = f"; about {one.more_needed} more tasks would settle it" if one.more_needed else ""
+            verdict = click.style(one.verdict, fg=VERDICT_COLOURS[one.verdict])
+            margin = f" at margin {one.margin:g}" if one.margin else ""
+            click.echo(f"{one.suite}: {format_estimate(one.difference, signed=True)}  {verdict}{margin}{more}")
+        if of_suite:
+            both, m = verdict_with(found, of_suite), len(of_suite)
+            verdict = click.style(both, fg=VERDICT_COLOURS[both])
+            rule = f"each must be accepted; a loss is shown at 5 % over the {m} together"
+            click.echo(f"{found.suite} and its protected slices ({m}): {verdict} ({rule})")
 
 
 def print_release(release: Release) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 import click
 
 from flyball.cli.canary import plan_argument, print_verdict
-from flyball.cli.options import home_option, open_store
+from flyball.cli.options import home_option, open_store, slice_option
 from flyball.cli.output import print_release, table
 from flyball.errors import ReleaseError
 from flyball.evals.compare import compare
 from flyball.evals.imported import read_scores
+from flyball.evals.slices import Slice
 from flyball.gateway.running import RunningGateway
 from flyball.gateway.settings import read_gateway_file
 from flyball.release.approvals import (
@@ -40,11 +41,14 @@ from flyball.release.online import ONLINE_GATES
 from flyball.release.registry import PRODUCTION, Registry
 from flyball.release.rollback import Drill, DrillStep
 from flyball.release.routing import RoutingTable
+from flyball.release.slices import SLICES_GATE, with_slices
 from flyball.release.verdict import judge_release
 from flyball.store.signing import SigningKey
 from flyball.store.store import Store
 
 DAY = 24 * 3600.0
+IMPORTED_GATES = ("no_safety_regression", "success_not_worse", "cost_per_success_not_worse", "missing_rate")
+"""Those that imported scores can answer."""
 RESTORE_SECONDS = 300.0
 """Within which `rollback --gateway` must have seen users back."""
 
@@ -63,7 +67,7 @@ def release() -> None:
 @release.command("gates")
 def list_gates() -> None:
     """Print every gate with owner, margin and what it is judged on."""
-    more = ("tool_errors_not_worse", "over_refusal_not_worse", "no_reward_hacking")
+    more = ("tool_errors_not_worse", "over_refusal_not_worse", "no_reward_hacking", SLICES_GATE)
     found = [gate_named(name) for name in (*DEFAULT_GATES, *more)] + list(ONLINE_GATES)
     table(["gate", "owner", "evidence", "passes"], [[one.name, one.owner, one.evidence, one.rule] for one in found])
 
@@ -72,9 +76,11 @@ def list_gates() -> None:
 @click.argument("candidate")
 @click.argument("suites", nargs=-1, required=True, metavar="SUITE=BASELINE.jsonl,CANDIDATE.jsonl...")
 @click.option("--gate", "names", multiple=True, help="A gate to ask; default: those that imported scores can answer.")
+@slice_option
 @home_option
-def judge(candidate: str, suites: Sequence[str], names: Sequence[str], home: Path) -> None:
+def judge(candidate: str, suites: Sequence[str], names: Sequence[str], slices: Sequence[Slice], home: Path) -> None:
     """Judge CANDIDATE (a name, or the beginning of an id) against what is in production, and open its release."""
+    margins = {one.name: one.margin for one in slices}
     with open_store(home) as store:
         serving = store.alias(PRODUCTION)
         if serving is None:
@@ -83,7 +89,7 @@ def judge(candidate: str, suites: Sequence[str], names: Sequence[str], home: Pat
             )
         arms = (serving, Registry(store).named(candidate).version_id)
         files = [_suite(written) for written in suites]
-        runs = [[read_scores(paths[i], name, arm) for name, *paths in files] for i, arm in enumerate(arms)]
+        runs = [[read_scores(paths[i], name, arm, slices) for name, *paths in files] for i, arm in enumerate(arms)]
         for run in (*runs[0], *runs[1]):
             store.put_eval(run)
         found = judge_release(
@@ -91,8 +97,9 @@ def judge(candidate: str, suites: Sequence[str], names: Sequence[str], home: Pat
                 *runs,
                 comparisons=[compare(old, new, "success", 0.0) for old, new in zip(*runs, strict=True)],
                 primary=runs[0][0].suite,
+                slice_margins=margins,
             ),
-            names or ("no_safety_regression", "success_not_worse", "cost_per_success_not_worse", "missing_rate"),
+            with_slices(names or IMPORTED_GATES, margins),
         )
         store.put_release(found)
     print_release(found)

@@ -53,7 +53,7 @@ def run(
         click.echo()
         print_success(record)
         click.echo()
-        print_comparisons(record.comparisons)
+        print_comparisons(record.comparisons, record.slices)
         click.echo()
         print_release(finished.release)
         pages = finished.results["brief"]

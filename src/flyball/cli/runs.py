@@ -82,7 +82,7 @@ def _print_run(record: Record) -> None:
         print_success(record)
         if BASELINE in record.arms:
             click.echo()
-            print_comparisons(record.comparisons)
+            print_comparisons(record.comparisons, record.slices)
     if record.release:
         click.echo()
         print_release(record.release)

@@ -40,7 +40,7 @@ async def ablate(
     found = []
     for tool, without in arms.items():
         run = await _evaluate(suite, without, f"{tool} at most {plan.max_calls} times", plan, on_attempt)
-        found.append(Ablation(tool, plan.max_calls, compare(whole, run, "success")))
+        found.append(Ablation(tool, plan.max_calls, compare(whole, run, "success", changed=["world"])))
     return found
 
 

@@ -8,7 +8,7 @@ such pairs instead lets a candidate that crashes on its own failures look better
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,17 +36,23 @@ class Measure:
 
 
 def compare(
-    baseline: EvalRun, candidate: EvalRun, metric: str = "success", margin: float = 0.0, level: float = 0.95
+    baseline: EvalRun,
+    candidate: EvalRun,
+    metric: str = "success",
+    margin: float = 0.0,
+    level: float = 0.95,
+    changed: Collection[str] = (),
 ) -> Comparison:
     """Candidate minus baseline with a verdict at `margin`, in the metric's unit.
 
     accept: the whole interval is better than `margin` worse; reject: the whole interval is not. So 0 asks for proof of
     an improvement, 0.03 for proof of no loss beyond 3 points, -0.15 for proof of a gain above 15 points.
-    `metric` is one of `MEASURES` or the name of a score. Raises EvalError when the runs may not be compared.
+    `metric` is one of `MEASURES` or the name of a score. Raises EvalError when the runs may not be compared: only the
+    policy may have changed, and the conditions that are named in `changed`.
     """
     if not math.isfinite(margin):
         raise EvalError(f"margin {margin}: no loss could be held against it; write a number in the metric's unit")
-    _check_same_conditions(baseline, candidate)
+    _check_same_conditions(baseline, candidate, changed)
     measure = _measure(metric, baseline)
     values = _filled(baseline, candidate, measure)
     results = baseline.results
@@ -127,7 +133,7 @@ def _measure(metric: str, run: EvalRun) -> Measure:
     raise EvalError(f"metric {metric!r} is neither a measure nor a score{nearest(metric, [*MEASURES, *scores])}")
 
 
-def _check_same_conditions(baseline: EvalRun, candidate: EvalRun) -> None:
+def _check_same_conditions(baseline: EvalRun, candidate: EvalRun, changed: Collection[str]) -> None:
     for what, why in (
         ("suite_digest", "the tasks or the world changed"),
         ("grader_version", "a grader change is a policy change"),
@@ -136,6 +142,16 @@ def _check_same_conditions(baseline: EvalRun, candidate: EvalRun) -> None:
         before, after = getattr(baseline, what), getattr(candidate, what)
         if before != after:
             raise EvalError(f"{what} {before!r} (baseline) and {after!r} (candidate): {why}; evaluate both again alike")
+    for name in sorted({*baseline.slices, *candidate.slices}):
+        if set(baseline.slices.get(name, ())) != set(candidate.slices.get(name, ())):
+            raise EvalError(f"slice {name!r} is not the same tasks in both runs; evaluate both again alike")
+    for name in sorted({*baseline.conditions, *candidate.conditions} - {*changed}):
+        known, now = baseline.conditions.get(name, "not recorded"), candidate.conditions.get(name, "not recorded")
+        if known != now:
+            raise EvalError(
+                f"{name} is {known} (baseline) and {now} (candidate): more than the policy changed, so a difference "
+                "would not be the policy's; evaluate both again alike"
+            )
     before_keys, after_keys = _keys(baseline), _keys(candidate)
     if not before_keys:
         raise EvalError(f"suite {baseline.suite!r}: the runs have no results; evaluate first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +12,15 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, TypeAd
 from pydantic.dataclasses import dataclass
 
 from flyball.errors import EvalError, Fault, nearest
-from flyball.types import EvalRun, Missing, TaskResult
+from flyball.evals.slices import Slice, check_slices, members
+from flyball.types import EvalRun, Missing, Task, TaskResult
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, strict=True))
 class ImportedScore:
     """One trial of one task. `success` null: there is no outcome, and it counts against the candidate. `cluster` groups
-    tasks that are alike (the same customer, the same repository), `family` is the stratum. Durations in seconds."""
+    tasks that are alike (the same customer, the same repository), `family` is the stratum, `groups` are what slices are
+    drawn by. `conditions` names all but the policy that the score depends on. Durations in seconds."""
 
     task_id: Annotated[str, Field(min_length=1)]
     success: bool | None
@@ -32,16 +35,19 @@ class ImportedScore:
     tool_calls: NonNegativeInt = 0
     tool_errors: NonNegativeInt = 0
     grader: str = "imported"
+    groups: dict[str, str] = Field(default_factory=dict)
+    conditions: dict[str, str] = Field(default_factory=dict)
 
 
 _SCORE = TypeAdapter(ImportedScore)
 
 
-def read_scores(path: Path, suite: str, version_id: str = "") -> EvalRun:
+def read_scores(path: Path, suite: str, version_id: str = "", slices: Sequence[Slice] = ()) -> EvalRun:
     """The scores of one version on one suite; without `version_id` it is called by the file's name.
 
     The suite's digest is that of its task ids, so files over other tasks are not compared. Raises EvalError naming the
-    line and the field, for a trial that comes twice, mixed graders, and tasks without all their trials.
+    line and the field, for a trial that comes twice, mixed graders or conditions, tasks without all their trials, and
+    a slice that none of them belongs to.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -58,14 +64,16 @@ def read_scores(path: Path, suite: str, version_id: str = "") -> EvalRun:
         if (key := (score.task_id, score.trial)) in found:
             raise EvalError(f"{path}:{number}: trial {score.trial} of task {score.task_id!r} is there already")
         found[key] = score
-    return _run(path, suite, version_id or path.stem, list(found.values()))
+    return _run(path, suite, version_id or path.stem, list(found.values()), slices)
 
 
-def _run(path: Path, suite: str, version_id: str, scores: list[ImportedScore]) -> EvalRun:
+def _run(path: Path, suite: str, version_id: str, scores: list[ImportedScore], slices: Sequence[Slice]) -> EvalRun:
     if not scores:
         raise EvalError(f"{path} holds no score; write one JSON object a line with task_id and success")
     if len(graders := sorted({score.grader for score in scores})) > 1:
         raise EvalError(f"{path} mixes graders {', '.join(graders)}; one file is graded by one grader")
+    if any(score.conditions != scores[0].conditions for score in scores):
+        raise EvalError(f"{path} mixes conditions; one file holds the scores of one evaluation")
     tasks = sorted({score.task_id for score in scores})
     trials = max(score.trial for score in scores) + 1
     if len(scores) != trials * len(tasks):
@@ -75,7 +83,19 @@ def _run(path: Path, suite: str, version_id: str, scores: list[ImportedScore]) -
         )
     digest = hashlib.sha256("\n".join(tasks).encode()).hexdigest()
     results = tuple(_result(score, suite) for score in scores)
-    return EvalRun(f"imported {path.name}", version_id, suite, digest, graders[0], trials, results)
+    grouped = [Task(one.task_id, one.groups, family=one.family, cluster=one.cluster) for one in scores]
+    check_slices(slices, grouped)
+    return EvalRun(
+        f"imported {path.name}",
+        version_id,
+        suite,
+        digest,
+        graders[0],
+        trials,
+        results,
+        slices={name: tuple(dict.fromkeys(ids)) for name, ids in members(slices, grouped).items()},
+        conditions=scores[0].conditions,
+    )
 
 
 def _result(score: ImportedScore, suite: str) -> TaskResult:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from flyball.agent.runner import AgentRunner
+from flyball.capture.best_of import BestOf
 from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import EvalError, Fault
+from flyball.evals.slices import Slice, members
 from flyball.evals.suite import Suite
 from flyball.graders.grade import GraderSet
 from flyball.models.chat import ChatFormat
@@ -28,6 +31,7 @@ from flyball.tools.call import hallucinated_parameter
 from flyball.types import Attempt, EvalRun, GradedAttempt, Missing, Task, TaskResult
 
 T = TypeVar("T")
+K = TypeVar("K")
 NUM_GRADINGS = 3
 _NOT_OFFERED = ("unknown_tool", "not_allowed")
 
@@ -45,6 +49,18 @@ class Arm:
     prices: Prices | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     board: Board = field(default_factory=Board)
+    best_of: BestOf | None = None
+
+    def conditions(self, seed: int) -> dict[str, str]:
+        """All but the policy that a result depends on, by name: versions may only be compared where they are equal."""
+        return {
+            "agent": self.runner.name,
+            "world": self.world.version,
+            "sampling": str(self.sampling),
+            "best_of": f"{self.best_of.n} by {self.best_of.name}" if self.best_of else "1",
+            "seed": str(seed),
+            "prices": str(self.prices),
+        }
 
     async def attempt(self, task: Task, trial: int, seed: int) -> GradedAttempt:
         """Attempt and grade once. The seed of the draw depends on `seed`, task and trial, on nothing else."""
@@ -64,9 +80,19 @@ class Arm:
             versions={"graders": self.graders.version, **self.versions},
             prices=self.prices,
             board=self.board,
+            best_of=self.best_of,
         )
         with self.board.doing(attempt.attempt_id, task.task_id, "grader", "grade"):
             return await grade_again_if_missing(self.graders, attempt)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An attempt as it began: whose, and at what. A list of them is the record of the order."""
+
+    version_id: str
+    task_id: str
+    trial: int
 
 
 async def evaluate(
@@ -93,19 +119,72 @@ async def evaluate(
     Results are in the order of the suite, trials of a task together. Raises EvalError for settings that cannot be
     honoured; what goes wrong inside an attempt is recorded in its result.
     """
-    stamps = {"policy": version_id, "suite": suite.digest, **(versions or {})}
-    arm = Arm(world, runner, engine, chat, sampling, graders, prices, stamps, board or Board())
+    arm = Arm(world, runner, engine, chat, sampling, graders, prices, versions or {}, board or Board())
+    (run,), _ = await evaluate_in_turn(
+        suite,
+        {version_id: arm},
+        num_trials=num_trials,
+        seed=seed,
+        concurrency=concurrency,
+        on_attempt=on_attempt,
+    )
+    return run
 
-    def reduce(graded: GradedAttempt) -> TaskResult:
+
+async def evaluate_in_turn(
+    suite: Suite,
+    arms: Mapping[str, Arm],
+    *,
+    num_trials: int = 1,
+    seed: int = 0,
+    concurrency: int = 16,
+    on_attempt: Callable[[GradedAttempt], None] | None = None,
+    slices: Sequence[Slice] = (),
+) -> tuple[list[EvalRun], list[Turn]]:
+    """Attempt every task by every version, one after the other, before the next task: whatever drifts meanwhile (the
+    machine, the tools, a judge) meets all of them alike. Who comes first is drawn for each task and trial.
+
+    `arms` by version. Returns one run for each, in their order, and the order in which the attempts began. Raises
+    EvalError as `evaluate`.
+    """
+    _check_numbers(num_trials, concurrency)
+    stamped = {
+        version: replace(arm, versions={"policy": version, "suite": suite.digest, **arm.versions})
+        for version, arm in arms.items()
+    }
+    keys = [
+        (version, task, trial)
+        for task in suite.tasks
+        for trial in range(num_trials)
+        for version in _shuffled(list(arms), derive(seed, "turn", task.task_id, trial))
+    ]
+    order: list[Turn] = []
+    results: dict[str, dict[tuple[str, int], TaskResult]] = {version: {} for version in arms}
+
+    async def attempt(key: tuple[str, Task, int]) -> None:
+        version, task, trial = key
+        order.append(Turn(version, task.task_id, trial))
+        graded = await stamped[version].attempt(task, trial, seed)
         if on_attempt is not None:
             on_attempt(graded)
-        return task_result(graded)
+        results[version][task.task_id, trial] = task_result(graded)
 
-    results = await attempt_all(
-        arm, suite.tasks, num_trials=num_trials, seed=seed, concurrency=concurrency, reduce=reduce
-    )
-    run_id = _run_id(version_id, suite.digest, graders.version, num_trials, seed, sampling)
-    return EvalRun(run_id, version_id, suite.name, suite.digest, graders.version, num_trials, tuple(results))
+    await _at_most(concurrency, keys, attempt)
+    runs = [
+        EvalRun(
+            _run_id(version, suite.digest, arm.graders.version, num_trials, seed, arm.sampling),
+            version,
+            suite.name,
+            suite.digest,
+            arm.graders.version,
+            num_trials,
+            tuple(results[version][task.task_id, trial] for task in suite.tasks for trial in range(num_trials)),
+            members(slices, suite.tasks),
+            arm.conditions(seed),
+        )
+        for version, arm in stamped.items()
+    ]
+    return runs, order
 
 
 async def attempt_all(
@@ -118,14 +197,24 @@ async def attempt_all(
     reduce: Callable[[GradedAttempt], T],
 ) -> list[T]:
     """Attempt each task `num_trials` times, `concurrency` at a time; what `reduce` keeps of each, in task order."""
-    if num_trials < 1 or concurrency < 1:
-        raise EvalError(f"num_trials {num_trials} and concurrency {concurrency} must both be at least 1")
+    _check_numbers(num_trials, concurrency)
     keys = [(i, trial) for i in range(len(tasks)) for trial in range(num_trials)]
-    jobs, kept = iter(keys), dict[tuple[int, int], T]()
+    kept: dict[tuple[int, int], T] = {}
+
+    async def attempt(key: tuple[int, int]) -> None:
+        kept[key] = reduce(await arm.attempt(tasks[key[0]], key[1], seed))
+
+    await _at_most(concurrency, keys, attempt)
+    return [kept[key] for key in keys]
+
+
+async def _at_most(concurrency: int, keys: Sequence[K], do: Callable[[K], Awaitable[None]]) -> None:
+    """Do each key, in their order, `concurrency` at a time. The first failure stops the others and is raised."""
+    waiting = iter(keys)
 
     async def work() -> None:
-        for i, trial in jobs:  # shared: each worker takes the next one
-            kept[i, trial] = reduce(await arm.attempt(tasks[i], trial, seed))
+        for key in waiting:  # shared: each worker takes the next one
+            await do(key)
 
     try:
         async with asyncio.TaskGroup() as workers:
@@ -133,7 +222,16 @@ async def attempt_all(
                 workers.create_task(work())
     except ExceptionGroup as failures:  # the first failure stopped the others: it is the one to tell
         raise failures.exceptions[0] from None
-    return [kept[key] for key in keys]
+
+
+def _check_numbers(num_trials: int, concurrency: int) -> None:
+    if num_trials < 1 or concurrency < 1:
+        raise EvalError(f"num_trials {num_trials} and concurrency {concurrency} must both be at least 1")
+
+
+def _shuffled(versions: list[str], seed: int) -> list[str]:
+    random.Random(seed).shuffle(versions)
+    return versions
 
 
 async def grade_again_if_missing(graders: GraderSet, attempt: Attempt) -> GradedAttempt:

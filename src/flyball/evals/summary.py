@@ -3,9 +3,9 @@
 Trials are clustered by `Task.cluster` and stratified by family. A missing outcome is neither dropped nor hidden: the
 value and the lower bound count it as failure, the upper bound as success, and `missing_rate` stands beside it.
 
-Names are those of `flyball.metrics`; `tool_calls_p95` is the 95th percentile of `tool_calls`, and `pass_hat_2` (3, ...)
-are pass^k for every k up to the number of trials. A number that has no value is absent: the rate of tool errors
-without a tool call, the shares of drift without a sampled call, `safe` without a safety grader.
+Names are those of `flyball.metrics`; `tool_calls_p95` is the 95th percentile of `tool_calls`; `pass_hat_2` (3, ...) and
+`pass_at_2` (3, ...) are pass^k and pass@k for every k up to the number of trials. A number that has no value is absent:
+the rate of tool errors without a tool call, the shares of drift without a sampled call, `safe` without a safety grader.
 
 `human_override_rate` of an offline run is the share of attempts in which the declared approver refused a call.
 """
@@ -27,7 +27,7 @@ from flyball.stats.intervals import (
     rate_interval,
     ratio_interval,
 )
-from flyball.stats.pass_k import pass_hat_k
+from flyball.stats.pass_k import pass_at_k, pass_hat_k
 from flyball.stats.reliability import reliability_interval
 from flyball.types import Estimate, EvalRun, Missing, TaskResult
 
@@ -122,7 +122,7 @@ def _numbers(
     if all(result.safe is not None for result in results):
         numbers["safe"] = columns.share_with_missing(lambda r: r.safe)
     numbers["missing_rate"] = columns.share(lambda r: isinstance(r.success, Missing))
-    numbers |= _pass_hat(results, level)
+    numbers |= _pass_k(results, level)
     if calls.any():
         numbers["tool_error_rate"] = columns.rate(errors, calls)
     numbers["hallucinated_tools"] = columns.mean(lambda r: r.hallucinated_tools, "calls/attempt")
@@ -153,15 +153,16 @@ def _overridden(result: TaskResult) -> bool:
     return result.approvals_refused > 0
 
 
-def _pass_hat(results: Sequence[TaskResult], level: float) -> dict[str, Estimate]:
-    """pass^k over tasks for k from 2 to the number of trials that every task has."""
+def _pass_k(results: Sequence[TaskResult], level: float) -> dict[str, Estimate]:
+    """pass^k and pass@k over tasks for k from 2 to the number of trials that every task has."""
     trials: dict[str, list[TaskResult]] = {}
     for result in results:
         trials.setdefault(result.task_id, []).append(result)
     tasks = list(trials.values())
     strata, clusters = [each[0].family for each in tasks], [each[0].cluster for each in tasks]
     numbers = {}
-    for k in range(2, min(len(each) for each in tasks) + 1):
-        values = [pass_hat_k(len(each), sum(map(_succeeded, each)), k) for each in tasks]
-        numbers[f"pass_hat_{k}"] = proportion_interval(values, clusters=clusters, strata=strata, level=level)
+    for name, of_task in (("pass_hat", pass_hat_k), ("pass_at", pass_at_k)):
+        for k in range(2, min(len(each) for each in tasks) + 1):
+            values = [of_task(len(each), sum(map(_succeeded, each)), k) for each in tasks]
+            numbers[f"{name}_{k}"] = proportion_interval(values, clusters=clusters, strata=strata, level=level)
     return numbers

@@ -265,6 +265,8 @@ def _start(upstream: UpstreamSettings, socket: str) -> subprocess.Popen[bytes]:
         command += ["--temperature", str(upstream.temperature)]
     if upstream.max_new_tokens is not None:
         command += ["--max-new-tokens", str(upstream.max_new_tokens)]
+    if upstream.best_of is not None and upstream.reward_model is not None:
+        command += ["--best-of", str(upstream.best_of), "--reward-model", upstream.reward_model]
     return subprocess.Popen(command)
 
 

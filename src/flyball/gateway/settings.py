@@ -41,6 +41,8 @@ class UpstreamSettings(Section):
     local: str | None = Field(default=None, description="folder or name of a model for the engine of our own")
     temperature: float | None = Field(default=None, ge=0, le=10, description="local: of sampling; unset = 1")
     max_new_tokens: int | None = Field(default=None, ge=1, description="local: tokens of one answer; unset = 1024")
+    best_of: int | None = Field(default=None, ge=2, description="local: answers drawn for each; the best is given")
+    reward_model: str | None = Field(default=None, min_length=1, description="local: folder of what ranks them")
     model: str | None = Field(default=None, min_length=1, description="replaces the request's `model`; unset = kept")
     key_env: str | None = Field(default=None, min_length=1, description="variable that holds the server's key")
     version: str = Field(default="", description="id of the policy version that it serves, as in the registry")
@@ -64,11 +66,15 @@ class UpstreamSettings(Section):
         if ignored:
             where = "`local`" if self.local else "`url`"
             raise ValueError(f"{ignored[0]} would be ignored beside {where}")
+        if (self.best_of is None) != (self.reward_model is None):
+            raise ValueError("best_of and reward_model belong together: how many are drawn, and what ranks them")
+        if self.best_of is not None and self.temperature == 0:
+            raise ValueError(f"at temperature 0 the best of {self.best_of} is one answer drawn again and again")
         return self
 
 
 URL_ONLY = ("model", "key_env", "ask_usage", "tokens")
-LOCAL_ONLY = ("temperature", "max_new_tokens")
+LOCAL_ONLY = ("temperature", "max_new_tokens", "best_of", "reward_model")
 
 
 class RoutingSettings(Section):

@@ -117,7 +117,8 @@ class Evidence:
     """Everything known about a candidate against its baseline; all of it optional.
 
     `primary` is the suite on which success must improve. `adversarial` is the suite without which nothing is known
-    about safety; every other suite with safety verdicts is judged as well.
+    about safety; every other suite with safety verdicts is judged as well. `slice_margins`: the protected slices, and
+    the loss of success borne on each.
     """
 
     suites: Mapping[str, SuitePair] = field(default_factory=dict)
@@ -129,6 +130,7 @@ class Evidence:
     candidate: str = ""
     primary: str = "test"
     adversarial: str = "adversarial"
+    slice_margins: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_runs(
@@ -141,6 +143,7 @@ class Evidence:
         drill: Drill | None = None,
         primary: str = "test",
         adversarial: str = "adversarial",
+        slice_margins: Mapping[str, float] | None = None,
     ) -> Evidence:
         """Pair the runs by suite. Raises ReleaseError when an arm mixes versions or has a suite twice.
 
@@ -159,6 +162,7 @@ class Evidence:
             candidate=_version("candidate", after.values()),
             primary=primary,
             adversarial=adversarial,
+            slice_margins=slice_margins or {},
         )
 
     def problem(self) -> str | None:

@@ -33,6 +33,7 @@ from flyball.release.quality import (
 )
 from flyball.release.recovery import rollback_gate
 from flyball.release.safety import NO_SAFETY_REGRESSION, SAFETY_GATE
+from flyball.release.slices import PROTECTED_SLICES
 from flyball.types import GateResult
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -63,6 +64,7 @@ _FIXED: dict[str, Gate] = {
         hacking_gate(HACKING_MARGIN),
         tool_error_gate(0.03),
         over_refusal_gate(0.03),
+        PROTECTED_SLICES,
         *ONLINE_GATES,
     )
 }

@@ -246,6 +246,10 @@ _CLAIMS = {
         "It did not learn to be paid without working.",
         "Known hacks and held-out graders; a hack nobody knows shows in audits alone.",
     ),
+    "protected_slices_not_worse": (
+        "No protected group is served worse, within its margin.",
+        "Groups that were named: {slices}.",
+    ),
     "missing_rate": ("The evidence is complete.", "Trials lost to engines, worlds and graders."),
 }
 _NUMBERED_CLAIMS = {
@@ -260,6 +264,7 @@ def _claim(result: GateResult, evidence: Evidence) -> Claim:
     names = {
         "primary": evidence.primary,
         "suites": ", ".join(evidence.suites) or "none",
+        "slices": ", ".join(evidence.slice_margins) or "none",
         "speed": evidence.token_speed.measured_on if evidence.token_speed else "no machine",
     }
     return Claim(text, limit.format(**names), result)

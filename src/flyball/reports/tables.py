@@ -75,7 +75,8 @@ def _number(text: str, value: float) -> str:
 
 def _parts(estimate: Estimate, write: Callable[[float], str], before: str, after: str) -> Shown:
     value, low, high = write(estimate.value), write(estimate.low), write(estimate.high)
-    whole = f"{before}{value}{after}" if math.isfinite(estimate.value) else value
+    sign = value[0] if value[0] in f"+{MINUS}" else ""
+    whole = f"{sign}{before}{value.removeprefix(sign)}{after}" if math.isfinite(estimate.value) else value
     return Shown(whole, f"[{low}, {high}]", f"n={estimate.n}")
 
 

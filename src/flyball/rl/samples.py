@@ -162,6 +162,7 @@ def attempt_samples(graded: GradedAttempt, advantages: Floats | None = None) -> 
     for i, branch in enumerate(attempt.trajectory.branches()):
         if branch.loss_mask.any():
             if advantages is not None:
+                _refuse_chosen(branch.calls, attempt.attempt_id)
                 _refuse_impossible(branch.sampling_logprobs[branch.loss_mask], attempt.attempt_id)
             mine = np.zeros(len(branch.token_ids), np.float32)
             mine[branch.loss_mask] = by_call[branch.call_index[branch.loss_mask]]
@@ -232,6 +233,15 @@ def _conflict_scales(
             scales.append(scale)
         out.append(scales)
     return out
+
+
+def _refuse_chosen(calls: Sequence[Call], attempt_id: str) -> None:
+    """Raise TrainError for an answer that was picked from several: it was not drawn as its logprobs say."""
+    if chosen := [call.sampling["best_of"] for call in calls if "best_of" in call.sampling]:
+        raise TrainError(
+            f"attempt {attempt_id!r} was answered by the best of {chosen[0]}, which is no draw of the policy; learn "
+            "from attempts without best_of, or imitate this one"
+        )
 
 
 def _temperatures(calls: Sequence[Call]) -> tuple[float, ...]:

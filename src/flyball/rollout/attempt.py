@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from flyball.agent.runner import AgentEnd, AgentRunner
+from flyball.capture.best_of import NOT_GIVEN_TOKENS, BestOf
 from flyball.capture.door import Door
 from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import Fault, ToolServerError, WorldError
@@ -40,6 +41,7 @@ async def run_attempt(
     versions: Mapping[str, str] | None = None,
     prices: Prices | None = None,
     board: Board | None = None,
+    best_of: BestOf | None = None,
 ) -> Attempt:
     """Attempt `task` once. `versions` is kept with the attempt, completed by the world's and the agent's.
 
@@ -61,7 +63,9 @@ async def run_attempt(
     seen = EngineOnBoard(engine, watched)
     for _ in range(1 + MAX_RERUNS):
         session = f"{attempt.attempt_id}-{uuid.uuid4().hex[:8]}"
-        door = Door(seen, chat, sampling, limits=task.limits, seed=seed, session=session, cost_usd=spent)
+        door = Door(
+            seen, chat, sampling, limits=task.limits, seed=seed, session=session, cost_usd=spent, best_of=best_of
+        )
         # A trace of its own for each run: a tool server keeps the world of an attempt by it.
         fresh = replace(attempt, session_id=session, trace_id=f"trace_{uuid.uuid4().hex}")
         attempt = await _run_once(fresh, world, runner, door, spent, watched)
@@ -135,7 +139,7 @@ def _spent(prices: Prices, calls: Sequence[Call]) -> float:
 def _usage(calls: Sequence[Call], wall_seconds: float) -> Usage:
     return Usage(
         tokens_in=sum(len(call.prompt_ids) for call in calls),
-        tokens_out=sum(len(call.completion_ids) for call in calls),
+        tokens_out=sum(len(call.completion_ids) + call.sampling.get(NOT_GIVEN_TOKENS, 0) for call in calls),
         model_seconds=sum(call.seconds for call in calls),
         tool_seconds=sum(result.seconds for call in calls for result in call.tool_results),
         wall_seconds=wall_seconds,

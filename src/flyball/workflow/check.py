@@ -69,11 +69,19 @@ def check_names(settings: Settings, marks: Marks, names: Names) -> None:
         *_ignored(settings, marks),
         *_engine_problems(settings, marks),
         *_tracking_problems(settings, marks),
+        *_order_problems(settings, marks),
     ]
     if names.splits is not None:
         problems += _unknown("evaluation.suites", "split", settings.evaluation.suites, names.splits, marks)
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _order_problems(settings: Settings, marks: Marks) -> list[str]:
+    if not (settings.evaluation.interleave and settings.engine.kind == "vllm"):
+        return []
+    where = marks.at(("evaluation", "interleave"))
+    return [f"{where}: evaluation.interleave cannot be honoured: a vllm server holds one set of weights; remove it"]
 
 
 def preset_of(settings: Settings) -> str | None:

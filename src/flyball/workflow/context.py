@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from flyball.errors import ConfigError
+from flyball.evals.suite import Suite
 from flyball.release.registry import Registry, new_version, weights_digest
 from flyball.rl.guards import Alarm
 from flyball.store.store import Store
@@ -41,6 +42,11 @@ class Context:
     policy: str
     results: dict[str, Result] = field(default_factory=dict)
     tracking: Tracking | None = None
+
+    @cached_property
+    def suites(self) -> list[Suite]:
+        """What versions are judged on: the frozen suites, then the tasks that are drawn for this run alone."""
+        return [*self.inputs.suites, *self.inputs.fresh(self.run_id)]
 
     @property
     def folder(self) -> Path:

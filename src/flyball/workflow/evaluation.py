@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from flyball.engine.protocol import Engine
 from flyball.errors import EvalError
 from flyball.evals.compare import compare
-from flyball.evals.run import Arm, attempt_all, evaluate
+from flyball.evals.run import Arm, Turn, attempt_all, evaluate_in_turn
 from flyball.evals.suite import Suite
 from flyball.metrics import measured
 from flyball.models.chat import ChatFormat
@@ -24,24 +25,40 @@ from flyball.stats.binomial import wilson
 from flyball.types import Attempt, Comparison, Estimate, EvalRun, GradedAttempt, PolicyVersion, Task
 from flyball.workflow.calibrate import calibrate
 from flyball.workflow.context import Context
+from flyball.workflow.inputs import require_anchors
 
 PHASE = "eval"
+ORDER = "order"
+"""Kind of the event that keeps in which order the attempts at a suite began."""
+ONE_SET_OF_WEIGHTS = ("vllm",)
+"""Kinds of engine whose server serves one policy at a time, so that versions cannot be attempted in turn."""
 BATCH = 32
 """Attempts written to the store at a time; a killed run evaluates the suite under way again."""
 
 
-async def evaluate_suites(context: Context, versions: Sequence[PolicyVersion]) -> TokenSpeed:
-    """Evaluate each version on each suite, leaving out what this run already has. Returns the token speed measured.
+async def evaluate_suites(
+    context: Context, pair: Sequence[PolicyVersion], alone: Sequence[PolicyVersion] = ()
+) -> TokenSpeed:
+    """Evaluate versions on each suite, leaving out what this run already has. Returns the token speed measured.
 
-    One engine at a time; every version meets the same seeds. Raises Stopped between attempts when asked to.
+    Those of the `pair` (the candidate, and what it is compared with) attempt each task in turn, where the settings let
+    them; those `alone` come one after the other. Every version meets the same seeds. Raises Stopped between attempts
+    when asked to, and GraderError where the graders judge the anchors otherwise after a suite than before it.
     """
+    settings = context.inputs.workflow.settings
+    together = settings.evaluation.interleave
+    if together is None:
+        together = settings.engine.kind not in ONE_SET_OF_WEIGHTS
+    pair = list({version.version_id: version for version in pair}.values())  # a policy against itself is one
+    groups = [pair] if together else [[version] for version in pair]
     speed = None
-    for version in versions:
-        async with engine_of(context, version) as (engine, chat):
-            speed = speed or await calibrate(engine, chat)
-            for suite in context.inputs.suites:
-                if finished_eval(context, version, suite) is None:
-                    context.store.put_eval(await _evaluate(context, version, suite, engine, chat))
+    for group in (*groups, *([version] for version in alone)):
+        async with AsyncExitStack() as stack:
+            engines = [await stack.enter_async_context(engine_of(context, version)) for version in group]
+            speed = speed or await calibrate(*engines[0])
+            for suite in context.suites:
+                if any(finished_eval(context, version, suite) is None for version in group):
+                    await _evaluate(context, list(zip(group, engines, strict=True)), suite)
     if speed is None:
         raise EvalError("no version to evaluate; name at least one")
     return speed
@@ -69,7 +86,16 @@ async def confirm(context: Context, version: PolicyVersion, tasks: Sequence[Task
     settings = inputs.workflow.settings
     async with engine_of(context, version) as (engine, chat):
         sampling = inputs.sampling(settings.evaluation)
-        arm = Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)
+        arm = Arm(
+            inputs.world,
+            inputs.runner,
+            engine,
+            chat,
+            sampling,
+            inputs.graders,
+            inputs.prices,
+            best_of=inputs.best_of,
+        )
         outcomes = await attempt_all(
             arm,
             tasks,
@@ -103,33 +129,53 @@ async def rehearse_rollback(context: Context, baseline: PolicyVersion, candidate
 
 
 async def _evaluate(
-    context: Context, version: PolicyVersion, suite: Suite, engine: Engine, chat: ChatFormat
-) -> EvalRun:
-    settings = context.inputs.workflow.settings.evaluation
-    keeper = _Keeper(context, f"{version.name} on {suite.name}", len(suite.tasks) * settings.num_trials)
+    context: Context, group: Sequence[tuple[PolicyVersion, tuple[Engine, ChatFormat]]], suite: Suite
+) -> None:
+    """Evaluate versions on a suite, in turn, and keep their runs and the order of their attempts."""
+    inputs = context.inputs
+    settings = inputs.workflow.settings.evaluation
+    names = " and ".join(version.name for version, _ in group)
+    keeper = _Keeper(context, f"{names} on {suite.name}", len(group) * len(suite.tasks) * settings.num_trials)
     board = Board()
+    arms = {
+        version.version_id: Arm(
+            inputs.world,
+            inputs.runner,
+            engine,
+            chat,
+            inputs.sampling(settings),
+            inputs.graders,
+            inputs.prices,
+            board=board,
+            best_of=inputs.best_of,
+        )
+        for version, (engine, chat) in group
+    }
     try:
         with Watchdog(board, lambda stuck: context.progress.say(str(stuck))):
-            run = await evaluate(
+            runs, order = await evaluate_in_turn(
                 suite,
-                version_id=version.version_id,
-                world=context.inputs.world,
-                runner=context.inputs.runner,
-                engine=engine,
-                chat=chat,
-                sampling=context.inputs.sampling(settings),
-                graders=context.inputs.graders,
+                arms,
                 num_trials=settings.num_trials,
-                seed=context.inputs.workflow.settings.training.seed,
+                seed=inputs.workflow.settings.training.seed,
                 concurrency=settings.concurrency,
                 on_attempt=keeper.keep,
-                prices=context.inputs.prices,
-                board=board,
+                slices=inputs.slices,
             )
     finally:
         keeper.flush()
     keeper.end()
-    return replace(run, run_id=context.run_id)
+    await require_anchors(inputs)
+    context.store.add_event(context.run_id, ORDER, order_record(suite.name, order))
+    for run in runs:
+        context.store.put_eval(replace(run, run_id=context.run_id))
+
+
+def order_record(suite: str, order: Sequence[Turn]) -> dict[str, Any]:
+    """The order in which attempts began, as JSON values: versions by their place in `versions`."""
+    versions = list(dict.fromkeys(turn.version_id for turn in order))
+    turns = [[versions.index(turn.version_id), turn.task_id, turn.trial] for turn in order]
+    return {"suite": suite, "versions": versions, "turns": turns}
 
 
 class _Keeper:

@@ -13,8 +13,11 @@ from flyball.agent.callable import CallableAgent
 from flyball.agent.hooks import Hooks
 from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentRunner
+from flyball.capture.best_of import BestOf, ranked_by
 from flyball.engine.protocol import SamplingParams
 from flyball.errors import ConfigError, DatasetError, GraderError, nearest
+from flyball.evals.fresh import FRESH, fresh_tasks
+from flyball.evals.slices import Slice, check_slices
 from flyball.evals.suite import Suite
 from flyball.graders.anchors import Anchor, load_anchors, missed_anchors
 from flyball.graders.grade import REWARD, SAFETY, SUCCESS, GraderSet
@@ -24,6 +27,7 @@ from flyball.graders.turns import TurnGrader
 from flyball.release.hacking import AUDIT_SCORE, HACKING_GATE
 from flyball.rl.algorithms import ALGORITHMS
 from flyball.rl_settings import SamplingSettings
+from flyball.rng import derive
 from flyball.rollout.prices import Prices
 from flyball.section import Section
 from flyball.store.records import digest
@@ -98,6 +102,17 @@ class Inputs:
         ]
 
     @cached_property
+    def slices(self) -> list[Slice]:
+        """The protected slices of the evaluation settings. Raises EvalError for one that no suite has a task of."""
+        written = self.workflow.settings.evaluation.slices
+        found = [
+            Slice(name, {k: v if isinstance(v, tuple) else (v,) for k, v in one.where.items()}, one.margin)
+            for name, one in written.items()
+        ]
+        check_slices(found, [task for suite in self.suites for task in suite.tasks])
+        return found
+
+    @cached_property
     def world(self) -> WorldSpec:
         """The user's world with the tool servers; MCP servers are asked for their tools here."""
         tools = self.workflow.settings.tools
@@ -160,6 +175,19 @@ class Inputs:
             stop=settings.stop,
         )
 
+    @cached_property
+    def best_of(self) -> BestOf | None:
+        """How the evaluation picks among several answers to a turn; None where it draws one."""
+        written = self.workflow.settings.evaluation.best_of
+        if written is None:
+            return None
+        if self.workflow.settings.evaluation.temperature == 0:
+            raise ConfigError(
+                f"{self.workflow.marks.at(('evaluation', 'best_of'))}: at temperature 0 the best of {written.n} is one "
+                "answer drawn again and again; set evaluation.temperature"
+            )
+        return ranked_by(self.workflow.folder / written.reward_model, written.n)
+
     def policy_folder_or_name(self, name: str) -> str:
         """A relative path is meant from the workflow's folder when it leads somewhere, so a file runs from anywhere."""
         beside = self.workflow.folder / name
@@ -176,11 +204,34 @@ class Inputs:
                 f'approver would be ignored: no tool of {self.world.name} has approval="human"; remove it, or mark the '
                 'tools that a person must approve with `@fb.tool(approval="human")`'
             )
+        self._check_fresh()
         self._check_audit()
         self._check_reward_model()
         self._check_curriculum()
         self._check_turns()
-        _ = self.graders, self.runner, self.prices, self.suites, self.anchors
+        _ = self.graders, self.runner, self.prices, self.slices, self.anchors, self.best_of
+
+    def _check_fresh(self) -> None:
+        asked = self.workflow.settings.evaluation.fresh_tasks is not None
+        if asked and self.workflow.fresh is None:
+            raise ConfigError(
+                f"{self.workflow.marks.at(('evaluation', 'fresh_tasks'))}: fresh_tasks needs the workflow's `fresh`, a "
+                "function (seed, n) that returns n new tasks"
+            )
+        if asked and FRESH in self.splits:
+            raise ConfigError(f"a split of the tasks is called {FRESH!r}, as the suite of new tasks is; rename it")
+
+    def fresh(self, run_id: str) -> list[Suite]:
+        """The suite of new tasks that this run, and no other, judges by; none where the settings ask for none."""
+        draw, n = self.workflow.fresh, self.workflow.settings.evaluation.fresh_tasks
+        if draw is None or n is None:
+            return []
+        seed, limits = derive(self.workflow.settings.training.seed, run_id), self.workflow.settings.limits
+        drawn = fresh_tasks(draw, n, seed=seed, known=self.tasks)
+        tasks = [replace(task, limits=_over(task.limits, limits)) for task in drawn]
+        for task in tasks:
+            self.world.check(task)
+        return [Suite.of(FRESH, tasks, world_version=self.world.version)]
 
     def _check_audit(self) -> None:
         asked = HACKING_GATE in (self.workflow.settings.release.gates or ())

@@ -24,7 +24,7 @@ from flyball.reports.tables import Grid, Summaries, group_grid, metric_grid, sui
 from flyball.rollout.prices import Prices
 from flyball.types import Estimate
 from flyball.workflow.audits import audit_run
-from flyball.workflow.evaluation import PHASE
+from flyball.workflow.evaluation import ORDER, PHASE
 from flyball.workflow.record import BASELINE, CANDIDATE, Record
 
 CHARTS = (
@@ -151,10 +151,20 @@ def _limits(record: Record) -> list[str]:
     return [
         *([f"Guards spoke while it learned: {', '.join(guards)}; {record.alarms[-1].reason}."] if guards else []),
         f"Versions judged by the frozen suites so far: {uses}.",
-        f"Tasks were attempted {trials} time{'s' * (trials != 1)} each at temperature {settings['temperature']:g}.",
+        f"Tasks were attempted {trials} time{'s' * (trials != 1)} each at temperature {settings['temperature']:g}, "
+        f"{_order(record)}.",
         "Users in the evaluation are scripted; nothing was measured on live sessions.",
         "Training used one seed; another seed may end elsewhere.",
     ]
+
+
+def _order(record: Record) -> str:
+    """How baseline and candidate shared the time that the evaluation took."""
+    both = [record.arms[BASELINE].version_id, record.arms[CANDIDATE].version_id]
+    orders = record.store.events(record.run.run_id, ORDER)
+    if any(set(both) <= {*event.payload["versions"]} for event in orders):
+        return "by both versions in turn"
+    return "by one version after the other, so drift between them counts as a difference"
 
 
 def _cost(record: Record) -> Cost | None:

@@ -10,7 +10,9 @@ from functools import cached_property
 from typing import Any
 
 from flyball.errors import EvalError
-from flyball.evals.compare import compare
+from flyball.evals.compare import Verdict, compare
+from flyball.evals.fresh import FRESH
+from flyball.evals.slices import compare_slices, verdict_with
 from flyball.release.evidence import Evidence, TokenSpeed
 from flyball.release.rollback import Drill, DrillStep
 from flyball.rl.guards import Alarm
@@ -58,7 +60,7 @@ class Record:
     @cached_property
     def evals(self) -> dict[str, dict[str, EvalRun]]:
         """The evaluations of this run by arm and suite, suites in the order of the settings."""
-        order = list(self.run.config["settings"]["evaluation"]["suites"])
+        order = [*self.run.config["settings"]["evaluation"]["suites"], FRESH]
         found: dict[str, dict[str, EvalRun]] = {}
         for arm, version in self.arms.items():
             runs = {run.suite: run for run in self.store.evals(version.version_id, run_id=self.run.run_id)}
@@ -82,6 +84,24 @@ class Record:
             raise EvalError(f"suites {sorted(before.keys() ^ after.keys())} were run by one version only")
         margin = self.run.config["settings"]["evaluation"]["margin"]
         return tuple(compare(before[suite], after[suite], "success", margin) for suite in before)
+
+    @cached_property
+    def slice_margins(self) -> dict[str, float]:
+        """The protected slices, with the loss borne on each."""
+        written = self.run.config["settings"]["evaluation"].get("slices", {})
+        return {name: one["margin"] for name, one in written.items()}
+
+    @cached_property
+    def slices(self) -> dict[str, tuple[Comparison, ...]]:
+        """Success on the protected slices of each suite."""
+        before, after = self.evals[BASELINE], self.evals[CANDIDATE]
+        return {suite: compare_slices(before[suite], after[suite], self.slice_margins) for suite in before}
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What `eval --against` exits by: the first suite with its protected slices."""
+        first = self.comparisons[0]
+        return verdict_with(first, self.slices[first.suite])
 
     @cached_property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -110,6 +130,7 @@ class Record:
             token_speed=self.token_speed,
             drill=self.drill,
             primary=self.run.config["settings"]["evaluation"]["suites"][0],
+            slice_margins=self.slice_margins,
         )
 
     @cached_property

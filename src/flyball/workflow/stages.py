@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from flyball.release.evidence import TokenSpeed
 from flyball.release.gates import DEFAULT_GATES
+from flyball.release.slices import with_slices
 from flyball.release.verdict import judge_release
 from flyball.workflow.context import Context, Result, Stage
 from flyball.workflow.demonstrations import make_demonstrations
@@ -28,7 +29,7 @@ from flyball.workflow.learning import (
     write_demonstrations,
 )
 from flyball.workflow.pages import write_pages
-from flyball.workflow.record import Record
+from flyball.workflow.record import BASELINE, CANDIDATE, Record
 from flyball.workflow.regression import former_run, require_trusted
 
 Kind = Literal["run", "train"]
@@ -77,7 +78,8 @@ async def start_policy(context: Context) -> Result:
 async def evaluate_versions(context: Context) -> Result:
     """Baseline, controls and candidate on the frozen suites, by the same seeds."""
     arms = arms_of(context)
-    speed = await evaluate_suites(context, list(arms.values()))
+    pair = [arms[BASELINE], arms[CANDIDATE]]
+    speed = await evaluate_suites(context, pair, [one for arm, one in arms.items() if arm not in (BASELINE, CANDIDATE)])
     first = compare_first(context, arms["baseline"], arms["candidate"])
     before, after, gain = first.baseline_estimate, first.candidate_estimate, first.difference
     return {
@@ -99,7 +101,8 @@ async def drill(context: Context) -> Result:
 async def ask_gates(context: Context) -> Result:
     """Put the evidence before every gate; the verdict is ready for shadow or what stands against it."""
     names = context.inputs.workflow.settings.release.gates or DEFAULT_GATES
-    release = judge_release(Record.of(context.store, context.run_id).evidence, names)
+    evidence = Record.of(context.store, context.run_id).evidence
+    release = judge_release(evidence, with_slices(names, evidence.slice_margins))
     context.store.put_release(release)
     return {"release": release.release_id, "note": release.verdict}
 

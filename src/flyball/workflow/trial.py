@@ -11,6 +11,7 @@ from flyball.store.store import Store
 from flyball.types import PolicyVersion
 from flyball.workflow.adapters import make_policy
 from flyball.workflow.context import Context, run_config
+from flyball.workflow.eval_plan import contamination
 from flyball.workflow.evaluation import evaluate_suites
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.progress import Progress
@@ -65,6 +66,8 @@ def evaluate_policy(
 
 async def _evaluate(context: Context, versions: list[PolicyVersion]) -> TokenSpeed:
     await require_trusted(context.inputs, context.store)
+    for line in contamination(context.inputs):
+        context.progress.say(line)
     return await evaluate_suites(context, versions)
 
 

@@ -46,6 +46,7 @@ class Workflow:
     function `(attempt, client)`, `fb.Command` or `fb.Http`. `oracle` solves a task by script (doctor and demonstrations
     use it), `demonstrations` overrides the ones made from it. `approver` answers for tools with `approval="human"` in
     training and evaluation: `approve`, `deny`, `expire`, or a function `(call)` that returns one of them.
+    `fresh`, a function `(seed, n)`, draws new tasks for a suite that one run judges by (`evaluation.fresh_tasks`).
     `tracking` copies the metrics of runs to TensorBoard, MLflow or Weights & Biases.
     `tools` declares tool servers (HTTP and MCP), scopes, budgets and dry runs; its keys are those of the YAML file.
     `holdout` graders are reported like scores and never learned from; `anchors` is a JSONL file of attempts whose
@@ -83,6 +84,7 @@ class Workflow:
     anchors: str | Path | None = None
     turn_reward: Callable[..., Any] | None = None
     tracking: Section | Mapping[str, Any] | None = None
+    fresh: Callable[[int, int], Sequence[Task]] | None = None
     source: Path | None = field(default=None, compare=False)
     marks: Marks = field(default=Marks("Workflow(...)"), compare=False, repr=False)
     settings: Settings = field(init=False, compare=False)
@@ -121,6 +123,7 @@ class Workflow:
             ("planner", "view"),
             ("critic", "view"),
             ("turn_reward", "attempt, hidden"),
+            ("fresh", "seed, n"),
         ):
             self._check_callable(name, getattr(self, name), required=False, takes=takes)
         for role, graders in (("scores", self.scores), ("holdout", self.holdout)):
