@@ -187,9 +187,8 @@ def main() -> int:
         wrong += not (as_it_must and (ended == "rolled_back") == bool(stopped_by))
         shares = " -> ".join(f"{100 * share:g} %" for share in trip.shares if share)
         met = sum(one.arm == "canary" for one in trip.sessions)
-        print(
-            f"{name:<9} {ended} after {(trip.clock.now - BEGIN) / 24 / HOUR:.1f} days; ramp {shares}; {met} users met it"
-        )
+        days = (trip.clock.now - BEGIN) / 24 / HOUR
+        print(f"{name:<9} {ended} after {days:.1f} days; ramp {shares}; {met} users met it")
         print(f"{'':<9} {reason}")
         if restored is not None:
             hours = restored.detect_seconds / HOUR

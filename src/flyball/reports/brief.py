@@ -346,7 +346,7 @@ def _page(brief: Brief) -> dict[str, object]:
         "tested": _cut(brief.tested, MAX_SUITES - less),
         "failures": _cut(brief.failures, MAX_FAILURES - 2 * less),
         "claims": _cut(brief.claims if len(brief.claims) <= most else against_first, most),
-        "guardrails": _cut(brief.guardrails, MAX_GUARDRAILS - less),
+        "guardrails": _cut(brief.guardrails, MAX_GUARDRAILS),
         "limits": _cut(brief.limits, MAX_LIMITS - less),
         "max_reason": MAX_REASON,
     }

@@ -8,7 +8,7 @@ rounded is rounded before it meets a locale: every locale shows the same digits.
 
     count      1,234             percent   62.5%  (of 0.625, measured)       points  21.3  (of 0.213)
     number     three digits      rate      15%    (of 0.15, set by somebody) hundred 3     (of 0.03, set by somebody)
-    plain      as short as it is usd       $0.021          seconds   0.34    rates 5% → 25%
+    plain      as short as it is  tenth 1.8   usd       $0.021          seconds   0.34    rates 5% → 25%
     list       a, b      semicolons  a; b           signed  +21.3 points [+14.8, +27.9], n=240 (a difference)
 
 A `+` before the name writes the sign of positive numbers too.
@@ -122,15 +122,19 @@ class Words:
         if math.isinf(value):
             return self.say("unbounded")
         digits = _WRITTEN[name](value, sign)
-        return self.say(name, x=self._grouped(digits)) if name in ("percent", "rate", "usd") else self._grouped(digits)
+        if name == "usd":  # the sign stands before the currency
+            return self._sign(digits) + self.say(name, x=self._grouped(digits.lstrip("+-")))
+        return self.say(name, x=self._grouped(digits)) if name in ("percent", "rate") else self._grouped(digits)
+
+    def _sign(self, digits: str) -> str:
+        return digits[0].replace("-", MINUS) if digits[0] in "+-" else ""
 
     def _grouped(self, digits: str) -> str:
         """Rounded digits with the locale's decimal mark and groups, and a true minus sign."""
-        sign = digits[0] if digits[0] in "+-" else ""
         whole = Decimal(digits.lstrip("+-"))
         places = len(digits.partition(".")[2])
         pattern = "#,##0" + ("." + "0" * places if places else "")
-        return sign.replace("-", MINUS) + format_decimal(whole, format=pattern, locale=self._locale)
+        return self._sign(digits) + format_decimal(whole, format=pattern, locale=self._locale)
 
 
 @cache
@@ -184,6 +188,7 @@ _WRITTEN: Mapping[str, Callable[[float, str], str]] = {
     "points": lambda x, sign: f"{100 * x:{sign}.1f}",
     "rate": lambda x, sign: _short(100 * x, sign),
     "hundred": lambda x, sign: _short(100 * x, sign),
+    "tenth": lambda x, sign: f"{x:{sign}.1f}",
     "number": significant,
     "plain": _short,
     "usd": significant,
