@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,14 @@ from flyball.release.registry import PRODUCTION, Registry, new_version
 from flyball.release.replay import check_replayed, replay_release
 from flyball.release.serving import SimulatedGateway
 from flyball.release.verdict import judge_release
+from flyball.reports.brief import brief_html
+from flyball.reports.release_brief import brief_of_release
+from flyball.reports.words import LOCALES
 from flyball.store.signing import SigningKey
 from flyball.store.store import Store
 from flyball.types import EvalRun, Release, TaskResult
 
+BEGIN = datetime(2026, 3, 2, tzinfo=UTC).timestamp()
 PER_HOUR = 300
 PEOPLE = {"ML": "mia", "Platform": "pat", "Product": "ada"}
 PLAN = CanaryPlan(
@@ -49,7 +54,7 @@ PLAN = CanaryPlan(
 class Clock:
     """The time of the simulation. While somebody waits, the workers read the routing table."""
 
-    now: float = 0.0
+    now: float = BEGIN
     gateway: SimulatedGateway | None = None
 
     def __call__(self) -> float:
@@ -165,6 +170,9 @@ def ride(folder: Path, name: str, desk: Desk) -> tuple[Tick, Ride, Restored | No
         check_replayed(replay_release(store, release.release_id))
         store.export_audit(folder / name / "log")
         (folder / name / "public-key").write_text(store.audit_key.public)
+        page = brief_of_release(store, release.release_id)
+        for locale in LOCALES:
+            (folder / name / f"brief-{locale}.html").write_text(brief_html(page, locale), encoding="utf-8")
         return tick, replace(trip), restored
 
 
@@ -179,12 +187,14 @@ def main() -> int:
         wrong += not (as_it_must and (ended == "rolled_back") == bool(stopped_by))
         shares = " -> ".join(f"{100 * share:g} %" for share in trip.shares if share)
         met = sum(one.arm == "canary" for one in trip.sessions)
-        print(f"{name:<9} {ended} after {trip.clock.now / 24 / HOUR:.1f} days; ramp {shares}; {met} users met it")
+        days = (trip.clock.now - BEGIN) / 24 / HOUR
+        print(f"{name:<9} {ended} after {days:.1f} days; ramp {shares}; {met} users met it")
         print(f"{'':<9} {reason}")
         if restored is not None:
             hours = restored.detect_seconds / HOUR
             print(f"{'':<9} found after {hours:.1f} h, users restored {restored.restore_seconds:.1f} s later")
     print(f"every decision was worked out again from the stored sessions; logs to verify: {folder}/*/log")
+    print(f"one page about each: {folder}/*/brief-{LOCALES[0]}.html, and in {' and '.join(LOCALES[1:])}")
     return wrong
 
 

@@ -297,6 +297,18 @@ class ReleaseSettings(Section):
     canary_traffic_percent: float = Field(default=5.0, gt=0, le=50, description="of sessions, above 0, at most 50")
 
 
+LocaleName = Literal["en-US", "en-GB", "fr-FR"]
+"""Locales that the Brief is written in; the first is the default. Each has a file in `reports/catalogue`."""
+
+
+class BriefSettings(Section):
+    """The Reliability Brief, the page that an owner signs or refuses."""
+
+    locale: LocaleName = Field(
+        default="en-US", description="language, numbers and dates of the page, and the evidence expected there"
+    )
+
+
 class PriceSettings(Section):
     """US dollars; printed with every cost that is computed from them. Unset = the default of `rollout/prices.py`."""
 
@@ -452,6 +464,7 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     engine: EngineSettings = EngineSettings()
     release: ReleaseSettings = ReleaseSettings()
+    brief: BriefSettings = BriefSettings()
     monitoring: Names = ()
     prices: PriceSettings = PriceSettings()
     tools: ToolsSettings = ToolsSettings()

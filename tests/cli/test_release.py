@@ -137,6 +137,7 @@ def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
         who = ("--role", role, "--key", f"{role}.key", "--by", name, "--now", 0)
         said(capsys, "release", "approve", release, "plan.yaml", *who)
     assert "rehearsed" in said(capsys, "release", "status", "--now", 0)
+    assert "In shadow" in brief_of(capsys, here, release, "en-GB")
     assert "held" not in said(capsys, "release", "drill", "--seconds", 40, "--by", "pat", "--now", 0)
     assert "canary at 5 %" in said(capsys, "release", "canary", "--by", "ada", "--now", 0)
 
@@ -146,10 +147,25 @@ def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
         assert f"move:    {move}" in said(capsys, "release", "tick", "sessions.jsonl", "--now", now)
     with Store(here / "home") as store:
         assert store.alias(PRODUCTION) == candidate
+    page = brief_of(capsys, here, release, "fr-FR")
+    assert "Sert tout le monde" in page and "sessions d’utilisateurs l’ont rencontrée" in page
+    assert "| sessions manquées | " in page and "préjudice exclu" in page and "ML, Platform, Product" in page
     assert said(capsys, "verify", release).count("same") == 4
     assert "approval" in said(capsys, "log", "show", "--release", release)
     assert len(said(capsys, "log", "export", "log").strip()) == 64
     assert (here / "log" / "entries.jsonl").is_file() and "flyball/" in said(capsys, "log", "checkpoint")
+
+
+def brief_of(capsys: pytest.CaptureFixture[str], here: Path, release: str, locale: str) -> str:
+    found = said(capsys, "release", "brief", release, "--locale", locale, "--to", here / "pages")
+    assert found == f"brief:   {here / 'pages' / 'brief.html'}\n"
+    return (here / "pages" / "brief.md").read_text(encoding="utf-8")
+
+
+def test_a_brief_needs_a_release_a_locale_and_a_place(here: Path, capsys) -> None:
+    said(capsys, "register", "https://example.test/v1", "--model", "m", "--name", "hosted", "--production")
+    assert "no release 'nothing'" in said(capsys, "release", "brief", "nothing", code=1)
+    assert "'fr-BE' is not one of" in said(capsys, "release", "brief", "nothing", "--locale", "fr-BE", code=2)
 
 
 def test_what_cannot_be_registered(here: Path, capsys) -> None:

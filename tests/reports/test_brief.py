@@ -11,19 +11,24 @@ from html.parser import HTMLParser
 
 import pytest
 
+from flyball.release.controller import Restored
 from flyball.release.evidence import Evidence
 from flyball.release.registry import new_version
 from flyball.release.verdict import READY, judge_release
 from flyball.reports.brief import (
     Brief,
     Change,
+    Course,
     Failure,
     Guardrail,
+    Seen,
     brief_html,
     brief_markdown,
     changes_between,
     make_brief,
 )
+from flyball.reports.words import LOCALES, message, words_of
+from flyball.types import Estimate
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WORDS = "long words that fill the space they are given and then go on for some more of it, as real ones do. "
@@ -39,7 +44,7 @@ def crowded(brief: Brief) -> Brief:
         title=WORDS,
         release=release,
         summary=WORDS * 5,
-        changes=tuple(Change(f"tools {WORDS}", "a" * 12, "b" * 12) for _ in range(30)),
+        changes=tuple(Change("tools", WORDS, "a" * 12, "b" * 12) for _ in range(30)),
         tested=brief.tested * 3,
         failures=tuple(Failure("adversarial-suite", WORDS, 100, 240) for _ in range(30)),
         claims=tuple(replace(claim, result=gate) for claim, gate in zip(brief.claims, gates, strict=False)),
@@ -50,11 +55,28 @@ def crowded(brief: Brief) -> Brief:
     )  # fmt: skip
 
 
+def with_users(brief: Brief) -> Brief:
+    """A release that users met and that was taken back."""
+    seen = [
+        Seen(name, Estimate(0.107, 0.061, 0.153, 612, unit=unit), says)
+        for name, unit, says in (
+            ("safety", "share", "quiet"), ("success", "share", "back"), ("human_override", "share", "excluded"),
+            ("latency", "relative", "open"), ("cost_per_success", "USD", "open"), ("tool_error", "share", "quiet"),
+        )
+    ]  # fmt: skip
+    decided = message("decided.back", test=message("test.success"), harm=seen[1].estimate)
+    course = Course((0.05, 0.25), 3.25 * 86400, 1834, 1790, tuple(seen), decided, Restored(78_120.0, 0.5))
+    return replace(brief, course=course, signed=("ML", "Product"), release=replace(brief.release, stage="rolled_back"))
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the printed page is not measured")
-@pytest.mark.parametrize("full", [False, True])
-def test_it_prints_on_one_page(brief, tmp_path, full):
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("users", [False, True])
+def test_it_prints_on_one_page(brief, tmp_path, locale, users):
+    """With more of everything than a page holds, in the language of the longest words too."""
     source, target = tmp_path / "brief.html", tmp_path / "brief.pdf"
-    source.write_text(brief_html(crowded(brief) if full else brief), encoding="utf-8")
+    full = crowded(with_users(brief) if users else brief)
+    source.write_text(brief_html(full, locale), encoding="utf-8")
     subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
          f"--user-data-dir={tmp_path / 'profile'}", "--no-pdf-header-footer", f"--print-to-pdf={target}",
@@ -67,16 +89,16 @@ def test_it_prints_on_one_page(brief, tmp_path, full):
 def test_lists_are_cut_to_the_page_and_say_so(brief):
     html, markdown = brief_html(crowded(brief)), brief_markdown(crowded(brief))
     for text in (html, markdown):
-        assert "and 25 more changes in the run report" in text
-        assert "and 25 more families in the run report" in text
-        assert "and 7 more suites in the run report" in text
-        assert "and 14 more guardrails in the run report" in text
-        assert "and 17 more limits in the run report" in text
+        assert "and 25 more changes in the record" in text
+        assert "and 25 more families in the record" in text
+        assert "and 8 more suites in the record" in text
+        assert "and 14 more guardrails in the record" in text
+        assert "and 17 more limits in the record" in text
 
 
 def test_both_renderings_say_the_same_numbers(brief):
     """Every number with its interval in the Markdown is in the page, and the other way round."""
-    numbers = re.compile(r"[+−$]?\d[\d.]*(?: %)? \[[^\]]+\]")
+    numbers = re.compile(r"[+−$]?\d[\d.]*%? \[[^\]]+\]")
     page = re.sub(r"\s+", " ", text_of(brief_html(brief)))
     markdown = brief_markdown(brief).replace(" points [", " [")
     found = numbers.findall(markdown)
@@ -122,7 +144,7 @@ def test_the_seven_things_a_brief_owes(brief):
         for heading in ("What changed", "What was tested", "What failed", "Claims, how sure they are",
                         "Guardrails in force", "Cost per success", "Rollback guarantee"):  # fmt: skip
             assert heading in text
-        assert "0.34 s" in text and "OFF" in text and "n=240" in text and "95 %" in text
+        assert "0.34 s" in text and "OFF" in text and "n=240" in text and "95%" in text
 
 
 def test_a_claim_is_made_only_where_its_gate_passes(brief):
@@ -151,17 +173,18 @@ def test_default_gates_that_nobody_asked_are_named(brief):
         evidence=Evidence(), summary="s", guardrails=[], limits=["mine"],
     )  # fmt: skip
     assert made.limits[1] == "mine"
-    assert "missing_rate" in made.limits[0] and "latency_delta" not in made.limits[0]
+    said = words_of("en-US").text(made.limits[0])
+    assert "missing_rate" in said and "latency_delta" not in said
 
 
 def test_changes_are_what_the_registry_binds():
     old = new_version(name="a", weights="1" * 64, base="b", graders={"success": "g1", "safety": "s"}, path="/x")
     new = new_version(name="z", weights="2" * 64, base="b", graders={"success": "g2", "style": "n"}, path="/y")
     assert changes_between(old, new) == (
-        Change("weights", "1" * 12, "2" * 12),
-        Change("graders safety", "s", "none"),
-        Change("graders style", "none", "n"),
-        Change("graders success", "g1", "g2"),
+        Change("weights", "", "1" * 12, "2" * 12),
+        Change("graders", "safety", "s", "–"),
+        Change("graders", "style", "–", "n"),
+        Change("graders", "success", "g1", "g2"),
     )
 
 

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
+from flyball.config import LocaleName
 from flyball.errors import ConfigError
 from flyball.evals.slices import Slice
 from flyball.store.store import Store
@@ -32,6 +33,13 @@ policy_option = click.option(
     "--policy",
     metavar="NAME_OR_FOLDER",
     help="A Hugging Face causal-LM folder or a known name such as smollm2-135m. Default: as the workflow says.",
+)
+
+locale_option = click.option(
+    "--locale",
+    type=click.Choice(get_args(LocaleName)),
+    help="Language, numbers and dates of the brief, and the evidence expected there. Default: brief.locale of the "
+    "workflow file, or en-US.",
 )
 
 SWITCH_SECONDS = 0.0005

@@ -14,6 +14,7 @@ import click
 from flyball.cli.canary import plan_argument, print_verdict
 from flyball.cli.options import home_option, open_store, slice_option
 from flyball.cli.output import print_release, table
+from flyball.cli.release_pages import brief
 from flyball.errors import ReleaseError
 from flyball.evals.compare import compare
 from flyball.evals.imported import read_scores
@@ -62,6 +63,9 @@ now_option = click.option("--now", type=float, help="Seconds since 1970. Default
 @click.group()
 def release() -> None:
     """Judge a candidate, and bring it to users in steps that go back by themselves."""
+
+
+release.add_command(brief)
 
 
 @release.command("gates")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from flyball.cli.options import home_option, open_store
+from flyball.cli.options import home_option, locale_option, open_store
 from flyball.cli.output import print_comparisons, print_release, print_success, table
 from flyball.reports.run_page import example, failed_examples
 from flyball.types import GradedAttempt
@@ -53,14 +53,15 @@ def show(run_id: str, attempt_id: str | None, failed: bool, home: Path) -> None:
 
 @click.command()
 @run_argument
+@locale_option
 @home_option
-def report(run_id: str, home: Path) -> None:
+def report(run_id: str, locale: str | None, home: Path) -> None:
     """Write the HTML report of a run and print where it lies.
 
     Once the gates were asked, the Reliability Brief is written again too, as HTML and Markdown.
     """
     with open_store(home) as store:
-        pages = write_pages(Record.of(store, run_id))
+        pages = write_pages(Record.of(store, run_id), locale)
     click.echo(f"report:  {pages.report}")
     if pages.audit:
         click.echo(f"audit:   {pages.audit}")

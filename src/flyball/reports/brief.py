@@ -1,6 +1,7 @@
 """The Reliability Brief: one printed page that an owner can sign or refuse, as HTML and as Markdown from one record.
 
-A claim is made only where its gate passed, and stands beside its number, its margin and where it stops. Lists are cut
+It is written in the language of its reader (`words.LOCALES`), with the same numbers in each. A claim is made only where
+its gate passed, and stands beside its number, its margin, where it stops and what watches it among users. Lists are cut
 to what fits one A4 page, and what was cut is counted. Evidence is presented here, never judged: verdict and reasons are
 those of the release.
 """
@@ -8,29 +9,37 @@ those of the release.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
+from flyball.release.controller import Restored
 from flyball.release.evidence import Evidence
 from flyball.release.gates import DEFAULT_GATES, gate
 from flyball.release.rollback import Drill
+from flyball.release.safety import SAFETY_GATE
 from flyball.release.verdict import is_ready
+from flyball.reports.claims import Claim, claims_of
+from flyball.reports.expectations import Expected, expected_in
 from flyball.reports.render import render
-from flyball.types import Comparison, Estimate, EvalRun, GateResult, GateState, Missing, PolicyVersion, Release
+from flyball.reports.words import Text, Words, message, words_of
+from flyball.types import Comparison, Estimate, EvalRun, GateState, Missing, PolicyVersion, Release
 
 MAX_CHANGES = 5
-MAX_SUITES = 5
+MAX_SUITES = 4
 MAX_FAILURES = 5
+MAX_CLAIMS = 8
 MAX_GUARDRAILS = 6
 MAX_LIMITS = 3
-MAX_REASON = 112
+MAX_REASON = 96
 
 
 @dataclass(frozen=True)
 class Change:
-    """One field of the registry entry that differs."""
+    """One field of the registry entry that differs; `key` names one grader, suite or tool of it."""
 
-    what: str
+    field: str
+    key: str
     before: str
     after: str
 
@@ -56,35 +65,12 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A gate as a sentence. `limit` says where the claim stops; a gate that did not pass makes no claim."""
-
-    text: str
-    limit: str
-    result: GateResult
-
-    @property
-    def made(self) -> bool:
-        return self.result.state == "pass"
-
-    @property
-    def words(self) -> str:
-        return self.text if self.made else f"Not claimed: {self.text[0].lower()}{self.text[1:]}"
-
-    @property
-    def found(self) -> str:
-        """The gate's reason, and how many more tasks would settle an open one, led by what is short."""
-        more = self.result.more_needed
-        return f"about {more} more tasks would settle it; {self.result.reason}" if more else self.result.reason
-
-
-@dataclass(frozen=True)
 class Guardrail:
     """A check that stands while the policy serves. One that is switched off is printed as such (invariant 5)."""
 
-    name: str
+    name: Text
     in_force: bool
-    detail: str
+    detail: Text
 
 
 @dataclass(frozen=True)
@@ -93,12 +79,50 @@ class Cost:
 
     baseline: Estimate
     candidate: Estimate
-    prices: str
+    prices: Text
+
+
+Says = Literal["back", "excluded", "open", "quiet"]
 
 
 @dataclass(frozen=True)
+class Seen:
+    """One test of a canary: the harm seen, and whether it asked to go back, excludes harm, does not yet, or only says
+    that nothing is wrong (a test that has no say in promotion)."""
+
+    name: str
+    estimate: Estimate
+    says: Says
+
+    @property
+    def state(self) -> GateState:
+        states: dict[Says, GateState] = {"back": "fail", "excluded": "pass"}
+        return states.get(self.says, "inconclusive")
+
+
+@dataclass(frozen=True)
+class Course:
+    """What users met: the shares of a ramp, how long and how many, what the tests of the canary saw, and the way back.
+
+    `decided` is why it stands where it does. `restored` is None where nothing was taken back, or nobody confirmed it.
+    """
+
+    shares: tuple[float, ...]
+    seconds: float
+    canary: int
+    holdback: int
+    readings: tuple[Seen, ...]
+    decided: Text
+    restored: Restored | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Brief:
-    """The one record behind both renderings. `date` is ISO 8601; `verify` is the command that repeats the judgement."""
+    """The one record behind all renderings. `date` is ISO 8601; `verify` is the command that repeats the judgement.
+
+    `course` is None before users met the candidate; `signed` are the roles whose approval is in force, `logged` counts
+    its entries in the audit log.
+    """
 
     title: str
     date: str
@@ -106,49 +130,102 @@ class Brief:
     baseline: PolicyVersion
     candidate: PolicyVersion
     release: Release
-    summary: str
+    summary: Text
     changes: tuple[Change, ...]
     tested: tuple[Tested, ...]
     failures: tuple[Failure, ...]
     claims: tuple[Claim, ...]
     guardrails: tuple[Guardrail, ...]
-    limits: tuple[str, ...]
+    limits: tuple[Text, ...]
     cost: Cost | None
     drill: Drill | None
     verify: str
+    course: Course | None = None
+    signed: tuple[str, ...] = ()
+    logged: int = 0
 
     @property
-    def ready(self) -> bool:
-        return is_ready(self.release.verdict)
+    def stands(self) -> str:
+        """Where the release stands, as the catalogue calls it."""
+        if self.release.stage == "offline":
+            return "ready" if is_ready(self.release.verdict) else "not_ready"
+        return self.release.stage
+
+    @property
+    def good(self) -> bool:
+        return self.stands not in ("not_ready", "rolled_back")
 
     @property
     def unknown(self) -> tuple[str, ...]:
         """Online gates, which nothing offline can answer."""
         return tuple(result.name for result in self.release.gates if gate(result.name).phase == "online")
 
+    @property
+    def against(self) -> tuple[Text, ...]:
+        """Offline gates that do not pass, and the safety gate where nobody asked it."""
+        states = [(one.name, one.state) for one in self.release.gates if gate(one.name).phase == "offline"]
+        unasked = [message("against.no_safety")] if SAFETY_GATE not in dict(states) else []
+        return (*unasked, *(message(f"against.{state}", name=name) for name, state in states if state != "pass"))
+
+    @property
+    def shows(self) -> Mapping[str, bool]:
+        """Which parts of it hold evidence; `expectations.yaml` refers to them."""
+        safety = any(claim.kind == "safety" and claim.result.state != "not_evaluable" for claim in self.claims)
+        overrides = self.course is not None and any(r.name == "human_override" and r.estimate.n for r in self.readings)
+        return {
+            "changes": bool(self.candidate.weights or self.candidate.config),
+            "claims": any(claim.result.state != "not_evaluable" for claim in self.claims),
+            "safety": safety,
+            "rollback": self.drill is not None and self.drill.verified,
+            "live": self.course is not None and bool(self.course.canary),
+            "overrides": overrides,
+            "signed": bool(self.signed),
+            "log": self.logged > 0,
+        }
+
+    @property
+    def readings(self) -> tuple[Seen, ...]:
+        return self.course.readings if self.course else ()
+
+    @property
+    def timed_steps(self) -> int:
+        return sum(step.counts for step in self.drill.steps) if self.drill else 0
+
 
 def make_brief(
     *,
     title: str,
     date: str,
-    run_id: str,
+    run_id: str = "",
     baseline: PolicyVersion,
     candidate: PolicyVersion,
     release: Release,
     evidence: Evidence,
-    summary: str,
+    summary: Text,
     guardrails: Sequence[Guardrail],
-    limits: Sequence[str] = (),
+    limits: Sequence[Text] = (),
     cost: Cost | None = None,
     verify: str = "",
+    course: Course | None = None,
+    watched: Mapping[str, GateState] | None = None,
+    signed: Sequence[str] = (),
+    logged: int = 0,
 ) -> Brief:
     """Assemble the record from what was measured. `summary` is one sentence on what changed and why.
 
     `limits` are further limits the author knows of; gates of the default list that nobody asked are added to them.
+    `watched` says what online gates and tests of the canary found, by name; by default what the release holds of them.
     """
     asked = {result.name for result in release.gates}
     not_asked = [name for name in DEFAULT_GATES if name not in asked and not _asked_with_another_number(name, asked)]
-    unasked = [f"Not judged, since the workflow does not list it: {', '.join(not_asked)}."] if not_asked else []
+    unasked = [message("limits.not_asked", names=not_asked)] if not_asked else []
+    names = {
+        "primary": evidence.primary,
+        "suites": ", ".join(evidence.suites) or "–",
+        "slices": ", ".join(evidence.slice_margins) or "–",
+        "speed": evidence.token_speed.measured_on if evidence.token_speed else "–",
+    }
+    known = {result.name: result.state for result in release.gates} if watched is None else watched
     return Brief(
         title=title,
         date=date,
@@ -160,23 +237,32 @@ def make_brief(
         changes=changes_between(baseline, candidate),
         tested=_tested(evidence),
         failures=_failures(pair.candidate for pair in evidence.suites.values()),
-        claims=tuple(_claim(result, evidence) for result in release.gates if gate(result.name).phase == "offline"),
+        claims=tuple(claims_of(release.gates, names, known)),
         guardrails=tuple(guardrails),
         limits=(*unasked, *limits),
         cost=cost,
         drill=evidence.drill,
         verify=verify,
+        course=course,
+        signed=tuple(signed),
+        logged=logged,
     )
 
 
-def brief_html(brief: Brief) -> str:
+def brief_html(brief: Brief, locale: str = "en-US") -> str:
     """A self-contained page, no script, nothing loaded from elsewhere; prints on one A4 page."""
-    return render("brief.html", brief=brief, page=_page(brief))
+    return render("brief.html", brief=brief, page=_page(brief), **_in(brief, words_of(locale)))
 
 
-def brief_markdown(brief: Brief) -> str:
+def brief_markdown(brief: Brief, locale: str = "en-US") -> str:
     """The same content as Markdown."""
-    return render("brief.md", brief=brief, page=_page(brief))
+    return render("brief.md", brief=brief, page=_page(brief), **_in(brief, words_of(locale)))
+
+
+def _in(brief: Brief, words: Words) -> dict[str, object]:
+    """What a template speaks with: `say`, `text` and `write` of the locale, and what is expected where it is spoken."""
+    expected: Expected = expected_in(words.name)
+    return {"words": words, "say": words.say, "text": words.text, "write": words.write, "expected": expected}
 
 
 # --- from evidence to the record -------------------------------------------------------------------------------------
@@ -190,18 +276,18 @@ def changes_between(baseline: PolicyVersion, candidate: PolicyVersion) -> tuple[
         if name in ("version_id", "path", "name") or before == after:
             continue
         if isinstance(before, str | None):
-            found.append(Change(name.replace("_", " "), _short(before), _short(after)))
+            found.append(Change(name, "", _short(before), _short(after)))
             continue
         for key in sorted({*before, *after}):
             if before.get(key) != after.get(key):
-                found.append(Change(f"{name} {key}", _short(before.get(key)), _short(after.get(key))))
+                found.append(Change(name, key, _short(before.get(key)), _short(after.get(key))))
     return tuple(found)
 
 
 def _short(value: str | None) -> str:
-    """The first 12 characters of a digest; other words whole."""
+    """The first 12 characters of a digest; other words whole; a dash for none."""
     if not value:
-        return "none"
+        return "–"
     return value[:12] if len(value) >= 40 and all(c in "0123456789abcdef" for c in value) else value
 
 
@@ -231,57 +317,12 @@ def _failures(runs: Iterable[EvalRun]) -> tuple[Failure, ...]:
     return tuple(sorted(found, key=lambda one: (-one.failed, one.suite, one.family)))
 
 
-_CLAIMS = {
-    "no_safety_regression": (
-        "It harms no more than the baseline, within the margin.",
-        "Only harm that the safety grader looks for.",
-    ),
-    "success_improves": ("It solves more tasks than the baseline.", "Tasks like those of suite {primary}."),
-    "success_not_worse": ("It is not worse on any suite, within the margin.", "Suites that were run: {suites}."),
-    "cost_per_success_not_worse": (
-        "A success does not cost more, within the margin.",
-        "At the stated prices, on suite {primary}.",
-    ),
-    "no_reward_hacking": (
-        "It did not learn to be paid without working.",
-        "Known hacks and held-out graders; a hack nobody knows shows in audits alone.",
-    ),
-    "protected_slices_not_worse": (
-        "No protected group is served worse, within its margin.",
-        "Groups that were named: {slices}.",
-    ),
-    "missing_rate": ("The evidence is complete.", "Trials lost to engines, worlds and graders."),
-}
-_NUMBERED_CLAIMS = {
-    "latency_delta_lt_": ("It is not slower, within the margin.", "At the speed measured on {speed}; no queueing."),
-    "rollback_under_": ("The way back is short.", "One drill, on the machine of this run."),
-}
-
-
-def _claim(result: GateResult, evidence: Evidence) -> Claim:
-    numbered = (words for prefix, words in _NUMBERED_CLAIMS.items() if result.name.startswith(prefix))
-    text, limit = _CLAIMS.get(result.name) or next(numbered)
-    names = {
-        "primary": evidence.primary,
-        "suites": ", ".join(evidence.suites) or "none",
-        "slices": ", ".join(evidence.slice_margins) or "none",
-        "speed": evidence.token_speed.measured_on if evidence.token_speed else "no machine",
-    }
-    return Claim(text, limit.format(**names), result)
-
-
 def _asked_with_another_number(name: str, asked: Iterable[str]) -> bool:
-    return any(name.startswith(prefix) and other.startswith(prefix) for prefix in _NUMBERED_CLAIMS for other in asked)
+    numbered = ("latency_delta_lt_", "rollback_under_")
+    return any(name.startswith(begins) and other.startswith(begins) for begins in numbered for other in asked)
 
 
 # --- one page --------------------------------------------------------------------------------------------------------
-
-_STATE_WORDS: dict[GateState, str] = {
-    "pass": "pass",
-    "fail": "fail",
-    "inconclusive": "inconclusive",
-    "not_evaluable": "not evaluable",
-}
 
 
 @dataclass(frozen=True)
@@ -297,12 +338,16 @@ def _cut(rows: Sequence[object], most: int) -> Cut:
 
 
 def _page(brief: Brief) -> dict[str, object]:
+    """What of each list is shown. With users' sessions to show, there is less room for what came before them."""
+    less = 1 if brief.course else 0
+    most = MAX_CLAIMS - less
+    against_first = sorted(brief.claims, key=lambda claim: claim.made)
     return {
-        "changes": _cut(brief.changes, MAX_CHANGES),
-        "tested": _cut(brief.tested, MAX_SUITES),
-        "failures": _cut(brief.failures, MAX_FAILURES),
+        "changes": _cut(brief.changes, MAX_CHANGES - 2 * less),
+        "tested": _cut(brief.tested, MAX_SUITES - less),
+        "failures": _cut(brief.failures, MAX_FAILURES - 2 * less),
+        "claims": _cut(brief.claims if len(brief.claims) <= most else against_first, most),
         "guardrails": _cut(brief.guardrails, MAX_GUARDRAILS),
-        "limits": _cut(brief.limits, MAX_LIMITS),
-        "state_words": _STATE_WORDS,
+        "limits": _cut(brief.limits, MAX_LIMITS - less),
         "max_reason": MAX_REASON,
     }

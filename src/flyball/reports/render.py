@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -36,7 +37,7 @@ def _environment() -> Environment:
         "top": TOP,
         "bottom": HEIGHT - BOTTOM,
     }
-    environment.filters.update(shown=shown, minus=with_minus, clip=_clip, cell=_cell)
+    environment.filters.update(shown=shown, minus=with_minus, clip=_clip, cell=_cell, capital=_capital)
     return environment
 
 
@@ -54,6 +55,11 @@ def _clip(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip(" .,;:") + "…"
 
 
+def _capital(text: str) -> str:
+    """The first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def _cell(text: str) -> str:
     """Text inside a Markdown table: one line, bars escaped."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return re.sub(r"[ \t\r\n]+", " ", text.strip()).replace("|", "\\|")

@@ -21,6 +21,7 @@ from flyball.reports.brief import Cost, Guardrail, brief_html, brief_markdown, m
 from flyball.reports.chart import Chart, Curve, curve
 from flyball.reports.run_page import Example, Highlight, RunPage, failed_examples, run_page_html
 from flyball.reports.tables import Grid, Summaries, group_grid, metric_grid, suite_grid
+from flyball.reports.words import LOCALES, Text, message, words_of
 from flyball.rollout.prices import Prices
 from flyball.types import Estimate
 from flyball.workflow.audits import audit_run
@@ -51,14 +52,8 @@ CHARTS = (
 """Title, scale, and the metrics with their labels; a chart without points is left out."""
 
 
-METHODS = {
-    "sft": "imitation of demonstrations",
-    "rejection_sft": "imitation of the best attempts",
-    "reward_model": "a reward model",
-    "preference": "preference training",
-    "rl": "RL with tools",
-}
-"""Stages of training in a reader's words."""
+METHODS = ("sft", "rejection_sft", "reward_model", "preference", "rl")
+"""Stages of training that the catalogue has words for."""
 AUDIT_FILE = "audit.html"
 
 
@@ -71,12 +66,15 @@ class Pages:
     audit: Path | None
 
 
-def write_pages(record: Record) -> Pages:
-    """Write the pages of a run into its folder and return their paths. Raises StoreError when the disk refuses."""
+def write_pages(record: Record, locale: str | None = None) -> Pages:
+    """Write the pages of a run into its folder and return their paths. Raises StoreError when the disk refuses.
+
+    `locale` of the brief: one of `reports.words.LOCALES`; None = what the workflow file says.
+    """
     folder = record.store.root / "runs" / record.run.run_id
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        brief = _write_brief(record, folder) if record.release else None
+        brief = _write_brief(record, folder, locale or _locale(record)) if record.release else None
         audited = _audit_page(record)
         audit = folder / AUDIT_FILE if audited else None
         if audit is not None and audited is not None:
@@ -102,7 +100,13 @@ def summaries_of(record: Record) -> Summaries:
 # --- the brief -------------------------------------------------------------------------------------------------------
 
 
-def _write_brief(record: Record, folder: Path) -> Path:
+def _locale(record: Record) -> str:
+    """As the workflow file says; a run from before the setting existed has the default."""
+    written: str = record.run.config["settings"].get("brief", {}).get("locale", LOCALES[0])
+    return written
+
+
+def _write_brief(record: Record, folder: Path, locale: str) -> Path:
     assert record.release is not None
     brief = make_brief(
         title=record.run.name,
@@ -118,65 +122,69 @@ def _write_brief(record: Record, folder: Path) -> Path:
         cost=_cost(record),
         verify=f"flyball show {record.run.run_id}",
     )
-    (folder / "brief.html").write_text(brief_html(brief), encoding="utf-8")
-    (folder / "brief.md").write_text(brief_markdown(brief), encoding="utf-8")
+    (folder / "brief.html").write_text(brief_html(brief, locale), encoding="utf-8")
+    (folder / "brief.md").write_text(brief_markdown(brief, locale), encoding="utf-8")
     return folder / "brief.html"
 
 
-def _summary(record: Record) -> str:
-    how = ", then ".join(METHODS[stage] for stage in record.results if stage in METHODS)
+def _summary(record: Record) -> Text:
+    how = [message(f"method.{stage}") for stage in record.results if stage in METHODS]
     target = record.run.config["settings"]["workflow"]["target"]
-    return f"{record.run.config['policy']} trained by {how}" + (f", for: {target}" if target else "")
+    trained = message("summary.trained", policy=record.run.config["policy"], how=how)
+    return message("summary.for", trained=trained, target=target) if target else trained
 
 
 def _guardrails(record: Record) -> list[Guardrail]:
-    limits = {k: v for k, v in record.run.config["settings"]["limits"].items() if v is not None}
-    share = record.run.config["settings"]["release"]["canary_traffic_percent"]
+    settings = record.run.config["settings"]
+    limits = [message("rail.limit", name=k, value=v) for k, v in settings["limits"].items() if v is not None]
     return [
         Guardrail(
-            "limits of an attempt", True, ", ".join(f"{k} {v:g}" for k, v in limits.items()) or "as the tasks say"
+            message("rail.limits"),
+            True,
+            message("rail.limits.of", limits=limits) if limits else message("rail.limits.task"),
         ),
-        Guardrail("tool permissions", True, f"{len(record.arms[CANDIDATE].tools)} tools, arguments checked by schema"),
-        Guardrail("way back", True, "alias and weights of the baseline are kept"),
-        Guardrail("canary", False, f"{share:g} % of sessions asked for; no live traffic has been served"),
+        Guardrail(message("rail.tools"), True, message("rail.tools.of", n=len(record.arms[CANDIDATE].tools))),
+        Guardrail(message("rail.back"), True, message("rail.back.of")),
+        Guardrail(
+            message("rail.canary"),
+            False,
+            message("rail.canary.of", share=settings["release"]["canary_traffic_percent"] / 100),
+        ),
     ]
 
 
-def _limits(record: Record) -> list[str]:
+def _limits(record: Record) -> list[Text]:
     settings = record.run.config["settings"]["evaluation"]
-    trials = settings["num_trials"]
     spoke = Counter(alarm.guard for alarm in record.alarms)
-    guards = [f"{name} ({times} times)" if times > 1 else name for name, times in spoke.items()]
-    uses = ", ".join(f"{suite} {uses}" for suite, uses in record.suite_uses.items())
+    guards = [message("limits.guard", name=name, n=times) for name, times in spoke.items()]
+    said = [message("limits.guards", guards=guards, reason=record.alarms[-1].reason)] if guards else []
     return [
-        *([f"Guards spoke while it learned: {', '.join(guards)}; {record.alarms[-1].reason}."] if guards else []),
-        f"Versions judged by the frozen suites so far: {uses}.",
-        f"Tasks were attempted {trials} time{'s' * (trials != 1)} each at temperature {settings['temperature']:g}, "
-        f"{_order(record)}.",
-        "Users in the evaluation are scripted; nothing was measured on live sessions.",
-        "Training used one seed; another seed may end elsewhere.",
+        *said,
+        message("limits.uses", uses=[message("limits.use", suite=s, count=n) for s, n in record.suite_uses.items()]),
+        message("limits.trials", n=settings["num_trials"], temperature=settings["temperature"]),
+        _order(record),
+        message("limits.scripted"),
+        message("limits.seed"),
     ]
 
 
-def _order(record: Record) -> str:
+def _order(record: Record) -> Text:
     """How baseline and candidate shared the time that the evaluation took."""
     both = [record.arms[BASELINE].version_id, record.arms[CANDIDATE].version_id]
     orders = record.store.events(record.run.run_id, ORDER)
     if any(set(both) <= {*event.payload["versions"]} for event in orders):
-        return "by both versions in turn"
-    return "by one version after the other, so drift between them counts as a difference"
+        return message("limits.in_turn")
+    return message("limits.one_after_other")
 
 
 def _cost(record: Record) -> Cost | None:
-    numbers = [_overall(record, arm).get("cost_per_success_usd") for arm in (BASELINE, CANDIDATE)]
-    before, after = numbers
+    before, after = (_overall(record, arm).get("cost_per_success_usd") for arm in (BASELINE, CANDIDATE))
     if before is None or after is None:
         return None
     written = {k: v for k, v in record.run.config["settings"]["prices"].items() if v is not None}
     prices = {**vars(Prices()), **written}
-    return Cost(
-        before, after, ", ".join(f"{name.removeprefix('usd_per_')} ${value:g}" for name, value in prices.items())
-    )
+    said = [message("price", name=name.removeprefix("usd_per_"), usd=value) for name, value in prices.items()]
+    return Cost(before, after, message("prices", prices=said))
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
@@ -207,7 +215,7 @@ def _run_page(record: Record, brief: Path | None, audited: AuditPage | None) -> 
         date=_today(record),
         verdict=release.verdict if release else record.run.status,
         ready=release is not None and is_ready(release.verdict),
-        summary=_summary(record),
+        summary=words_of(LOCALES[0]).text(_summary(record)),
         highlights=_highlights(record) if compared else (),
         charts=charts_of(record.store.metrics(record.run.run_id)),
         grids=_grids(record) if compared else (),

@@ -1,0 +1,45 @@
+"""`flyball release brief`: the page of a release that an owner signs or refuses, from the store alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flyball.cli.options import home_option, locale_option, open_store
+from flyball.errors import StoreError
+from flyball.reports.brief import brief_html, brief_markdown
+from flyball.reports.release_brief import brief_of_release
+from flyball.reports.words import LOCALES
+
+folder_option = click.option(
+    "--to", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into; default: in the store's."
+)
+
+
+@click.command()
+@click.argument("release_id", metavar="RELEASE")
+@locale_option
+@folder_option
+@home_option
+def brief(release_id: str, locale: str | None, to: Path | None, home: Path) -> None:
+    """Write the Reliability Brief of a release as it stands, as HTML and Markdown.
+
+    RELEASE may be the beginning of its id. The numbers are those of the record; nothing is judged anew.
+    """
+    with open_store(home) as store:
+        found = brief_of_release(store, release_id)
+        folder = to or home / "releases" / found.release.release_id[:12]
+    language = locale or LOCALES[0]
+    write(folder / "brief.html", brief_html(found, language))
+    write(folder / "brief.md", brief_markdown(found, language))
+    click.echo(f"brief:   {folder / 'brief.html'}")
+
+
+def write(path: Path, page: str) -> None:
+    """Write a page. Raises StoreError when the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as exc:
+        raise StoreError(f"{path}: the page cannot be written: {exc.strerror}; name another folder with --to") from exc
