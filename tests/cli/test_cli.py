@@ -88,6 +88,23 @@ def test_wrong_usage_exits_2(flyball: Run) -> None:
     assert "no store in" in flyball("runs").err
 
 
+def test_an_unknown_command_is_answered_by_the_nearest_one(flyball: Run) -> None:
+    for line, answer in (
+        (["rnu"], "no command 'rnu'; did you mean 'run'?"),
+        (["release", "aprove"], "no command 'aprove'; did you mean 'approve'?"),
+        (["doctor", "grder", "workflow.py"], "no command 'grder'; did you mean 'grader'?"),
+    ):
+        done = flyball(*line)
+        assert (done.code, answer in done.err) == (2, True), done.err
+    assert "nothing.yaml: no such file" in flyball("doctor", "nothing.yaml").err
+
+
+def test_the_list_of_commands_cuts_no_sentence(flyball: Run) -> None:
+    for name in ("doctor", "release", "log", "incidents"):
+        commands = flyball(name, "--help").out.partition("Commands:")[2]
+        assert "..." not in commands and commands.rstrip().endswith(".")
+
+
 # --- config and init -------------------------------------------------------------------------------------------------
 
 NAPKIN = """\

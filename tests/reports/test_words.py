@@ -95,7 +95,7 @@ def test_a_locale_without_a_catalogue_is_refused_with_the_nearest() -> None:
 
 def numbers(text: str, locale: str) -> Counter[str]:
     """The numbers of a page, whatever marks the locale writes them with. Codes and dates are left out."""
-    plain = re.sub(r"`[^`]*`|<http[^>]*>", "", text)
+    plain = re.sub(r"`[^`]*`|<http[^>]*>|(?:US)?\$", "", text)  # a dollar may stand between a sign and its number
     if locale == "fr-FR":
         plain = re.sub(rf"(?<=\d){NARROW}(?=\d{{3}})", "", plain)
         plain = re.sub(r"(?<=\d),(?=\d)", ".", plain)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from flyball.cli.group import Group
 from flyball.cli.options import home_option, open_store
 from flyball.cli.output import table
 from flyball.store.approvals import Approval
@@ -18,7 +19,7 @@ actor_option = click.option("--by", "actor", help="Who answers. Default: the use
 reason_option = click.option("--reason", default="", help="Why, for the record.")
 
 
-@click.group()
+@click.group(cls=Group)
 def approvals() -> None:
     """List the calls that wait for a person, approve or deny them."""
 

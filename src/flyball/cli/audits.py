@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from flyball.cli.group import Group
 from flyball.cli.options import home_option, open_store
 from flyball.cli.output import print_findings
 from flyball.evals.hacking import Verdict
@@ -19,7 +20,7 @@ run_argument = click.argument("run_id", metavar="RUN")
 phase_option = click.option("--phase", help="Only attempts made for this: rl, validation, eval.")
 
 
-@click.group()
+@click.group(cls=Group)
 def audits() -> None:
     """Look at attempts for reward hacking: draw one, mark it, and report on a run."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from flyball.cli.group import Group
 from flyball.cli.output import table
 from flyball.release.canary.detection import detection_table, recommended_share
 from flyball.release.canary.read import read_plan, read_sessions
@@ -20,7 +21,7 @@ EXIT_CODES = {"ready": 0, "not_yet": 3, "holding": 3, "rolling_back": 4}
 plan_argument = click.argument("plan_file", metavar="PLAN.yaml", type=click.Path(path_type=Path))
 
 
-@click.group()
+@click.group(cls=Group)
 def canary() -> None:
     """Say what a canary can see before it starts, and judge its sessions."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from pydantic_core import PydanticUndefined
 
+from flyball.cli.group import Group
 from flyball.cli.options import file_argument, home_option, open_store
 from flyball.config import Settings
 from flyball.section import Section
@@ -17,7 +18,7 @@ from flyball.workflow.napkin import Entry, judge_file
 COLOURS = {"ready": "green", "built by this run": "cyan", "missing": "red"}
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """Show what a workflow file asks for, and the keys it may have."""
 

@@ -13,6 +13,7 @@ from flyball.cli.doctor_grader import grader
 from flyball.cli.doctor_regression import regression
 from flyball.cli.doctor_reward import reward
 from flyball.cli.doctor_tools import tools
+from flyball.cli.group import Group
 from flyball.cli.options import file_argument, make_trainer, policy_option
 from flyball.cli.output import LEVEL_COLOURS, print_findings
 from flyball.errors import ConfigError
@@ -24,11 +25,13 @@ WHOLE = "workflow"
 NOT_GO = 1
 
 
-class Doctor(click.Group):
-    """A group whose first argument may be a file: then the whole workflow is examined."""
+class Doctor(Group):
+    """A group whose first argument may be a file or an option: then the whole workflow is examined."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+        first = args[0] if args else ""
+        names_a_file = first.startswith("-") or Path(first).suffix != "" or Path(first).exists()
+        if args and first not in self.commands and first not in ctx.help_option_names and names_a_file:
             args = [WHOLE, *args]
         return super().parse_args(ctx, args)
 

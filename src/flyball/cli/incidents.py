@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from flyball.cli.group import Group
 from flyball.cli.options import home_option, open_store
 from flyball.cli.output import table
 from flyball.release.approvals import ROLES
@@ -20,7 +21,7 @@ by_option = click.option("--by", required=True, help="Who says so; it is written
 now_option = click.option("--now", type=float, help="Seconds since 1970. Default: now.")
 
 
-@click.group()
+@click.group(cls=Group)
 def incidents() -> None:
     """Open an incident, tell what happened, and close it with a cause from each role."""
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from flyball.cli.group import Group
 from flyball.cli.options import home_option, open_store
 from flyball.store.signing import SigningKey
 
 
-@click.group()
+@click.group(cls=Group)
 def log() -> None:
     """Show the audit log, export it for the verifier, make signing keys."""
 

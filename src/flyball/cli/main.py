@@ -16,6 +16,7 @@ import sys
 
 import click
 
+from flyball.cli.group import Group
 from flyball.errors import (
     ConfigError,
     DatasetError,
@@ -94,7 +95,7 @@ GIVEN = (ConfigError, DatasetError, EvalError, ModelError, ReleaseError, Unknown
 are refused, ids that nothing has. Every other error knows its own fault."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group that imports a command only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -108,9 +109,8 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+    def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
+        return [(name, summary) for name, (_, summary) in COMMANDS.items()]
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from flyball.cli.canary import plan_argument, print_verdict
+from flyball.cli.group import Group
 from flyball.cli.options import home_option, open_store, slice_option
 from flyball.cli.output import print_release, table
 from flyball.cli.release_pages import brief
@@ -60,7 +61,7 @@ gateway_option = click.option(
 now_option = click.option("--now", type=float, help="Seconds since 1970. Default: now.")
 
 
-@click.group()
+@click.group(cls=Group)
 def release() -> None:
     """Judge a candidate, and bring it to users in steps that go back by themselves."""
 
