@@ -19,8 +19,8 @@ These are checks of mechanisms: our functions of `src/flyball/rl/` on simulated 
 to two thousand parameters. **The effect sizes of the papers do not transfer to these rows, nor these to your model.**
 A row says whether the mechanism does what it is said to do where it can be seen at all. Worlds, learning rates and
 claims were chosen on seeds below 2000, so that there is something to see; the table is the first run of seeds 2000 and
-up. [log.md](log.md) says what was tried before. A claim is the mean paired difference of two arms on the same seeds, with its 95 % t interval; n
-counts seeds. One that was missed stays, with what we think of it.
+up. [log.md](log.md) says what was tried before. A claim is the mean paired difference of two arms on the same seeds,
+with its 95 % t interval; n counts seeds. One that was missed stays, with what we think of it.
 
 Budgets: `@samples` compares after the same number of attempts, `@cost` after the same cost by a declared price list (a
 sampled token or call 1, a token trained once 0.5), because seconds of a simulation say nothing about a model's.

@@ -515,8 +515,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class EvalRun:
-    """Per-task outcomes of one version on one frozen suite; `slices`: protected ones by name, their task ids;
-    `conditions`: all but the policy that a result may depend on, by name."""
+    """Outcomes of one version on one suite; `slices`: task ids by name, `conditions`: all but the policy, by name."""
 
     run_id: str
     version_id: str
