@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from flyball.evals.sandbox_checks import check_sandbox
+from flyball.evals import sandbox_checks
+from flyball.evals.sandbox_checks import check_rungs, check_sandbox
 from flyball.sandbox import sandbox
-from flyball.sandbox.sandbox import CHOICE, RUNGS, SNIPPETS
+from flyball.sandbox.sandbox import CHOICE, RUNGS, SNIPPETS, UNTESTED
 
 
 @pytest.fixture(autouse=True)
@@ -44,3 +45,16 @@ def test_what_runs_snippets_alone_or_nothing_is_a_warning(monkeypatch: pytest.Mo
     assert check_sandbox().level == "warn" and "can do what you can" in check_sandbox().text
     monkeypatch.setenv(CHOICE, "bublewrap")
     assert "did you mean 'bubblewrap'" in check_sandbox().text
+
+
+def test_every_rung_is_told_of_and_an_untested_one_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    untested = UNTESTED[0].name
+    for module in (sandbox, sandbox_checks):
+        monkeypatch.setattr(module, "lack", lambda rung: None if rung.name in ("landlock", untested) else "not allowed")
+    told = {finding.name: finding for finding in check_rungs()}
+    assert list(told) == [f"rung {rung.name}" for rung in (*RUNGS, SNIPPETS, *UNTESTED)] + ["sandbox"]
+    assert told["rung landlock"].text == "holds" and told["rung bubblewrap"].text == "not here: not allowed"
+    assert "untested: used only with FLYBALL_SANDBOX=" in told[f"rung {untested}"].text
+    assert told["sandbox"].text.startswith("landlock")
+    monkeypatch.setenv(CHOICE, untested)
+    assert check_sandbox().level == "warn" and "never ran on it" in check_sandbox().text

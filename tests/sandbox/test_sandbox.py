@@ -17,6 +17,7 @@ from flyball.errors import SandboxError
 from flyball.sandbox import sandbox as module
 from flyball.sandbox.bubblewrap import Bubblewrap
 from flyball.sandbox.cgroup import YOUNG, _remove_leftovers
+from flyball.sandbox.container import Container
 from flyball.sandbox.inside.confine import kill_all
 from flyball.sandbox.inside.seccomp import filter_program
 from flyball.sandbox.job import MIB, Bounds, End, Job, Result
@@ -234,6 +235,8 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def test_nothing_survives_a_host_that_is_killed(sandbox: Sandbox) -> None:
+    if isinstance(sandbox.rung, Container):
+        pytest.skip("a container that was only starting ends at its job's own time")
     mark = f"flyball-mark-{os.getpid()}-{sandbox.rung.name}"
     with subprocess.Popen([sys.executable, "-c", HOST, sandbox.rung.name, mark]) as host:
         try:

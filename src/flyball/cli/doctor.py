@@ -12,6 +12,7 @@ import click
 from flyball.cli.doctor_grader import grader
 from flyball.cli.doctor_regression import regression
 from flyball.cli.doctor_reward import reward
+from flyball.cli.doctor_sandbox import sandbox
 from flyball.cli.doctor_tools import tools
 from flyball.cli.group import Group
 from flyball.cli.options import file_argument, make_trainer, policy_option
@@ -36,7 +37,7 @@ class Doctor(Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=Doctor, commands=[grader, regression, reward, tools])
+@click.group(cls=Doctor, commands=[grader, regression, reward, sandbox, tools])
 def doctor() -> None:
     """Check world, tasks and graders before training: go, fix first, or do not use RL here.
 

@@ -1,10 +1,12 @@
-"""Which rung of the sandbox is in force on this host, and why those before it are not."""
+"""Which rung of the sandbox is in force on this host, and what each of the others lacks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from flyball.errors import SandboxError
 from flyball.evals.readiness import Finding
-from flyball.sandbox.sandbox import CHOICE, UNSAFE, find_sandbox
+from flyball.sandbox.sandbox import CHOICE, RUNGS, SNIPPETS, UNSAFE, UNTESTED, Rung, find_sandbox, lack
 
 NAME = "sandbox"
 
@@ -17,11 +19,28 @@ def check_sandbox() -> Finding:
         return _without_programs(str(error.args[0]))
     name, over = sandbox.rung.name, "".join(f"; not {rung}: {why}" for rung, why in sandbox.passed_over.items())
     evidence = {"rung": name, "passed_over": dict(sandbox.passed_over)}
+    if not sandbox.rung.tested:
+        return Finding(NAME, "warn", f"{name}, which {CHOICE} asks for: our tests of escapes never ran on it", evidence)
     if name == UNSAFE.name:
         return Finding(
             NAME, "warn", f"none: {CHOICE} is {name!r}, so code that is graded can do what you can", evidence
         )
     return Finding(NAME, "ok", f"{name}{over}", evidence)
+
+
+def check_rungs() -> Iterator[Finding]:
+    """Try every rung of this host, and then say which is in force. Yields as each is tried."""
+    for rung in (*RUNGS, SNIPPETS, *UNTESTED):
+        why = lack(rung)
+        evidence = {"rung": rung.name, "tested": rung.tested, "lacks": why}
+        yield Finding(f"rung {rung.name}", "ok", f"not here: {why}" if why else _of_use(rung), evidence)
+    yield check_sandbox()
+
+
+def _of_use(rung: Rung) -> str:
+    if rung.tested:
+        return "holds, for snippets of Python alone" if rung is SNIPPETS else "holds"
+    return f"its probe holds, but it is untested: used only with {CHOICE}={rung.name}"
 
 
 def _without_programs(why: str) -> Finding:

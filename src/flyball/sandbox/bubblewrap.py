@@ -12,7 +12,6 @@ import select
 import shutil
 import signal
 import subprocess
-import threading
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +20,7 @@ from flyball.sandbox.cgroup import open_cgroup
 from flyball.sandbox.files import FIXED, TEMPORARY, WORK
 from flyball.sandbox.inside.seccomp import filter_program
 from flyball.sandbox.job import Bounds
-from flyball.sandbox.keeper import Keeper
+from flyball.sandbox.keeper import keeper
 from flyball.sandbox.process import GRACE_SECONDS, Process, set_limits
 from flyball.sandbox.view import environment, view
 
@@ -43,9 +42,6 @@ NAMESPACES = [
     "--hostname",
     "sandbox",
 ]
-_KEEPERS: dict[int, Keeper] = {}
-_STARTING = threading.Lock()
-os.register_at_fork(before=_STARTING.acquire, after_in_parent=_STARTING.release, after_in_child=_STARTING.release)
 
 
 class Bubblewrap:
@@ -58,6 +54,7 @@ class Bubblewrap:
 
     name = "bubblewrap"
     probe = "probe"
+    tested = True
 
     def missing(self) -> str | None:
         """Return what this host lacks, None when it can be tried."""
@@ -81,8 +78,8 @@ class Bubblewrap:
             *command,
         ]
         try:
-            keeper = _keeper()
-            keeper.hold(status)
+            beside = keeper()
+            beside.hold(status)
             popen = _start(argv, (status_end, gate_end))
         except OSError as error:
             for descriptor in (status, gate):
@@ -100,7 +97,7 @@ class Bubblewrap:
             if cgroup is not None:
                 cgroup.add(first)
             set_limits(first, bounds, bounds.processes + OWN_PROCESSES)
-            keeper.kill_afterwards(descriptor)
+            beside.kill_afterwards(descriptor)
             os.write(gate, filter_program())
         except (ProcessLookupError, BrokenPipeError):
             said = hold.last_words()
@@ -115,14 +112,6 @@ class Bubblewrap:
         finally:
             os.close(gate)
         return process
-
-
-def _keeper() -> Keeper:
-    """The keeper of this process; another where it has been ended. A fork of this process has its own."""
-    with _STARTING:
-        if (keeper := _KEEPERS.get(os.getpid())) is None or not keeper.there:
-            keeper = _KEEPERS[os.getpid()] = Keeper()
-        return keeper
 
 
 def _start(argv: list[str], descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:

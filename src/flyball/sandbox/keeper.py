@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 KILL, HOLD = b"k", b"h"
 
@@ -55,6 +56,19 @@ class Keeper:
             socket.send_fds(self._socket, [kind], [descriptor])
         except OSError as error:
             raise ChildProcessError(f"the keeper of sandboxes has ended: {error}") from error
+
+
+_KEEPERS: dict[int, Keeper] = {}
+_STARTING = threading.Lock()
+os.register_at_fork(before=_STARTING.acquire, after_in_parent=_STARTING.release, after_in_child=_STARTING.release)
+
+
+def keeper() -> Keeper:
+    """Return the keeper of this process; another where it has been ended. A fork of this process has its own."""
+    with _STARTING:
+        if (known := _KEEPERS.get(os.getpid())) is None or not known.there:
+            known = _KEEPERS[os.getpid()] = Keeper()
+        return known
 
 
 def keep(host: socket.socket) -> None:

@@ -32,6 +32,7 @@ class Landlock:
 
     name = "landlock"
     probe = "probe"
+    tested = True
 
     def missing(self) -> str | None:
         """Return what this host lacks, None when it can be tried."""

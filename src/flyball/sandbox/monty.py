@@ -39,6 +39,7 @@ class Monty:
 
     name = "monty"
     probe = "snippet_probe"
+    tested = True
 
     def missing(self) -> str | None:
         """Return what this host lacks, None when it can be tried."""

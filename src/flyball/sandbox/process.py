@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
-from flyball.sandbox.cgroup import Cgroup
 from flyball.sandbox.files import exceeds
 from flyball.sandbox.job import Bounds, End, Result, Usage
 
@@ -36,18 +35,43 @@ class Hold(Protocol):
         ...
 
 
+class Group(Protocol):
+    """What the kernel bounds together: a control group, or a container with its own."""
+
+    bounds_memory: bool
+
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel killed something here for want of memory."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the group held."""
+        ...
+
+
 class Process:
-    """A running sandbox. `run` waits for its end; who talks to it himself ends with `close`."""
+    """A running sandbox. `run` waits for its end; who talks to it himself ends with `close`.
+
+    `root`: the process whose descendants the sandbox is, where that is not `popen`.
+    """
 
     def __init__(
-        self, popen: subprocess.Popen[bytes], hold: Hold, bounds: Bounds, rung: str, folder: Path, cgroup: Cgroup | None
+        self,
+        popen: subprocess.Popen[bytes],
+        hold: Hold,
+        bounds: Bounds,
+        rung: str,
+        folder: Path,
+        group: Group | None,
+        root: int | None = None,
     ) -> None:
         self.popen = popen
         self.rung = rung
         self._hold = hold
         self._bounds = bounds
         self._folder = folder
-        self._cgroup = cgroup
+        self._root = popen.pid if root is None else root
+        self._group = group
         self._started = time.monotonic()
         self._status: int | None = None
         self._cpu_seconds: float | None = None
@@ -84,7 +108,7 @@ class Process:
             streams.drain()
         finally:
             self.close()
-        if end is End.EXITED and self._cgroup is not None and self._cgroup.ran_out_of_memory():
+        if end is End.EXITED and self._group is not None and self._group.ran_out_of_memory():
             end = End.OUT_OF_MEMORY
         return Result(
             end,
@@ -98,11 +122,11 @@ class Process:
 
     def excess(self) -> End | None:
         """Read what is used, and return which of the bounds that are looked at from outside is exceeded."""
-        family = [_use(process) for process in _family(self.popen.pid)]
+        family = [_use(process) for process in _family(self._root)]
         memory = sum(use[1] for use in family)
         self._memory_bytes = max(self._memory_bytes or 0, memory)
         self._cpu_seconds = max(self._cpu_seconds or 0.0, sum(use[0] for use in family))
-        kernel_counts = self._cgroup is not None and self._cgroup.bounds_memory
+        kernel_counts = self._group is not None and self._group.bounds_memory
         if memory > self._bounds.memory_bytes and not kernel_counts:
             return End.OUT_OF_MEMORY
         if exceeds(self._folder, self._bounds.disk_bytes):
@@ -115,8 +139,8 @@ class Process:
         for stream in (self.stdin, self.stdout, self.stderr):
             with contextlib.suppress(OSError):
                 stream.close()
-        if self._cgroup is not None:
-            self._cgroup.close()
+        if self._group is not None:
+            self._group.close()
 
     def _until_end(self, streams: _Streams) -> End:
         deadline = self._started + self._bounds.seconds

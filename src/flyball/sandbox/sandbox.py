@@ -1,7 +1,8 @@
 """The sandbox of this host: the first rung that a probe, run inside it, found to hold.
 
-Rungs in order: bubblewrap, Landlock, and for snippets of Python that need no program Monty. `FLYBALL_SANDBOX` names one
-instead. Where none holds, nothing runs, unless the variable says `unsafe`.
+Rungs in order: bubblewrap, Landlock, podman, and for snippets of Python that need no program Monty. `FLYBALL_SANDBOX`
+names one instead; that is the only way to a rung that we could not test. Where none holds, nothing runs, unless the
+variable says `unsafe`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from typing import Protocol
 
 from flyball.errors import SandboxError, nearest
 from flyball.sandbox.bubblewrap import Bubblewrap
+from flyball.sandbox.container import Container
 from flyball.sandbox.files import FIXED, WORK, read_files, sandbox_folder
 from flyball.sandbox.job import Bounds, Job, Result
 from flyball.sandbox.landlock import Landlock
 from flyball.sandbox.monty import Monty, beyond
 from flyball.sandbox.process import Process
+from flyball.sandbox.seatbelt import Seatbelt
 from flyball.sandbox.unsafe import Unsafe
 from flyball.sandbox.view import INTERPRETER
 
@@ -41,13 +44,20 @@ class Started(Protocol):
 
 
 class Rung(Protocol):
-    """One way to hold code in. `probe`: the program of `inside/` that tries what must not work."""
+    """One way to hold code in.
+
+    `probe`: the program of `inside/` that tries what must not work. `tested`: our tests of escapes were run on it; one
+    that they were not is called untested wherever it is named, and is used only when it is asked for.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
     def probe(self) -> str: ...
+
+    @property
+    def tested(self) -> bool: ...
 
     def missing(self) -> str | None:
         """Return what this host lacks for it, None when it can be tried."""
@@ -58,8 +68,10 @@ class Rung(Protocol):
         ...
 
 
-RUNGS: tuple[Rung, ...] = (Bubblewrap(), Landlock())
+RUNGS: tuple[Rung, ...] = (Bubblewrap(), Landlock(), Container("podman", tested=True))
 """Those that run any command, in order."""
+UNTESTED: tuple[Rung, ...] = (Container("docker", tested=False), Seatbelt())
+"""Those that run any command where they hold, which we could not try: only when asked for by name."""
 SNIPPETS: Rung = Monty()
 """The one after them, for Python alone."""
 UNSAFE: Rung = Unsafe()
@@ -111,7 +123,7 @@ def find_sandbox(*, snippets: bool = False) -> Sandbox:
 
 @functools.cache
 def _find(choice: str, snippets: bool) -> Sandbox:
-    rungs = {rung.name: rung for rung in (*RUNGS, SNIPPETS, UNSAFE)}
+    rungs = {rung.name: rung for rung in (*RUNGS, *UNTESTED, SNIPPETS, UNSAFE)}
     if choice == UNSAFE.name:
         return Sandbox(UNSAFE)
     if choice and choice not in rungs:
@@ -126,8 +138,9 @@ def _find(choice: str, snippets: bool) -> Sandbox:
     raise SandboxError(
         "no sandbox holds on this host: "
         + "; ".join(f"{name}: {why}" for name, why in lacks.items())
-        + f". Install bubblewrap, or run where user namespaces or Landlock are allowed; {CHOICE}=unsafe runs code "
-        "that you trust without a sandbox"
+        + f". Install bubblewrap, or run where user namespaces or Landlock are allowed. There are also {CHOICE}="
+        f"{' or '.join(rung.name for rung in UNTESTED)}, which are untested; {CHOICE}=unsafe runs code that you trust "
+        "without a sandbox"
     )
 
 

@@ -20,6 +20,7 @@ class Unsafe:
 
     name = "unsafe"
     probe = "probe"
+    tested = True
 
     def missing(self) -> str | None:
         """Return None: it can always be tried."""
