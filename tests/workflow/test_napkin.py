@@ -78,6 +78,13 @@ def test_with_code_the_baseline_is_built_ppo_is_ready_and_the_reward_model_is_mi
     assert "workflow.baseline" not in message
 
 
+def test_a_workflow_that_monitors_nothing_is_ready() -> None:
+    workflow = Workflow(world=Desk, tasks=[], success=success)
+    settings, marks = workflow.settings, workflow.marks
+    rows = {entry.key: entry for entry in entries(settings, marks, Around(NAMES, (), workflow))}
+    assert (rows["monitoring"].state, rows["monitoring"].note) == ("ready", "none")
+
+
 def test_a_baseline_in_the_registry_is_ready(tmp_path: Path) -> None:
     assert state(judge(tmp_path, NAPKIN, versions={"sft_checkpoint_v1"}), "workflow.baseline") == ["ready"]
 

@@ -87,6 +87,8 @@ def _leaves(value: Any, at: Location) -> Iterator[tuple[Location, Any]]:
 
 
 def _judge(key: str, value: Any, settings: Settings, around: Around) -> tuple[State, str]:
+    if isinstance(value, (list, tuple)):
+        return "ready", "none"  # a list with something in it is judged name by name
     judge = _JUDGES.get(key)
     return judge(value, settings, around) if judge else ("ready", "")
 
