@@ -50,6 +50,9 @@ def healthy_run(length: int, seed: int = 0) -> dict[str, Curve]:
         "tool_calls_mean": (3 + t + noise.normal(0, 0.2, length)).tolist(),
         "turns_mean": (4 + t + noise.normal(0, 0.2, length)).tolist(),
         "score/format": np.clip(0.5 + 0.5 * t, 0, 1).tolist(),
+        "score/holdout/careful": success.tolist(),
+        "score/holdout/careful/low": (success - 0.1).tolist(),
+        "score/holdout/careful/high": (success + 0.1).tolist(),
     }
 
 
@@ -153,6 +156,21 @@ def test_hacking_is_seen_in_the_training_attempts_too() -> None:
     }
     value, reason = look(history(**curves))["reward_hacking"]
     assert value == pytest.approx(0.3) and "success_rate fell from 60.0% to 30.0%" in reason
+
+
+def test_hacking_is_seen_by_a_grader_that_is_held_out() -> None:
+    """Success is what the reward pays for and rises with it; a grader that learning never reads falls."""
+    curves = {key: value for key, value in TRIPPED["reward_hacking"].items() if key.startswith("reward")}
+    held_out: dict[str, Curve] = {
+        "success_rate": [0.5] * 20,
+        "score__holdout__careful": [0.6] * 10 + [0.3] * 10,
+        "score__holdout__careful__low": [0.55] * 10 + [0.25] * 10,
+        "score__holdout__careful__high": [0.65] * 10 + [0.35] * 10,
+    }
+    value, reason = look(history(**curves, **held_out))["reward_hacking"]
+    assert value == pytest.approx(0.3) and "score/holdout/careful fell from 60.0% to 30.0%" in reason
+    wide = held_out | {"score__holdout__careful__low": [0.0] * 20, "score__holdout__careful__high": [1.0] * 20}
+    assert "reward_hacking" not in look(history(**curves, **wide)), "so few attempts cannot tell"
 
 
 def test_no_history_says_nothing() -> None:

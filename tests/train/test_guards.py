@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from flyball.errors import Fault
 from flyball.rl.guards import Action, Alarm
 from flyball.train import update as update_module
+from flyball.train.attempt_metrics import attempt_metrics
 from flyball.train.guards import Watchmen, lr_adjustment
 from flyball.train.progress import Progress
+from flyball.types import Attempt, GradedAttempt, Missing, Outcome, Score, StopReason, Task, Trajectory
 from tests.train.small import small_learner, validated
 from tests.train.test_rl import PLAN, Desk, go
 
@@ -64,3 +67,21 @@ def test_stopped_it_ends_and_the_reason_is_kept(tmp_path: Path) -> None:
 def test_ignored_it_is_not_asked(tmp_path: Path) -> None:
     done, heard = guarded(tmp_path, "ignore")
     assert (done.step, heard, done.alarms) == (6, [], [])
+
+
+def test_a_grader_that_is_held_out_is_recorded_with_its_interval() -> None:
+    """What `reward_hacking` compares needs a width; what could not be graded is left out."""
+    values: list[float | Missing] = [1.0, 0.0, 1.0, 1.0, Missing("no JSON", Fault.GRADER)]
+    graded = [
+        GradedAttempt(
+            Attempt(f"a{i}", Task(f"t{i}", {}), Trajectory((), StopReason.ANSWERED), ()),
+            Outcome(True),
+            {"holdout/careful": Score(value), "tone": Score(0.5)},
+            reward=1.0,
+        )
+        for i, value in enumerate(values)
+    ]
+    found = attempt_metrics(graded)
+    assert (found["score/holdout/careful"], found["score/holdout/careful/n"]) == (0.75, 4)
+    assert found["score/holdout/careful/low"] < 0.75 < found["score/holdout/careful/high"]
+    assert found["score/tone"] == 0.5 and "score/tone/low" not in found

@@ -42,6 +42,8 @@ HACKING_VALIDATIONS = 2
 HACKING_Z = 2.5
 """Standard errors by which a level must have moved."""
 FORMAT_RISE = 0.1
+HELD_OUT = "score/holdout/"
+"""What a grader that learning never reads is recorded as, with its interval."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,8 @@ def _premature_stopping(history: History) -> Found | None:
 
 
 def _reward_hacking(history: History) -> Found | None:
-    for name, window in (("validation_success", HACKING_VALIDATIONS), ("success_rate", HACKING_STEPS)):
+    held_out = [(name, HACKING_STEPS) for name in _score_names(history) if name.startswith(HELD_OUT)]
+    for name, window in (("validation_success", HACKING_VALIDATIONS), ("success_rate", HACKING_STEPS), *held_out):
         fallen = _fallen(history, name, window)
         rewards = [i for i, step in enumerate(history) if "reward_mean" in step]
         if fallen is None:
@@ -240,10 +243,16 @@ def _reward_hacking(history: History) -> Found | None:
     return None
 
 
+def _score_names(history: History) -> list[str]:
+    """Every `score/...` that was recorded, without the ends and the n of its interval."""
+    names = {name for step in history for name in step if name.startswith("score/")}
+    return sorted(name for name in names if name.rpartition("/")[2] not in ("low", "high", "n"))
+
+
 def _format_hacking(history: History) -> Found | None:
     success = _first_and_last(history, "success_rate", HACKING_STEPS)
-    names = {name for step in history for name in step if name.startswith("score/") and "format" in name}
-    for name in sorted(names) if success and success[1] <= success[0] else ():
+    names = [name for name in _score_names(history) if "format" in name]
+    for name in names if success and success[1] <= success[0] else ():
         form = _first_and_last(history, name, HACKING_STEPS)
         if form is not None and form[1] - form[0] > FORMAT_RISE:
             return form[1] - form[0], (
@@ -337,7 +346,7 @@ _ROWS = (
         "reward_hacking",
         f"`reward_mean` of {HACKING_STEPS} steps rose while success fell, each by more than {HACKING_Z:g} standard "
         f"errors: the last {HACKING_VALIDATIONS} validations against the best {HACKING_VALIDATIONS} in a row, or "
-        f"`success_rate` in the same way over {HACKING_STEPS} steps",
+        f"`success_rate` or a grader held out (`score/holdout/...`) in the same way over {HACKING_STEPS} steps",
         "share of success lost",
         HACKING_STEPS,
         "pause",

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from flyball.graders.grade import HOLDOUT
 from flyball.metrics import measured
 from flyball.rl.algorithms import Algorithm
 from flyball.rl.samples import is_stale
@@ -53,6 +54,9 @@ def attempt_metrics(graded: Sequence[GradedAttempt]) -> dict[str, float]:
         shares = proportion_interval([float(d == drift) for d, _ in drifts], clusters=[task for _, task in drifts])
         metrics |= measured(f"{drift}_share", shares)
     metrics |= {f"score/{name}": float(np.mean(found)) for name, found in _scores(graded).items()}
+    for name in {name for g in graded for name in g.scores if name.startswith(HOLDOUT)}:
+        found = [(g.scores[name].value, g.attempt.task.task_id) for g in graded if name in g.scores]
+        metrics |= _clustered(f"score/{name}", found)
     if rewards:
         values, tasks = zip(*rewards, strict=True)
         metrics["reward_mean"] = float(np.mean(values))
@@ -69,6 +73,15 @@ def peak_memory() -> float:
     """The most memory that this process has held so far, GiB."""
     units = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * units / 2**30
+
+
+def _clustered(name: str, found: Sequence[tuple[float | Missing, str]]) -> dict[str, float]:
+    """Mean with interval, clustered by task, of what is not missing."""
+    known = [(value, task) for value, task in found if not isinstance(value, Missing)]
+    if not known:
+        return {}
+    values, tasks = zip(*known, strict=True)
+    return measured(name, mean_interval(values, clusters=tasks))
 
 
 def _scores(graded: Sequence[GradedAttempt]) -> dict[str, list[float]]:
