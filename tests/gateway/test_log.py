@@ -22,8 +22,9 @@ from tests.gateway.test_failures import nobody
 @contextlib.contextmanager
 def logged(detail: str) -> Iterator[list[dict[str, Any]]]:
     """What is logged inside the block, once it has ended."""
-    uvicorn, stream = logging.getLogger("uvicorn"), io.StringIO()
-    before = [(each, each.handlers, each.propagate, each.level) for each in (log.LOG, uvicorn)]
+    stream, loggers = io.StringIO(), (log.LOG, logging.getLogger("uvicorn"), logging.getLogger("uvicorn.error"))
+    before = [(each, each.handlers, each.propagate, each.level) for each in loggers]
+    loggers[-1].setLevel(logging.NOTSET)  # servers of other tests set it for the whole process
     lines: list[dict[str, Any]] = []
     listener = log.start_log(detail, stream)
     try:
