@@ -169,7 +169,7 @@ def _limits(record: Record) -> list[Text]:
     ]
 
 
-def _best_of(evaluation: Mapping[str, Any]) -> list[Text]:
+def _best_of(evaluation: Mapping[str, Mapping[str, int | str]]) -> list[Text]:
     """How answers were picked, where more than one was drawn for a turn."""
     chosen = evaluation.get("best_of")
     return [message("limits.best_of", n=chosen["n"], model=chosen["reward_model"])] if chosen else []
