@@ -257,6 +257,7 @@ def test_a_protected_slice_of_the_workflow_decides_with_its_suite(flyball: Run, 
     Path("stock/slices.yaml").write_text(written)
     done = flyball("eval", "stock/slices.yaml", "--policy", high, "--against", low)
     assert "test/odd ones: +" in done.out and "test and its protected slices (1)" in done.out
+    assert "verdict on test and every protected slice: " in done.out
     assert flyball("show", run_id()).out.count("odd ones") >= 1
     Path("stock/slices.yaml").write_text(written.replace("family: odd", "family: [oddd, odder]"))
     wrong = flyball("eval", "stock/slices.yaml", "--policy", high, "--against", low)
@@ -326,6 +327,7 @@ def test_the_plan_says_what_suites_can_show_and_runs_nothing(flyball: Run, tmp_p
     Path("stock/tasks.jsonl").write_text(rows + json.dumps(copied) + "\n")
     assert "1 of " in (seen := flyball("eval", FILE, "--plan").out) and "'seen' and 'train-0'" in seen
     assert flyball("eval", FILE, "--effect", "0.1").code == 2
+    assert flyball("eval", FILE, "--plan", "--policy", "p").code == 2
 
 
 def test_doctor_tools_tells_what_a_tool_is_worth(flyball: Run, tmp_path: Path) -> None:

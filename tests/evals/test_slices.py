@@ -9,7 +9,7 @@ import pytest
 
 from flyball.errors import EvalError
 from flyball.evals.compare import compare
-from flyball.evals.slices import Slice, check_slices, compare_slices, members, verdict_with
+from flyball.evals.slices import Slice, check_slices, compare_slices, decisive, members, verdict_with
 from flyball.types import EvalRun, Task
 from tests.evals.desk import result, run
 
@@ -79,6 +79,17 @@ def test_a_small_slice_without_a_loss_is_inconclusive_and_says_how_many_more() -
     assert (few.more_needed or 0) > 0
     assert verdict_with(compare(*pair), (few, many)) == "inconclusive"
     assert verdict_with(compare(*pair), (many,)) == "accept"
+
+
+def test_of_several_suites_the_first_that_has_a_slice_decides_and_the_others_only_reject() -> None:
+    whole = arms([True, False] * 150, [True] * 300, {"many": range(300)})
+    (many,) = compare_slices(*whole, {"many": 0.05})
+    few = replace(many, suite="fresh/many", verdict="inconclusive")
+    other = replace(many, suite="fresh/other", verdict="inconclusive")
+    lost = replace(many, suite="ood/many", verdict="reject")
+    assert decisive({"test": [many], "fresh": [few]}) == [many]
+    assert decisive({"test": [many], "fresh": [few, other]}) == [many, other]
+    assert decisive({"test": [many], "fresh": [few], "ood": [lost]}) == [many, lost]
 
 
 def test_many_slices_without_harm_are_not_rejected_by_luck() -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 import click
 
 from flyball.cli.options import file_argument, home_option, make_trainer, open_store, open_store_if_any, policy_option
-from flyball.cli.output import print_comparisons, print_coverage, print_success, progress_for_terminal, table
+from flyball.cli.output import (
+    VERDICT_COLOURS,
+    print_comparisons,
+    print_coverage,
+    print_success,
+    progress_for_terminal,
+    table,
+)
 from flyball.errors import FlyballError
 from flyball.workflow.eval_plan import contamination, planned_power
 from flyball.workflow.inputs import Inputs
@@ -44,13 +51,15 @@ def evaluate(
     newest version that this workflow trained.
 
     With --against both attempt the same tasks by the same seeds, in turn, and the exit code is the verdict on the first
-    suite and its protected slices: 0 accept, 1 reject, 3 inconclusive; an error then exits 4, so that a pipeline can
-    tell it from a verdict.
+    suite and on the protected slices (each on the first suite that has it, and wherever it is shown to lose): 0 accept,
+    1 reject, 3 inconclusive; an error then exits 4, so that a pipeline can tell it from a verdict.
 
     --plan needs no policy: it prints the difference that each suite and protected slice would show, the tasks that
     --effect needs (default: the margin, else 0.05), how often a suite was used, and suites that training has seen.
     """
     if plan_only:
+        if policy is not None or against is not None:
+            raise click.UsageError("--plan runs nothing, so --policy and --against would be ignored; leave them out")
         _print_plan(file, effect, home)
         return
     if effect is not None:
@@ -107,4 +116,6 @@ def _evaluate(context: click.Context, file: Path, policy: str | None, against: s
         for suite, run in record.evals[BASELINE].items():
             print_coverage({BASELINE: run, CANDIDATE: record.evals[CANDIDATE][suite]})
         print_comparisons(record.comparisons, record.slices)
+        over = f"{record.comparisons[0].suite}{' and every protected slice' if record.slice_margins else ''}"
+        click.echo(f"\nverdict on {over}: {click.style(record.verdict, fg=VERDICT_COLOURS[record.verdict], bold=True)}")
         return record.verdict

@@ -87,6 +87,20 @@ def compare_slices(
     return tuple(found)
 
 
+def decisive(slices: Mapping[str, Iterable[Comparison]]) -> list[Comparison]:
+    """Of the slices of several suites, those that decide: each where the first suite has it, and wherever it is shown
+    to lose. Elsewhere it may be too small to be accepted, and need not be."""
+    met: set[str] = set()
+    found = []
+    for suite, of_suite in slices.items():
+        for one in of_suite:
+            name = one.suite.removeprefix(f"{suite}/")
+            if name not in met or one.verdict == "reject":
+                found.append(one)
+            met.add(name)
+    return found
+
+
 def verdict_with(comparison: Comparison, slices: Iterable[Comparison]) -> Verdict:
     """The verdict of a suite with its slices: as bad as the worst of them."""
     verdicts = {comparison.verdict, *(one.verdict for one in slices)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from flyball.stats.binomial import wilson
 from flyball.types import Attempt, Comparison, Estimate, EvalRun, GradedAttempt, PolicyVersion, Task
 from flyball.workflow.calibrate import calibrate
 from flyball.workflow.context import Context
-from flyball.workflow.inputs import require_anchors
+from flyball.workflow.inputs import Inputs, require_anchors
 
 PHASE = "eval"
 ORDER = "order"
@@ -85,19 +86,8 @@ async def confirm(context: Context, version: PolicyVersion, tasks: Sequence[Task
     inputs = context.inputs
     settings = inputs.workflow.settings
     async with engine_of(context, version) as (engine, chat):
-        sampling = inputs.sampling(settings.evaluation)
-        arm = Arm(
-            inputs.world,
-            inputs.runner,
-            engine,
-            chat,
-            sampling,
-            inputs.graders,
-            inputs.prices,
-            best_of=inputs.best_of,
-        )
         outcomes = await attempt_all(
-            arm,
+            _arm(inputs, engine, chat, Board()),
             tasks,
             num_trials=1,
             seed=derive(settings.training.seed, "confirmation"),
@@ -134,23 +124,10 @@ async def _evaluate(
     """Evaluate versions on a suite, in turn, and keep their runs and the order of their attempts."""
     inputs = context.inputs
     settings = inputs.workflow.settings.evaluation
-    names = " and ".join(version.name for version, _ in group)
-    keeper = _Keeper(context, f"{names} on {suite.name}", len(group) * len(suite.tasks) * settings.num_trials)
+    names = {version.version_id: version.name for version, _ in group}
+    keeper = _Keeper(context, suite.name, names, len(suite.tasks) * settings.num_trials)
     board = Board()
-    arms = {
-        version.version_id: Arm(
-            inputs.world,
-            inputs.runner,
-            engine,
-            chat,
-            inputs.sampling(settings),
-            inputs.graders,
-            inputs.prices,
-            board=board,
-            best_of=inputs.best_of,
-        )
-        for version, (engine, chat) in group
-    }
+    arms = {version.version_id: _arm(inputs, engine, chat, board) for version, (engine, chat) in group}
     try:
         with Watchdog(board, lambda stuck: context.progress.say(str(stuck))):
             runs, order = await evaluate_in_turn(
@@ -171,6 +148,21 @@ async def _evaluate(
         context.store.put_eval(replace(run, run_id=context.run_id))
 
 
+def _arm(inputs: Inputs, engine: Engine, chat: ChatFormat, board: Board) -> Arm:
+    """Who attempts, as the evaluation settings say."""
+    return Arm(
+        inputs.world,
+        inputs.runner,
+        engine,
+        chat,
+        inputs.sampling(inputs.workflow.settings.evaluation),
+        inputs.graders,
+        inputs.prices,
+        board=board,
+        best_of=inputs.best_of,
+    )
+
+
 def order_record(suite: str, order: Sequence[Turn]) -> dict[str, Any]:
     """The order in which attempts began, as JSON values: versions by their place in `versions`."""
     versions = list(dict.fromkeys(turn.version_id for turn in order))
@@ -179,19 +171,20 @@ def order_record(suite: str, order: Sequence[Turn]) -> dict[str, Any]:
 
 
 class _Keeper:
-    """Writes attempts to the store in batches, shows the live success, and stops when asked to."""
+    """Writes attempts to the store in batches, shows the live success of the last version, and stops when asked to."""
 
-    def __init__(self, context: Context, title: str, total: int) -> None:
-        self._context, self._waiting = context, list[GradedAttempt]()
-        self._done = self._judged = self._succeeded = 0
-        context.progress.begin(title, total)
+    def __init__(self, context: Context, suite: str, names: Mapping[str, str], total_each: int) -> None:
+        self._context, self._waiting, self._names = context, list[GradedAttempt](), names
+        self._done, self._judged, self._succeeded = 0, Counter[str](), Counter[str]()
+        context.progress.begin(f"{' and '.join(names.values())} on {suite}", len(names) * total_each)
 
     def keep(self, graded: GradedAttempt) -> None:
         self._waiting.append(graded)
         self._done += 1
         if isinstance(graded.outcome.success, bool):
-            self._judged += 1
-            self._succeeded += graded.outcome.success
+            version = graded.attempt.versions["policy"]
+            self._judged[version] += 1
+            self._succeeded[version] += graded.outcome.success
         if len(self._waiting) >= BATCH:
             self.flush()
         self._context.progress.advance(self._done, self._live())
@@ -203,10 +196,13 @@ class _Keeper:
             self._context.store.add_attempts(self._context.run_id, PHASE, 0, waiting)
 
     def end(self) -> None:
-        self._context.progress.end(f"success {self._succeeded}/{self._judged}")
+        shares = (f"{self._succeeded[version]}/{self._judged[version]}" for version in self._names)
+        self._context.progress.end(f"success {' and '.join(shares)}")
 
     def _live(self) -> dict[str, float]:
-        return measured("success", wilson(self._succeeded, self._judged)) if self._judged else {}
+        version = list(self._names)[-1]
+        succeeded, judged = self._succeeded[version], self._judged[version]
+        return measured("success", wilson(succeeded, judged)) if judged else {}
 
 
 @asynccontextmanager

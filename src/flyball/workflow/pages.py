@@ -163,9 +163,16 @@ def _limits(record: Record) -> list[Text]:
         message("limits.uses", uses=[message("limits.use", suite=s, count=n) for s, n in record.suite_uses.items()]),
         message("limits.trials", n=settings["num_trials"], temperature=settings["temperature"]),
         _order(record),
+        *_best_of(settings),
         message("limits.scripted"),
         message("limits.seed"),
     ]
+
+
+def _best_of(evaluation: Mapping[str, Mapping[str, int | str]]) -> list[Text]:
+    """How answers were picked, where more than one was drawn for a turn."""
+    chosen = evaluation.get("best_of")
+    return [message("limits.best_of", n=chosen["n"], model=chosen["reward_model"])] if chosen else []
 
 
 def _order(record: Record) -> Text:

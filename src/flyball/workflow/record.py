@@ -12,7 +12,7 @@ from typing import Any
 from flyball.errors import EvalError
 from flyball.evals.compare import Verdict, compare
 from flyball.evals.fresh import FRESH
-from flyball.evals.slices import compare_slices, verdict_with
+from flyball.evals.slices import compare_slices, decisive, verdict_with
 from flyball.release.evidence import Evidence, TokenSpeed
 from flyball.release.rollback import Drill, DrillStep
 from flyball.rl.guards import Alarm
@@ -99,9 +99,8 @@ class Record:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """What `eval --against` exits by: the first suite with its protected slices."""
-        first = self.comparisons[0]
-        return verdict_with(first, self.slices[first.suite])
+        """What `eval --against` exits by: the first suite, and the protected slices."""
+        return verdict_with(self.comparisons[0], decisive(self.slices))
 
     @cached_property
     def alarms(self) -> tuple[Alarm, ...]:
