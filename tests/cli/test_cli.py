@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -143,6 +144,15 @@ def test_init_refuses_to_overwrite_and_names_examples(flyball: Run) -> None:
     assert again.code == 1
     assert "mine already exists" in again.err
     assert "neither an example nor a name" in flyball("init", "no good").err
+
+
+def test_the_plan_of_90_days_names_commands_that_there_are(flyball: Run) -> None:
+    flyball("init", "mine")
+    named = re.findall(r"`flyball ([^`]+)`", Path("mine/plan-30-60-90.md").read_text(encoding="utf-8"))
+    assert len(named) > 10
+    for command in named:
+        words = [word for word in command.split() if word.isalpha()][:2]
+        assert flyball(*words, "--help").code == 0, command
 
 
 def test_the_skeleton_passes_doctor(flyball: Run) -> None:

@@ -151,6 +151,11 @@ def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
     assert "Sert tout le monde" in page and "sessions d’utilisateurs l’ont rencontrée" in page
     assert "| sessions manquées | " in page and "préjudice exclu" in page and "ML, Platform, Product" in page
     assert said(capsys, "verify", release).count("same") == 4
+    decided = said(capsys, "release", "decision", "--now", 2e5, "--to", here / "pages")
+    assert "phase:   reliability: go on" in decided and "serves everybody" not in decided
+    assert "not known  at least 80 % of the newest week's sessions have a label: no session was served" in decided
+    page = (here / "pages" / "decision.html").read_text(encoding="utf-8")
+    assert "1 of 1: 100.0 %" in page and "4 of 4: 100.0 %" in page and "days from shadow to everybody" in page
     assert "approval" in said(capsys, "log", "show", "--release", release)
     assert len(said(capsys, "log", "export", "log").strip()) == 64
     assert (here / "log" / "entries.jsonl").is_file() and "flyball/" in said(capsys, "log", "checkpoint")

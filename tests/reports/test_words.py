@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from flyball.errors import ConfigError
 from flyball.release.evidence import Evidence
+from flyball.release.gates import DEFAULT_GATES, METRICS, gate
 from flyball.release.verdict import judge_release
 from flyball.reports.brief import Brief, brief_html, brief_markdown, make_brief
-from flyball.reports.claims import KINDS
+from flyball.reports.claims import claims_of
 from flyball.reports.expectations import PARTS, expected_in
 from flyball.reports.words import LOCALES, NARROW_SPACE, catalogue, message, words_of
 from flyball.types import Estimate
@@ -69,10 +70,24 @@ def test_british_says_only_what_it_says_differently() -> None:
     assert not [key for key, said in catalogue("en-GB").items() if american_spelling.search(str(said))]
 
 
-def test_every_claim_has_its_words() -> None:
-    keys = catalogue("fr-FR").keys()
-    for _, kind, _ in KINDS:
-        assert {f"claim.{kind}", f"rule.{kind}", f"limit.{kind}"} <= keys
+ALL_GATES = (
+    *DEFAULT_GATES, "protected_slices_not_worse", "no_reward_hacking",
+    "tool_errors_not_worse", "over_refusal_not_worse",
+    *(f"{metric}_within_0.07" for metric in METRICS),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOCALES)
+def test_every_offline_gate_has_its_words_and_its_margin(brief: Brief, name: str) -> None:
+    """However it is written, alone or as metric and margin."""
+    results = tuple(one.evaluate(Evidence()) for one in map(gate, ALL_GATES))
+    claims = claims_of(results, dict.fromkeys(("primary", "suites", "slices", "speed"), "named"), {})
+    words = words_of(name)
+    assert len(claims) == len(ALL_GATES)
+    for claim in claims:
+        assert words.text(claim.text) and words.text(claim.limit) and words.text(claim.found)
+        if "_within_" in claim.result.name and claim.kind != "rollback":
+            assert "7" in words.text(claim.rule)
 
 
 def test_a_message_that_is_missing_or_wants_a_value_is_an_error() -> None:

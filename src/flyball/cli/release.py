@@ -15,7 +15,7 @@ from flyball.cli.canary import plan_argument, print_verdict
 from flyball.cli.group import Group
 from flyball.cli.options import home_option, open_store, slice_option
 from flyball.cli.output import print_release, table
-from flyball.cli.release_pages import brief
+from flyball.cli.release_pages import brief, decision
 from flyball.errors import ReleaseError
 from flyball.evals.compare import compare
 from flyball.evals.imported import read_scores
@@ -67,6 +67,7 @@ def release() -> None:
 
 
 release.add_command(brief)
+release.add_command(decision)
 
 
 @release.command("gates")

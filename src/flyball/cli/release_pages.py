@@ -1,7 +1,8 @@
-"""`flyball release brief`: the page of a release that an owner signs or refuses, from the store alone."""
+"""`flyball release brief` and `decision`: pages that owners sign, refuse or decide by, from the store alone."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from flyball.cli.options import home_option, locale_option, open_store
 from flyball.errors import StoreError
 from flyball.reports.brief import brief_html, brief_markdown
+from flyball.reports.decision import HOLDS, SPEAKS, decide_on, decision_html
 from flyball.reports.release_brief import brief_of_release
 from flyball.reports.words import LOCALES
 
@@ -34,6 +36,28 @@ def brief(release_id: str, locale: str | None, to: Path | None, home: Path) -> N
     write(folder / "brief.html", brief_html(found, language))
     write(folder / "brief.md", brief_markdown(found, language))
     click.echo(f"brief:   {folder / 'brief.html'}")
+
+
+@click.command()
+@click.option("--weeks", type=click.IntRange(min=1), default=4, show_default=True, help="Whole weeks of sessions.")
+@click.option("--project", help="Only sessions of this project.")
+@click.option("--now", type=float, help="Seconds since 1970; the last week ends here. Default: now.")
+@folder_option
+@home_option
+def decision(weeks: int, project: str | None, now: float | None, to: Path | None, home: Path) -> None:
+    """Write the decision page: economics, quality, velocity, credibility, and the phase with its stop rules.
+
+    The phases are validation, reliability and expansion; each rule is read from the record.
+    """
+    with open_store(home) as store:
+        found = decide_on(store, weeks=weeks, now=time.time() if now is None else now, project=project)
+    path = (to or home) / "decision.html"
+    write(path, decision_html(found))
+    click.echo(f"phase:   {found.here.name}: {'stopped' if found.stopped else 'go on'}")
+    for rules, words in ((found.stopped, SPEAKS), (found.open, HOLDS)):
+        for rule in rules:
+            click.echo(f"{words[rule.state]:<11}{rule.text}: {rule.found}")
+    click.echo(f"page:    {path}")
 
 
 def write(path: Path, page: str) -> None:

@@ -38,6 +38,9 @@ NAMED = {
 }
 """What the messages on limits name."""
 
+OWN_MARGINS = ("improves", "slices")
+"""Kinds whose rule has no one number: 0 is in its words, and each slice has its own."""
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -69,7 +72,7 @@ class Claim:
     def rule(self) -> Message:
         """The gate's margin."""
         margin = gate(self.result.name).margin
-        return message(f"rule.{self.kind}", **({} if self.kind == "improves" else {"margin": margin}))
+        return message(f"rule.{self.kind}", **({} if self.kind in OWN_MARGINS else {"margin": margin}))
 
     @property
     def found(self) -> Text:

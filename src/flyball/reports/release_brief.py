@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from flyball.errors import EvalError
 from flyball.evals.compare import compare
 from flyball.evals.summary import summarise
 from flyball.release.approvals import approval_digest, in_force
@@ -27,7 +28,7 @@ from flyball.reports.brief import Brief, Cost, Course, Guardrail, Says, Seen, ma
 from flyball.reports.words import Text, message
 from flyball.store.audit import Entry
 from flyball.store.store import Store
-from flyball.types import EvalRun, GateState, PolicyVersion, Release
+from flyball.types import Comparison, GateState, PolicyVersion, Release
 
 UNITS: Mapping[str, str] = {"latency": "relative", "cost_per_success": "USD"}
 """How the harm that a test of the canary reads is written; otherwise as points."""
@@ -40,7 +41,7 @@ def brief_of_release(store: Store, release_id: str) -> Brief:
     baseline, candidate = store.version(release.baseline), store.version(release.candidate)
     entries = store.acts(subject=release.release_id)
     tables = [RoutingTable.from_json(stored.body) for stored in store.routes(release.release_id)]
-    evidence = _offline(store, release, entries)
+    evidence, apart = _offline(store, release, entries)
     plan = kept_plan(store, tables[-1].plan) if tables else None
     looked = _last_look(store, entries)
     restored = _restored(entries)
@@ -59,7 +60,7 @@ def brief_of_release(store: Store, release_id: str) -> Brief:
         evidence=evidence,
         summary=message("summary.release", candidate=candidate.name, baseline=baseline.name),
         guardrails=_guardrails(candidate, plan, evidence.drill, signed),
-        limits=[message("limits.imported"), *([message("limits.rare")] if looked else [])],
+        limits=[*apart, message("limits.imported"), *([message("limits.rare")] if looked else [])],
         cost=_cost(evidence),
         verify=f"flyball verify {release.release_id[:12]}",
         course=_course(tables, looked, restored),
@@ -72,21 +73,28 @@ def brief_of_release(store: Store, release_id: str) -> Brief:
 # --- before users ----------------------------------------------------------------------------------------------------
 
 
-def _offline(store: Store, release: Release, entries: Sequence[Entry]) -> Evidence:
-    """The newest evaluation of either version on each suite that both ran alike."""
+def _offline(store: Store, release: Release, entries: Sequence[Entry]) -> tuple[Evidence, list[Text]]:
+    """The newest evaluation of either version on each suite that both ran, and why some are not compared."""
     runs = [{run.suite: run for run in store.evals(version)} for version in (release.baseline, release.candidate)]
-    pairs = [SuitePair(suite, runs[0][suite], runs[1][suite]) for suite in runs[0] if suite in runs[1]]
-    pairs = [pair for pair in pairs if pair.problem is None]
-    before: list[EvalRun] = [pair.baseline for pair in pairs]
-    after: list[EvalRun] = [pair.candidate for pair in pairs]
+    pairs: list[SuitePair] = []
+    comparisons: list[Comparison] = []
+    apart: list[Text] = []
+    for suite in (suite for suite in runs[0] if suite in runs[1]):
+        pair = SuitePair(suite, runs[0][suite], runs[1][suite])
+        try:
+            comparisons.append(compare(pair.baseline, pair.candidate))
+            pairs.append(pair)
+        except EvalError as error:
+            apart.append(message("limits.not_compared", suite=suite, reason=error.args[0]))
     suites = [pair.suite for pair in pairs]
-    return Evidence.from_runs(
-        before,
-        after,
-        comparisons=[compare(*pair) for pair in zip(before, after, strict=True)],
+    evidence = Evidence.from_runs(
+        [pair.baseline for pair in pairs],
+        [pair.candidate for pair in pairs],
+        comparisons=comparisons,
         drill=_drill(release, entries),
         primary="test" if "test" in suites or not suites else suites[0],
     )
+    return evidence, apart
 
 
 def _drill(release: Release, entries: Sequence[Entry]) -> Drill | None:
