@@ -36,6 +36,9 @@ def list_approvals(state: str, home: Path) -> None:
     """List requests, the oldest first."""
     with open_store(home) as store:
         found = store.approvals(None if state == "all" else state)  # type: ignore[arg-type]  # click has checked it
+    if not found:
+        click.echo("no call waits for a person" if state == "pending" else f"no request is {state}")
+        return
     table(
         ["id", "state", "tool", "expires", "by", "arguments"],
         [[a.approval_id, a.state, a.tool, a.expires_at, a.actor, _short(a.arguments)] for a in found],

@@ -8,6 +8,7 @@ import click
 
 from flyball.cli.options import file_argument, home_option, open_store
 from flyball.cli.output import print_findings
+from flyball.evals.readiness import Finding
 from flyball.workflow.examine_graders import attack_graders, compare_with_people
 from flyball.workflow.workflow import load_workflow
 
@@ -52,12 +53,13 @@ def grader(
     if len(compare) == 1:
         raise click.UsageError(f"--compare {compare[0]} has nothing to compare with; name two graders or more")
     workflow = load_workflow(file)
-    findings = attack_graders(workflow, num_tasks)
+    findings = attack_graders(workflow, num_tasks, lambda finding: print_findings([finding]))
+    compared: list[Finding] = []
     if labels is not None and run_id is not None:
         with open_store(home) as store:
-            findings += compare_with_people(workflow, labels, store, store.run(run_id).run_id, compare)
+            compared = compare_with_people(workflow, labels, store, store.run(run_id).run_id, compare)
     elif labels is not None:
-        findings += compare_with_people(workflow, labels, None, None, compare)
-    print_findings(findings)
-    if any(finding.level == "fail" for finding in findings):
+        compared = compare_with_people(workflow, labels, None, None, compare)
+    print_findings(compared)
+    if any(finding.level == "fail" for finding in [*findings, *compared]):
         context.exit(FAILED)

@@ -5,7 +5,7 @@ Cheats go through the same world, tools and limits as a policy: a cheat that onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flyball.agent.hooks import Hooks
@@ -40,18 +40,28 @@ class GraderExamination:
     seed: int = 0
 
 
-async def examine_graders(tasks: Sequence[Task], how: GraderExamination) -> list[Finding]:
-    """Solve tasks by the oracle and attack their graders. Without an oracle nothing can be attacked, which is said."""
+async def examine_graders(
+    tasks: Sequence[Task], how: GraderExamination, tell: Callable[[Finding], None] = lambda finding: None
+) -> list[Finding]:
+    """Solve tasks by the oracle and attack their graders. Without an oracle nothing can be attacked, which is said.
+
+    It can take minutes where tests are run: `tell` hears of every finding at once.
+    """
+    findings: list[Finding] = []
+
+    def found(finding: Finding) -> None:
+        findings.append(finding)
+        tell(finding)
+
     if how.oracle is None:
-        return [
-            Finding("gold", "fail", "the workflow has no oracle: nothing shows what must pass; give one, or anchors")
-        ]
+        found(Finding("gold", "fail", "the workflow has no oracle: nothing shows what must pass; give one, or anchors"))
+        return findings
     chosen = spread(tasks, how.num_tasks, how.seed)
     if not chosen:
         raise EvalError("the workflow has no tasks, so there is nothing to attack")
     gold = await _attempt(scripted_arm(how.oracle, how.world, how.graders, how.hooks), chosen, how)
     solved = [graded for graded in gold if succeeded(graded)]
-    findings = [check_oracle(gold)]
+    found(check_oracle(gold))
     if not solved:
         return findings  # a cheat is measured by what an honest attempt earns, and none earned anything
     cases = {
@@ -64,7 +74,7 @@ async def examine_graders(tasks: Sequence[Task], how: GraderExamination) -> list
         if cheat.name == "empty":
             floor = {graded.attempt.task.task_id: graded for graded in tried}
         honest = {graded.attempt.task.task_id: graded for graded in solved}
-        findings.append(check_cheat(cheat, tried, honest, floor, pays=how.graders.reward is not None))
+        found(check_cheat(cheat, tried, honest, floor, pays=how.graders.reward is not None))
     return findings
 
 

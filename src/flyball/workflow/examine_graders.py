@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flyball.errors import ConfigError, nearest
@@ -20,8 +20,11 @@ from flyball.workflow.inputs import Inputs
 from flyball.workflow.workflow import Workflow
 
 
-def attack_graders(workflow: Workflow, num_tasks: int) -> list[Finding]:
-    """Anchors, gold and the battery of cheats. Raises the error of the boundary that is wrong."""
+def attack_graders(workflow: Workflow, num_tasks: int, tell: Callable[[Finding], None]) -> list[Finding]:
+    """Anchors, gold and the battery of cheats; `tell` hears of each at once.
+
+    Raises the error of the boundary that is wrong.
+    """
     inputs = Inputs(workflow)
     inputs.check()
     how = GraderExamination(
@@ -38,7 +41,8 @@ def attack_graders(workflow: Workflow, num_tasks: int) -> list[Finding]:
         if inputs.anchors:
             missed = await missed_anchors(inputs.graders, inputs.anchors)
             findings.append(check_anchors(missed, len(inputs.anchors)))
-        return findings + await examine_graders(inputs.tasks, how)
+            tell(findings[0])
+        return findings + await examine_graders(inputs.tasks, how, tell)
 
     return asyncio.run(examine())
 
