@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import torch
 from transformers import AutoTokenizer
 
 from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
+from benchmarks.rival import Rival
 from benchmarks.speed import IDS, median_ratio
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Completion, Request, SamplingParams
@@ -89,7 +90,7 @@ def sweep(rival: Path, folder: Path, names: tuple[str, ...], file: Path) -> str:
     done = {row["sweep"]: row for row in read_rows(file) if "sweep" in row}
     for name in [name for name in names if name not in done]:
         try:
-            with Rival(rival, folder, SWEEP[name]) as step:
+            with trl_step(rival, folder, SWEEP[name]) as step:
                 step(0)
                 done[name] = {"sweep": name, "seconds": step(1)}
         except EvalError as failed:  # a setting that does not run here is part of the record
@@ -108,7 +109,7 @@ def measure(rival: Path, folder: Path, best: str, rounds: int, file: Path) -> No
     missing = [number for number in range(rounds) if number not in done]
     if not missing:
         return
-    with Rival(rival, folder, SWEEP["defaults"]) as defaults, Rival(rival, folder, SWEEP[best]) as tuned:
+    with trl_step(rival, folder, SWEEP["defaults"]) as defaults, trl_step(rival, folder, SWEEP[best]) as tuned:
         ways: dict[str, Step] = {FLYBALL: own_step(folder), "defaults": defaults, "best": tuned}
         for number in (-1, *missing):  # one that does not count
             row: dict[str, Any] = {"round": number, "best is": best, "threads": torch.get_num_threads()}
@@ -166,43 +167,21 @@ def _samples(prompts: np.ndarray, drawn: list[Completion]) -> list[TrainingSampl
     return weighted(samples, "token-mean")
 
 
-class Rival:
-    """TRL in its own process and environment; called, it takes one step."""
+@contextmanager
+def trl_step(python: Path, folder: Path, settings: Mapping[str, Any]) -> Iterator[Step]:
+    """One step of TRL at `settings`. Raises EvalError when its completions are not as asked for."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [tokenizer.decode(ids) for seed in range(16) for ids in make_prompts(seed).tolist()]
+    job = {"folder": str(folder), "settings": settings, "prompts": texts, "group": GROUP, "new": NEW}
 
-    def __init__(self, python: Path, folder: Path, settings: Mapping[str, Any]) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        texts = [tokenizer.decode(ids) for seed in range(16) for ids in make_prompts(seed).tolist()]
-        job = {"folder": str(folder), "settings": settings, "prompts": texts, "group": GROUP, "new": NEW}
-        worker = [str(python), str(Path(__file__).with_name("grpo_step_trl.py"))]
-        self._process = subprocess.Popen(worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._tell(json.dumps(job))
-
-    def __enter__(self) -> Rival:
-        return self
-
-    def __exit__(self, *_raised: object) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def __call__(self, _number: int) -> float:
-        """Seconds of the next step. Raises EvalError when the process ended or its completions are not as asked for."""
-        self._hear()
-        self._tell("step")
-        answer = json.loads(self._hear())
+    def step(_number: int) -> float:
+        answer = rival.step()
         if answer["tokens"] != [NEW] * (PROMPTS * GROUP):
             raise EvalError(f"TRL's step had completions of {answer['tokens']} tokens, not {PROMPTS * GROUP} of {NEW}")
         return float(answer["seconds"])
 
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def _hear(self) -> str:
-        assert self._process.stdout is not None
-        if not (line := self._process.stdout.readline()):
-            raise EvalError(f"TRL's process ended with code {self._process.wait()}; what it said above names the cause")
-        return line
+    with Rival(python, "grpo_step_trl.py", job) as rival:
+        yield step
 
 
 # --- the claims ------------------------------------------------------------------------------------------------------

@@ -153,6 +153,26 @@ def test_malformed_bodies_and_unknown_attempts() -> None:
     assert ask("GET", "/a/v1/models", OpenAttempt(door)).json()["data"][0]["id"] == "policy"
 
 
+@pytest.mark.parametrize(("form", "asked"), [("chat/completions", {"messages": HI}), ("responses", {"input": "hi"})])
+def test_a_request_chooses_an_adapter_by_model(form: str, asked: dict[str, Any]) -> None:
+    engine = FakeEngine(["hello"], version=3, adapters={"desk": "d1", "shop": "d2"})
+    door = Door(engine, engine.chat, SamplingParams(), limits=Limits(), seed=0, session="a")
+    path = f"/a/v1/{form}"
+    for model in ("shop", "policy", None):
+        answer = ask("POST", path, OpenAttempt(door), json={**asked, **({"model": model} if model else {})})
+        assert answer.status_code == 200 and answer.json()["model"] == (model or "policy")
+    assert [request.adapter for request in engine.requests] == ["shop", None, None]
+    by_adapter, by_policy, _ = door.calls
+    assert (by_adapter.sampling["adapter"], by_adapter.sampling["adapter_version"]) == ("shop", "d2")
+    assert set(by_adapter.policy_versions) == {3} and "adapter" not in by_policy.sampling
+
+    unknown = refused(ask("POST", path, OpenAttempt(door), json={**asked, "model": "dexk"}), 404)
+    assert (unknown["param"], unknown["code"]) == ("model", "model_not_found")
+    assert "desk" in unknown["message"] and len(engine.requests) == 3
+    models = ask("GET", "/a/v1/models", OpenAttempt(door)).json()["data"]
+    assert [model["id"] for model in models] == ["policy", "desk", "shop"]
+
+
 def test_the_end_of_an_attempt_is_told_apart_by_whose_fault_it_is() -> None:
     limit = refused(post({"messages": HI}, limits=Limits(max_turns=0)))
     assert (limit["type"], limit["code"]) == ("invalid_request_error", "max_turns")

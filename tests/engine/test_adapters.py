@@ -138,6 +138,16 @@ def test_new_weights_carry_the_adapters(tmp_path: Path) -> None:
     assert_plain(newer, ROOT, done)
 
 
+def test_an_adapter_is_known_by_its_name_and_what_it_holds(tmp_path: Path) -> None:
+    engine, _ = served(llama, tmp_path)
+    assert list(engine.adapters) == ["desk", "shop"] and engine.adapters["desk"] != engine.adapters["shop"]
+    again = LocalEngine(llama())
+    again.add_adapter("copy", tmp_path / "desk")
+    rewritten(tmp_path / "desk", dict, lora_alpha=7.0)
+    again.add_adapter("louder", tmp_path / "desk")
+    assert again.adapters["copy"] == engine.adapters["desk"] != again.adapters["louder"]
+
+
 def rewritten(folder: Path, tensors: Callable[[dict[str, Any]], dict[str, Any]], **config: Any) -> None:
     file, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     save_file(tensors(load_file(file)), file)

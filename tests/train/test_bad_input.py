@@ -86,6 +86,14 @@ def test_logprobs_that_nothing_was_sampled_with_are_refused(logprob: float) -> N
         samples_from_groups([[good, wrong]], algorithm("rloo"))
 
 
+def test_tokens_of_an_adapter_are_not_trained_as_the_policys() -> None:
+    good, bad = group(1.0, 0.0)
+    other = with_calls(bad, sampling={"temperature": 1.0, "adapter": "desk", "adapter_version": "d1"})
+    with pytest.raises(TrainError, match="drawn by the adapter 'desk'"):
+        samples_from_groups([[good, other]], algorithm("rloo"))
+    assert attempt_samples(other), "their text may be imitated"
+
+
 def test_lengths_that_differ_are_refused_where_they_arise() -> None:
     good, _bad = group(1.0, 0.0)
     with pytest.raises(ValueError, match="6 sampled tokens, 5 logprobs"):

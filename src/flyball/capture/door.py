@@ -8,7 +8,7 @@ concern the policy; past one of them, or after the engine failed, it answers eve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,6 +94,11 @@ class Door:
         return self._ledger.calls
 
     @property
+    def adapters(self) -> Mapping[str, str]:
+        """What `complete` may take in the place of the policy, each with a digest of its weights."""
+        return self._engine.adapters
+
+    @property
     def transcript(self) -> tuple[Message, ...]:
         """The conversation of the main agent as of its last call, reply included."""
         return self._transcript
@@ -111,11 +116,13 @@ class Door:
         agent: str = "main",
         constraint: Constraint | None = None,
         stop: Sequence[str] = (),
+        adapter: str | None = None,
     ) -> Reply:
         """Draw the next assistant turn. Raises Stopped; ModelError when the template cannot render the messages.
 
         `constraint` holds the answer to a form: GrammarError where engine or model cannot, and the attempt goes on.
         `stop`: strings that end this turn beside the declared ones; what is told does not hold them, as with OpenAI.
+        `adapter`: one of `adapters`, in the place of the policy; the call then says so, and is never trained.
         """
         grammar = self._grammar(constraint)
         index = self._admit()
@@ -123,7 +130,7 @@ class Door:
         if self._script is not None:
             return self._follow(self._script, place, f"c{index}", messages, agent)
         place, seen, given = self._prompt(place, messages, tools)
-        request = self._request(seen + given, index, grammar, stop)
+        request = self._request(seen + given, index, grammar, stop, adapter)
         call_id = f"c{index}"
         requests = self._draws(request, index)
         drawn = [await self._generate(each) for each in requests]
@@ -140,7 +147,7 @@ class Door:
             completion_ids=completion.token_ids,
             sampling_logprobs=completion.logprobs,
             policy_versions=completion.policy_versions,
-            sampling=vars(requests[best].sampling) | self._choice(num_drawn - len(completion.token_ids)),
+            sampling=self._drawn_by(requests[best]) | self._choice(num_drawn - len(completion.token_ids)),
             finish_reason=completion.finish_reason,
             message=message,
             tool_calls=parsed.tool_calls,
@@ -272,7 +279,9 @@ class Door:
             raise GrammarError(f"{constraint.field} cannot be combined with the grammar of the declared sampling")
         return constraint.grammar(self._chat.call_form)
 
-    def _request(self, prompt_ids: list[int], index: int, grammar: str, stop: Sequence[str]) -> Request:
+    def _request(
+        self, prompt_ids: list[int], index: int, grammar: str, stop: Sequence[str], adapter: str | None
+    ) -> Request:
         bound = min(self.limits.max_tokens, self._engine.max_context)
         room = bound - len(prompt_ids)
         if room < 1:
@@ -288,7 +297,14 @@ class Door:
             grammar=grammar,
             stop=tuple(dict.fromkeys((*self.sampling.stop, *stop))),
         )
-        return Request(tuple(prompt_ids), sampling, self._chat.stop_ids, self.session)
+        return Request(tuple(prompt_ids), sampling, self._chat.stop_ids, self.session, adapter)
+
+    def _drawn_by(self, request: Request) -> dict[str, Any]:
+        """What is kept of how a completion was drawn."""
+        kept = dict(vars(request.sampling))
+        if request.adapter is not None:
+            kept |= {"adapter": request.adapter, "adapter_version": self.adapters[request.adapter]}
+        return kept
 
     def _draws(self, request: Request, index: int) -> list[Request]:
         """The request, once for each answer to draw; the first is the one that would be drawn alone."""

@@ -9,7 +9,8 @@
     GET  /{attempt}/calls/{call}            tokens and logprobs of one model call, as the engine saw them
 
 An attempt that is over answers 400 with the stop reason as `code` and tells clients not to retry. The header
-`x-flyball-agent` names a sub-agent; without it a call is the main agent's.
+`x-flyball-agent` names a sub-agent; without it a call is the main agent's. Where the engine has adapters, `model` names
+one of them or "policy"; otherwise the name is free.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from starlette.types import Receive, Scope, Send
 from flyball.capture.constraint import Constraint
 from flyball.capture.door import Door, Stopped
 from flyball.capture.openai_form import (
+    POLICY,
     BadRequest,
     completion_body,
     completion_chunks,
@@ -43,7 +45,7 @@ from flyball.capture.responses_form import (
     response_events,
     response_id,
 )
-from flyball.errors import Fault, FlyballError, GrammarError, ModelError
+from flyball.errors import Fault, FlyballError, GrammarError, ModelError, nearest
 from flyball.store.records import to_json
 from flyball.types import ToolResult
 
@@ -108,7 +110,12 @@ class DoorApp:
         agent = request.headers.get(AGENT_HEADER, "main")
         with _constrained_by(chat.constraint):
             reply = await door.complete(
-                chat.messages, chat.tools, agent=agent, constraint=chat.constraint, stop=chat.stop
+                chat.messages,
+                chat.tools,
+                agent=agent,
+                constraint=chat.constraint,
+                stop=chat.stop,
+                adapter=_adapter_named(chat.model, door),
             )
         if not chat.stream:
             return _json_response(completion_body(reply, chat.model))
@@ -121,7 +128,13 @@ class DoorApp:
         asked = read_response_request(await _json(request), door.sampling, attempt.responses)
         agent = request.headers.get(AGENT_HEADER, "main")
         with _constrained_by(asked.constraint):
-            reply = await door.complete(asked.messages, asked.tools, agent=agent, constraint=asked.constraint)
+            reply = await door.complete(
+                asked.messages,
+                asked.tools,
+                agent=agent,
+                constraint=asked.constraint,
+                adapter=_adapter_named(asked.model, door),
+            )
         if asked.store:
             attempt.responses[response_id(reply)] = (*asked.conversation, reply.message)
         body = response_body(reply, asked, door.sampling)
@@ -131,9 +144,9 @@ class DoorApp:
         return _event_stream([f"event: {e['type']}\ndata: ".encode() + orjson.dumps(e) for e in events])
 
     async def _models(self, request: Request) -> Response:
-        self._find(request)
-        model = {"id": "policy", "object": "model", "created": 0, "owned_by": "flyball"}
-        return _json_response({"object": "list", "data": [model]})
+        names = (POLICY, *self._find(request).door.adapters)
+        models = [{"id": name, "object": "model", "created": 0, "owned_by": "flyball"} for name in names]
+        return _json_response({"object": "list", "data": models})
 
     async def _schemas(self, request: Request) -> Response:
         return _json_response({"tools": self._find_tools(request).schemas})
@@ -176,6 +189,20 @@ class DoorApp:
         if tools is None:
             raise BadRequest("this attempt has no tools over HTTP; use them where the agent runs", status=404)
         return tools
+
+
+def _adapter_named(model: str, door: Door) -> str | None:
+    """The adapter that a request asks for by `model`, None for the policy.
+
+    Without adapters there is nothing to choose, and an agent may keep the name it was written with.
+    """
+    if not door.adapters or model == POLICY:
+        return None
+    if model not in door.adapters:
+        known = (POLICY, *door.adapters)
+        text = f"no model {model!r} is served here{nearest(model, known)}; there are: {', '.join(known)}"
+        raise BadRequest(text, "model", "model_not_found", status=404)
+    return model
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
 """OpenAI's Chat Completions form: what a request may say to a door, and how a reply is written.
 
 A setting that would be ignored is an error (invariant 9), and what an agent asks for must be what the door draws with
-(invariant 5), so every known field has a rule below and unknown ones are refused. The model's name is free: the address
-already says which policy answers, and agents have a name of their own written into them. The Responses form
-(`responses_form.py`) has fields of its own and the same rules.
+(invariant 5), so every known field has a rule below and unknown ones are refused. The model's name is free where the
+engine serves no adapters: the address already says which policy answers, and agents have a name of their own written
+into them. The Responses form (`responses_form.py`) has fields of its own and the same rules.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from flyball.engine.protocol import SamplingParams
 from flyball.errors import nearest
 from flyball.types import Message
 
+POLICY = "policy"
+"""The name of what is trained or evaluated, among the models of an endpoint."""
 READ = frozenset(
     {
         "messages",
@@ -141,7 +143,7 @@ def read_chat_request(body: Any, sampling: SamplingParams) -> ChatRequest:
             "response_format",
         ),
         stop=_read_stop(body.get("stop")),
-        model=str(body.get("model") or "policy"),
+        model=str(body.get("model") or POLICY),
         stream=stream,
         include_usage=read_stream_options(body.get("stream_options"), stream, {"include_usage"}),
     )

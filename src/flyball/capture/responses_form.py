@@ -17,6 +17,7 @@ from flyball.capture.door import Reply
 from flyball.capture.openai_form import (
     DECLARED,
     ONLY,
+    POLICY,
     BadRequest,
     FieldRules,
     constraint_of,
@@ -89,6 +90,10 @@ class ResponseRequest:
         """What the policy is shown: the instructions of this request, then the conversation."""
         instructions = self.body.get("instructions")
         return [*([{"role": "system", "content": instructions}] if instructions else []), *self.conversation]
+
+    @property
+    def model(self) -> str:
+        return str(self.body.get("model") or POLICY)
 
     @property
     def stream(self) -> bool:
@@ -228,7 +233,7 @@ def response_body(reply: Reply, asked: ResponseRequest, sampling: SamplingParams
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "instructions": body.get("instructions"),
         "max_output_tokens": body.get("max_output_tokens"),
-        "model": str(body.get("model") or "policy"),
+        "model": asked.model,
         "output": _output(reply, "incomplete" if cut else "completed"),
         "parallel_tool_calls": body.get("parallel_tool_calls") is not False,
         "previous_response_id": body.get("previous_response_id"),

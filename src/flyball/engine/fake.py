@@ -11,7 +11,7 @@ the token, so a shifted or re-tokenized ledger shows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -66,6 +66,7 @@ class FakeEngine:
         fail_at: Collection[int] = (),
         delay_seconds: float = 0.0,
         version: int = 0,
+        adapters: Mapping[str, str] | None = None,
     ) -> None:
         self.chat = chat or FakeChat()
         self.requests: list[Request] = []
@@ -76,6 +77,7 @@ class FakeEngine:
         self._fail_at = frozenset(fail_at)
         self._delay_seconds = delay_seconds
         self._version = version
+        self._adapters = adapters or {}
         self._delayed: list[tuple[str, asyncio.Future[None]]] = []
 
     @property
@@ -85,6 +87,10 @@ class FakeEngine:
     @property
     def version(self) -> int:
         return self._version
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return self._adapters
 
     async def generate(self, request: Request) -> Completion:
         number = len(self.requests)

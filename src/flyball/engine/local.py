@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,6 +113,10 @@ class LocalEngine:
     @property
     def version(self) -> int:
         return self._version
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return self._adapters.versions
 
     async def generate(self, request: Request) -> Completion:
         """Draw one completion. Raises ContextError when the prompt leaves no room for a token, else EngineError."""

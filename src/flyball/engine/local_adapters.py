@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from flyball.errors import EngineError, WeightsError, nearest
-from flyball.models.lora import load_adapter
+from flyball.models.lora import adapter_version, load_adapter
 
 Parts = dict[torch.nn.Module, tuple[torch.Tensor, torch.Tensor]]
 """Of each adapted layer: A [rank, in] and B [out, rank], scale included."""
@@ -29,6 +29,7 @@ class Adapters:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._parts: dict[str, Parts] = {}
+        self.versions: dict[str, str] = {}
         self._hooked: set[torch.nn.Module] = set()
         self._groups: list[tuple[Parts, torch.Tensor]] = []
 
@@ -44,6 +45,7 @@ class Adapters:
             layer.register_forward_hook(self._hook)
         self._hooked |= parts.keys()
         self._parts[name] = parts
+        self.versions[name] = adapter_version(folder)
 
     def check(self, name: str | None) -> None:
         """Raise EngineError for an adapter that is not there."""

@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from flyball.engine.local_frames import read_frame, write_frame
 from flyball.engine.protocol import Completion, Request
 from flyball.errors import EngineError, EngineLostError
+from flyball.models.lora import adapter_version
 from flyball.types import WeightsRef
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -59,6 +60,7 @@ class ProcessEngine:
 
     def __init__(self, spec: ProcessSpec) -> None:
         self._version = 0
+        self._adapters: dict[str, str] = {}
         self._lost: EngineError | None = None
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
@@ -97,6 +99,10 @@ class ProcessEngine:
         return self._version
 
     @property
+    def adapters(self) -> Mapping[str, str]:
+        return self._adapters
+
+    @property
     def pid(self) -> int:
         """Of the process."""
         return self._process.pid
@@ -133,6 +139,7 @@ class ProcessEngine:
     def add_adapter(self, name: str, folder: str | Path) -> None:
         """See LocalEngine."""
         self._tell("add_adapter", name, str(folder))
+        self._adapters[name] = adapter_version(Path(folder))
 
     async def close(self) -> None:
         """End the process; requests in flight are told."""

@@ -5,6 +5,7 @@ Tokens are sacred (invariant 1): an engine takes token ids and returns token ids
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -121,6 +122,11 @@ class Engine(Protocol):
     @property
     def version(self) -> int:
         """Version of the weights in use."""
+        ...
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """The adapters that a request may name, each with a digest of its weights."""
         ...
 
     async def generate(self, request: Request) -> Completion:

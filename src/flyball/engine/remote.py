@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -54,6 +55,10 @@ class RemoteEngine(ABC):
     @property
     def version(self) -> int:
         return self._version
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return {}
 
     async def generate(self, request: Request) -> Completion:
         """Draw one completion. Raises ContextError when the prompt leaves no room for a token, else EngineError."""

@@ -6,6 +6,7 @@ What leaves training is merged: engines and releases meet a plain model. The ada
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,6 +84,14 @@ def save_adapter(model: Any, path: Path) -> None:
             tensors[f"{_PREFIX}{name}.{part}.weight"] = getattr(layer, part)[_NAME].weight.detach().contiguous()
     save_file(tensors, path / "adapter_model.safetensors")
     model.flyball_adapter.save_pretrained(path)
+
+
+def adapter_version(folder: Path) -> str:
+    """Digest of the adapter in `folder`: its matrices and what scales them."""
+    digest = hashlib.sha256()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def load_adapter(model: Any, folder: Path) -> dict[torch.nn.Linear, tuple[torch.Tensor, torch.Tensor]]:

@@ -164,6 +164,7 @@ def attempt_samples(graded: GradedAttempt, advantages: Floats | None = None) -> 
             if advantages is not None:
                 _refuse_chosen(branch.calls, attempt.attempt_id)
                 _refuse_impossible(branch.sampling_logprobs[branch.loss_mask], attempt.attempt_id)
+                _refuse_adapters(branch.calls, attempt.attempt_id)
             mine = np.zeros(len(branch.token_ids), np.float32)
             mine[branch.loss_mask] = by_call[branch.call_index[branch.loss_mask]]
             out.append(
@@ -213,6 +214,15 @@ def _refuse_impossible(logprobs: npt.NDArray[np.float32], attempt_id: str) -> No
             f"attempt {attempt_id!r}: {len(wrong)} of {len(logprobs)} sampled tokens have no usable logprob, the first "
             f"is {wrong[0]}; a sampled token has one from {IMPOSSIBLE:g} to 0, so the engine did not report it"
         )
+
+
+def _refuse_adapters(calls: Sequence[Call], attempt_id: str) -> None:
+    for call in calls:
+        if (adapter := call.sampling.get("adapter")) is not None:
+            raise TrainError(
+                f"attempt {attempt_id!r}: call {call.call_id!r} was drawn by the adapter {adapter!r}, so its logprobs "
+                "are not the policy's; train on attempts that ask for the policy alone"
+            )
 
 
 def _conflict_scales(

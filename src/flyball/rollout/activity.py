@@ -11,7 +11,7 @@ import inspect
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Literal
@@ -184,6 +184,10 @@ class EngineOnBoard:
     @property
     def version(self) -> int:
         return self._engine.version
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return self._engine.adapters
 
     async def generate(self, request: Request) -> Completion:
         with self._attempt.doing("engine", "generate"):

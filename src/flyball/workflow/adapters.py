@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,10 @@ class AdapterEngine:
     @property
     def version(self) -> int:
         return self._engine.version
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return {}  # its adapter is the policy, whatever a request names
 
     async def generate(self, request: Request) -> Completion:
         return await self._engine.generate(replace(request, adapter=self._adapter))
