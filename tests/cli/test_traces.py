@@ -91,8 +91,10 @@ def test_what_was_said_is_erased_by_session_and_by_age(traces: Callable[..., Any
     about = ("--project", "shop", "--session", "s2", "--actor", "ana", "--reason", "asked for")
     assert traces("erase", *about).out == "1 of 1 bodies erased\n"
     assert "(erased or never kept)" in traces("search", "--session", "s2").out
-    assert traces("expire").out == "0 bodies erased\n"
-    assert traces("expire", "--body-days", "0").out == "3 bodies erased\n"  # two answers and the tools of all
+    assert traces("expire", "--row-days", "99999").out == "0 bodies erased, 0 rows expired\n"
+    # two answers and the tools of all; rows of 1970
+    assert traces("expire", "--body-days", "0").out == "3 bodies erased, 5 rows expired\n"
+    assert traces("search").out.splitlines()[1:] == []
 
 
 def test_a_file_of_something_else_is_refused(traces: Callable[..., Any], home: Path) -> None:

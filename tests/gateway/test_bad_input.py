@@ -53,7 +53,7 @@ def test_any_body_is_read_or_refused(body: bytes) -> None:
 @given(JSON, JSON, JSON)
 def test_any_conversation_is_read(messages: Any, tools: Any, instructions: Any) -> None:
     bodies = (
-        ("chat", {"messages": messages if isinstance(messages, list) else [messages], "tools": tools}),
+        ("chat", {"messages": messages if isinstance(messages, list) and messages else [messages], "tools": tools}),
         ("responses", {"input": messages, "instructions": instructions, "tools": tools}),
     )
     for form, body in bodies:
@@ -238,6 +238,7 @@ def test_a_body_that_is_compressed_or_not_json_is_refused_in_words(tmp_path: Pat
                 b"[]",
                 b"null",
                 b'{"messages": "hi"}',
+                b'{"messages": [ ]}',
                 b'{"messages": [1,}',
                 b"\xff",
             ):

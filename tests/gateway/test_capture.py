@@ -25,8 +25,10 @@ from flyball.gateway.served import Served
 from flyball.models.fake import tool_call_text
 from flyball.store.records import from_json
 from tests.gateway.servers import (
+    RECEIPT_KEY,
     Mock,
     go,
+    ingested,
     json_answer,
     read_frames,
     running,
@@ -166,7 +168,7 @@ def test_a_session_adds_up(tmp_path: Path) -> None:
         prices = {"input_usd": 1.0, "output_usd": 10.0}
         async with running(tmp_path, {"a": Mock(lambda asked: json_answer(calls))}, upstream=prices) as gateway:
             for text in ("a", "b"):
-                await gateway.chat(text, path="/s/s1/v1/chat/completions")
+                await gateway.chat(text, path="/s/s1/v1/chat/completions", user="ana")
             begun = await gateway.frames("request", 2)
             await gateway.frames("call", 2)
             assert [frame["session"] for frame in begun] == ["s1", "s1"]
@@ -175,6 +177,10 @@ def test_a_session_adds_up(tmp_path: Path) -> None:
         assert {name: session[name] for name in wanted} == wanted
         assert abs(session["cost_usd"] - (14 * 1 + 6 * 10) / 1e6) < 1e-12
         assert session["release_channel"] == "general" and session["first_call"] == begun[0]["call_id"]
+        assert session["user"] == Receipts(RECEIPT_KEY).pseudonym("ana")
+        with ingested(tmp_path) as store:
+            (record,) = store.served_sessions()
+        assert record.context["user"] == session["user"]
 
     go(test)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from flyball.cli.main import invoke
 from flyball.errors import ConfigError, ReleaseError
 from flyball.gateway.running import RunningGateway
 from flyball.release.controller import Controller
@@ -19,6 +21,12 @@ from flyball.release.serving import Answer, Observed
 from flyball.types import Release
 from tests.gateway.servers import KEYS, Mock, Running, go, json_answer, running, settings, text_answer
 from tests.release.conftest import TRAFFIC, begun, owners, plan, release, store
+
+FILE = """port: {port}
+keys: [{{key_env: OPERATOR_KEY, project: shop, role: {role}}}]
+upstreams: {{a: {{url: "http://127.0.0.1:1/v1"}}}}
+default: a
+"""
 
 __all__ = ["owners", "plan", "release", "store"]  # the fixtures of a release that may go all the way
 
@@ -119,6 +127,40 @@ def test_a_rollback_is_confirmed_by_what_users_of_every_worker_got(
                 assert restored.restore_seconds > 0
 
     go(test)
+
+
+def test_the_commands_drill_and_roll_back_through_the_gateway_of_a_file(
+    tmp_path: Path, store, release, plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Controller(store).launch(release, plan, now=0.0, **TRAFFIC)
+    file = tmp_path / "gateway.yaml"
+
+    async def command(*arguments: str) -> tuple[int, str]:
+        whole = ["release", *arguments, "--by", "ada", "--gateway", str(file), "--home", str(store.root)]
+        code = await asyncio.to_thread(invoke, whole)
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    async def test() -> None:
+        async with workers(tmp_path, release, 1) as ((gateway,), _, _):
+            file.write_text(FILE.format(port=gateway.url.rpartition(":")[2], role="agent"))
+            code, told = await command("drill")
+            assert code != 0 and "role: operator" in told
+            file.write_text(FILE.format(port=gateway.url.rpartition(":")[2], role="operator"))
+            code, told = await command("drill")
+            assert code == 0 and "drill:   in " in told
+            users = asyncio.create_task(ask_for_ever(gateway))
+            code, told = await command("rollback", "--reason", "worse")
+            users.cancel()
+            assert code == 0 and "users:   on the version in force after" in told
+
+    go(test)
+
+
+async def ask_for_ever(gateway: Running) -> None:
+    for i in itertools.count():
+        await gateway.chat("hi", path=f"/s/u{i}/v1/chat/completions")
+        await asyncio.sleep(0.02)
 
 
 def test_a_worker_that_is_gone_verifies_nothing(tmp_path: Path, store, release, plan) -> None:

@@ -117,6 +117,29 @@ def test_bodies_are_kept_as_long_as_their_class_says(store: Store, tmp_path: Pat
         store.hold_bodies([], "evidense", "ana", "")  # type: ignore[arg-type]
 
 
+def test_old_rows_go_and_young_ones_and_evidence_stay(store: Store, tmp_path: Path) -> None:
+    day = 86400.0
+    frames = [
+        (kind, made(f"{kind}{i}", f"s{i}", at=i * day))
+        for i in range(1, 4)
+        for kind, made in (("call", call), ("session", session), ("feedback", report))
+    ]
+    store.ingest(spooled(tmp_path / "0", *frames))  # type: ignore[arg-type]
+    first = next(iter(store.calls(session="s1")))
+    assert first.body
+    store.hold_bodies([first.body], "evidence", "ana", "release r1")  # kept once, so it is that of all three
+    assert store.expire_rows(1, at=4 * day) == 0
+    store.ingest(spooled(tmp_path / "1", ("call", call("other", "s4", at=day, message={"content": "x"}))))
+    assert store.expire_rows(2, at=4 * day) == 1
+    assert [one.session for one in store.calls()] == ["s1", "s2", "s3"]
+    (entry,) = store._db.rows("SELECT before, row_count, actor FROM expirations")
+    assert tuple(entry) == (2 * day, 1, "retention")
+    with pytest.raises(StoreError, match="append-only"), store._db.write() as db:
+        db.execute("DELETE FROM served_calls WHERE session = 's3'")
+    with pytest.raises(StoreError, match="append-only"), store._db.write() as db:
+        db.execute("DELETE FROM expirations")
+
+
 def test_a_damaged_body_is_told(sqlite: Store, tmp_path: Path) -> None:
     sqlite.ingest(spooled(tmp_path / "0", ("call", call("c1"))))
     (one,) = sqlite.calls()

@@ -16,4 +16,4 @@ def gateway(file: Path) -> None:
 
     Serves until Ctrl-C. Point an agent at it with OPENAI_BASE_URL=http://HOST:PORT/v1 and OPENAI_API_KEY=KEY/SESSION.
     """
-    serve(file)
+    serve(file, click.echo)

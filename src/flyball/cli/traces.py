@@ -14,6 +14,7 @@ from flyball.cli.options import home_option, open_store
 from flyball.cli.output import table
 from flyball.errors import StoreError
 from flyball.store.bodies import DAYS
+from flyball.store.expiry import ROW_DAYS
 from flyball.store.formats import atif, jsonl, langfuse, otel
 from flyball.store.formats.trace import Trace, add_traces, leaves, traces_of
 from flyball.store.served import ServedCall
@@ -191,11 +192,16 @@ def erase(project: str, session: str, actor: str, reason: str, home: Path) -> No
 @traces.command()
 @click.option("--body-days", type=click.FloatRange(min=0), default=DAYS["body"], show_default=True)
 @click.option("--evidence-days", type=click.FloatRange(min=0), default=DAYS["evidence"], show_default=True)
+@click.option("--row-days", type=click.FloatRange(min=0), default=ROW_DAYS, show_default=True)
 @home_option
-def expire(body_days: float, evidence_days: float, home: Path) -> None:
-    """Erase what was said longer ago than its class of retention allows."""
+def expire(body_days: float, evidence_days: float, row_days: float, home: Path) -> None:
+    """Erase what was said longer ago than its class of retention allows, then that it was served at all.
+
+    Sessions of which a body is held as evidence stay.
+    """
     with open_store(home) as store:
-        click.echo(f"{store.expire_bodies({'body': body_days, 'evidence': evidence_days})} bodies erased")
+        bodies = store.expire_bodies({"body": body_days, "evidence": evidence_days})
+        click.echo(f"{bodies} bodies erased, {store.expire_rows(row_days)} rows expired")
 
 
 def _spools(root: Path) -> list[Path]:

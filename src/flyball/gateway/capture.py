@@ -238,6 +238,7 @@ class Capture:
             "call_id": served.call_id,
             "project": served.caller.project,
             "session": served.session,
+            "user": self._pseudonym(served.user) if served.user else None,
             "agent": served.agent,
             "at": served.at,
             "arm": served.arm,

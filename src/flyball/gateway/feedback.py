@@ -103,4 +103,5 @@ def _read(body: bytes) -> Report:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         hint = nearest(place, Report.model_fields) if first["type"] == "extra_forbidden" else ""
-        raise BadRequest(f"{place or 'the report'}: {first['msg']}{hint}", place or None, "bad_report") from None
+        why = first["msg"].removeprefix("Value error, ")
+        raise BadRequest(f"{place or 'the report'}: {why}{hint}", place or None, "bad_report") from None

@@ -158,6 +158,11 @@ def read_body(form: Form, body: bytes) -> Asked:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body cannot be read: {str(error)[:120]}; send a JSON object") from error
     needed = "messages" if form == "chat" else "input"
-    if form == "chat" and bytes(fields.get(needed, b""))[:1] != b"[":
+    if form == "chat" and not _has_items(bytes(fields.get(needed, b""))):
         raise BadRequest(f"{needed} must be a list with at least one message", needed)
     return Asked(form, fields, bytes(fields.get("stream", b"")) == b"true")
+
+
+def _has_items(raw: bytes) -> bool:
+    """Whether JSON is a list that is not empty, without decoding it."""
+    return raw[:1] == b"[" and raw[1:64].lstrip()[:1] != b"]"

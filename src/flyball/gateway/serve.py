@@ -177,14 +177,15 @@ def also_at(gateway: Gateway, host: str, port: int) -> Application:
     return app
 
 
-def serve(path: Path) -> None:
-    """Serve a gateway's file until told to stop. Raises ConfigError before anything is started."""
+def serve(path: Path, say: Callable[[str], None]) -> None:
+    """Serve a gateway's file until told to stop; `say` is told where. Raises ConfigError before anything is started."""
     settings = read_gateway_file(path)
     Keyring(settings.keys)
     secret(settings.receipt_env, "receipt_env")
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # meant for workers; its default would end this process
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     with _engines(settings) as engines:
+        say(f"serving {', '.join(settings.upstreams)} at http://{settings.host}:{settings.port}/v1")
         os.environ[FILE] = str(path.resolve())
         os.environ[SOCKETS] = orjson.dumps(engines).decode()
         uvicorn.run(

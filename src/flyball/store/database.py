@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from flyball.errors import StoreError
 from flyball.store import records
-from flyball.store.schema import MIGRATIONS, Refusal
+from flyball.store.schema import MIGRATIONS, Lifted, Refusal
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
@@ -74,7 +74,7 @@ class Database(ABC):
     def _has_table(self, table: str) -> bool: ...
 
     @abstractmethod
-    def _ddl(self, statement: str | Refusal) -> Iterable[str]:
+    def _ddl(self, statement: str | Refusal | Lifted) -> Iterable[str]:
         """Return a statement of the schema as this database says it."""
 
     def record(self, body: bytes | str, what: str) -> Any:

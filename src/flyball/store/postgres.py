@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from flyball.errors import StoreError
 from flyball.store.database import Database, Parameters, Row, Transaction
-from flyball.store.schema import Refusal
+from flyball.store.schema import Lifted, Refusal
 
 try:
     import psycopg
@@ -41,6 +41,13 @@ _TYPES = (
 )
 _REFUSE = """CREATE OR REPLACE FUNCTION flyball_refuse() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION '%', TG_ARGV[0]; END $$"""
+_REFUSE_YOUNG = """CREATE OR REPLACE FUNCTION flyball_refuse_young() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN
+        IF OLD.at >= (SELECT coalesce(max(before), -1e300) FROM expirations) THEN
+            RAISE EXCEPTION '%', TG_ARGV[0];
+        END IF;
+        RETURN OLD;
+    END $$"""
 _ROWS = 500
 """Rows of one INSERT."""
 _VALUES = re.compile(r"(.*\bVALUES\s*)(\([^)]*\))(.*)", re.DOTALL)
@@ -138,15 +145,21 @@ class PostgresDatabase(Database):
     def _has_table(self, table: str) -> bool:
         return self.rows("SELECT to_regclass(?)", (table,))[0][0] is not None
 
-    def _ddl(self, statement: str | Refusal) -> Iterable[str]:
+    def _ddl(self, statement: str | Refusal | Lifted) -> Iterable[str]:
         if isinstance(statement, str):
             for pattern, word in _TYPES:
                 statement = pattern.sub(word, statement)
             yield statement
             return
-        yield _REFUSE
-        call = f"EXECUTE FUNCTION flyball_refuse('{statement.says}')"
+        if isinstance(statement, Lifted):
+            yield f"DROP TRIGGER {statement.name} ON {statement.table}"
+            return
+        yield _REFUSE_YOUNG if statement.expires else _REFUSE
+        function = "flyball_refuse_young" if statement.expires else "flyball_refuse"
+        call = f"EXECUTE FUNCTION {function}('{statement.says}')"
         yield f"CREATE TRIGGER {statement.name} BEFORE {statement.action} ON {statement.table} FOR EACH ROW {call}"
+        if statement.expires:  # all at once stays refused, by the trigger of before
+            return
         if statement.action == "DELETE":
             yield f"CREATE TRIGGER {statement.name}_at_once BEFORE TRUNCATE ON {statement.table} {call}"
 

@@ -5,7 +5,8 @@ A migration is a name and its statements, in SQLite's SQL; `database.py` applies
 A migration that has been released is never edited: the next version is a new entry at the end.
 
 Facts are append-only: triggers refuse UPDATE and DELETE, so a later opinion (a second grading, a moved alias, the next
-stage of a release) is a new row and the current view is derived. The only thing that changes is the status of a run.
+stage of a release) is a new row and the current view is derived. The only thing that changes is the status of a run;
+what was served goes when it is old (`expiry.py`).
 Bodies are records of `records.py`; the columns beside them are what is searched for. Times are UTC, ISO 8601.
 """
 
@@ -16,15 +17,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Refusal:
-    """A trigger: `action` (UPDATE, DELETE, UPDATE OF columns) on a row of `table` is refused."""
+    """A trigger: `action` (UPDATE, DELETE, UPDATE OF columns) on a row of `table` is refused.
+
+    `expires`: not for a row whose `at` is before the newest entry of `expirations`.
+    """
 
     name: str
     table: str
     action: str
+    expires: bool = False
 
     @property
     def says(self) -> str:
         return f"{self.table} is append-only: add a new row instead"
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A trigger that is no more."""
+
+    name: str
+    table: str
 
 
 _TABLES = (
@@ -188,11 +201,23 @@ _AUDIT = (
     "CREATE TABLE audit_checkpoints (size INTEGER PRIMARY KEY, note TEXT NOT NULL)",
 )
 
-MIGRATIONS: tuple[tuple[str, tuple[str | Refusal, ...]], ...] = (
+EXPIRING = ("served_requests", "served_calls", "served_sessions", "feedback")
+"""Tables whose rows may go when they are old."""
+
+_EXPIRY: tuple[str | Refusal | Lifted, ...] = (
+    """CREATE TABLE expirations (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, before REAL NOT NULL, row_count INTEGER NOT NULL, actor TEXT NOT NULL,
+        at TEXT NOT NULL)""",
+    *(Lifted(f"{table}_never_go", table) for table in EXPIRING),
+    *(Refusal(f"{table}_go_when_old", table, "DELETE", expires=True) for table in EXPIRING),
+)
+
+MIGRATIONS: tuple[tuple[str, tuple[str | Refusal | Lifted, ...]], ...] = (
     ("first tables", (*_TABLES, *_TRIGGERS)),
     ("routing tables", (*_ROUTES, *_append_only("routes"))),
     ("approvals", (*_APPROVALS, *_append_only("approvals", "approval_answers"))),
     ("what was served", (*_SERVING, *_append_only(*_SERVING_FACTS))),
     ("audit log", (*_AUDIT, *_append_only("audit", "audit_checkpoints"))),
+    ("rows expire", (*_EXPIRY, *_append_only("expirations"))),
 )
 """Entry i brings the schema to version i + 1."""

@@ -18,6 +18,7 @@ from flyball.errors import StoreError
 from flyball.store.approvals import ApprovalTables
 from flyball.store.bodies import BodyTables
 from flyball.store.database import Row
+from flyball.store.expiry import ExpiryTables
 from flyball.store.ingest import write_feedback
 from flyball.store.registry import RegistryTables
 from flyball.store.serving_frames import FeedbackFrame
@@ -93,7 +94,7 @@ class Fact:
     facts: Mapping[str, Any]
 
 
-class ServedTables(RegistryTables, ApprovalTables, BodyTables):
+class ServedTables(RegistryTables, ApprovalTables, BodyTables, ExpiryTables):
     """The part of `Store` that reads what was served."""
 
     def calls(
@@ -159,12 +160,13 @@ class ServedTables(RegistryTables, ApprovalTables, BodyTables):
     ) -> list[SessionRecord]:
         """Return the minimum schema of every served session, one record for each version that served it.
 
-        `session_id` is `project~session`. `context` holds the snapshot, retries, approvals and KPIs. Shadow has no
-        outcome: what people said is about the answer they got.
+        `session_id` is `project~session`. `context` holds the snapshot, retries, approvals, KPIs and the user's
+        pseudonym ("" = not known). Shadow has no outcome: what people said is about the answer they got.
         """
         sums = ("calls", "tokens_in", "tokens_out", "tool_calls_count", "tool_error_count", "duration_ms", "cost_usd")
         sql = f"""SELECT s.project, s.session, s.arm, s.version_id, s.release_id, s.release_channel,
-            min(s.at) AS at, min(c.model) AS model, {", ".join(f"sum(s.{name}) AS {name}" for name in sums)}
+            min(s.at) AS at, min(c.model) AS model, min(s.facts) AS facts,
+            {", ".join(f"sum(s.{name}) AS {name}" for name in sums)}
             FROM served_sessions s LEFT JOIN served_calls c ON c.project = s.project AND c.call_id = s.first_call
             WHERE (?1 IS NULL OR s.project = ?1) AND (?2 IS NULL OR s.version_id = ?2)
             AND (?3 IS NULL OR s.release_channel = ?3) AND s.at >= ?4
@@ -182,6 +184,7 @@ class ServedTables(RegistryTables, ApprovalTables, BodyTables):
                 "approvals": approvals.get("~".join(key), []),
                 "calls": int(row["calls"]),
                 "release_id": row["release_id"],
+                "user": orjson.loads(row["facts"]).get("user") or "",
                 "at": row["at"],
             }
             records.append(_session(row, told, context, versions.get(row["version_id"])))

@@ -16,7 +16,7 @@ from pathlib import Path
 from flyball.errors import StoreError
 from flyball.store import failures
 from flyball.store.database import Database, Parameters, Row, Transaction
-from flyball.store.schema import Refusal
+from flyball.store.schema import Lifted, Refusal
 
 APPLICATION_ID = 0x464C5942
 """`FLYB` in the file header, so that another program's database is never migrated."""
@@ -98,13 +98,16 @@ class SqliteDatabase(Database):
     def _has_table(self, table: str) -> bool:
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)))
 
-    def _ddl(self, statement: str | Refusal) -> Iterable[str]:
+    def _ddl(self, statement: str | Refusal | Lifted) -> Iterable[str]:
         if isinstance(statement, str):
             yield statement
             if "CREATE TABLE migrations" in statement:  # of the same transaction that makes the file ours
                 yield f"PRAGMA application_id = {APPLICATION_ID}"
+        elif isinstance(statement, Lifted):
+            yield f"DROP TRIGGER {statement.name}"
         else:
+            old = "WHEN OLD.at >= (SELECT coalesce(max(before), -1e300) FROM expirations) " if statement.expires else ""
             yield (
-                f"CREATE TRIGGER {statement.name} BEFORE {statement.action} ON {statement.table} "
+                f"CREATE TRIGGER {statement.name} BEFORE {statement.action} ON {statement.table} {old}"
                 f"BEGIN SELECT RAISE(ABORT, '{statement.says}'); END"
             )
