@@ -318,6 +318,21 @@ class PriceSettings(Section):
     usd_per_tool_call: float | None = Field(default=None, ge=0, description="0 or more")
 
 
+class EconomicsSettings(Section):
+    """What a success is worth and what it costs beside serving (reports/budget.py). An unset line is *optimistic by
+    default*, and every page that shows the sum says so."""
+
+    value_of_success_usd: float | None = Field(default=None, ge=0, description="0 or more; what one success earns")
+    least_margin_usd: float | None = Field(
+        default=None, description="margin per success above which an adjacent workflow may start"
+    )
+    labelling: float | None = Field(default=None, ge=0, description="USD a month, labelling and relabelling")
+    evaluation_upkeep: float | None = Field(default=None, ge=0, description="USD a month, suites and graders")
+    incidents: float | None = Field(default=None, ge=0, description="USD a month, people and refunds")
+    rollout_infrastructure: float | None = Field(default=None, ge=0, description="USD a month, gateway and rollouts")
+    retries: float | None = Field(default=None, ge=0, description="USD a month, what no session is billed")
+
+
 SECRET_HEADER = re.compile(r"auth|cookie|key|secret|signature|token", re.IGNORECASE)
 """Names of headers whose value is taken for a secret."""
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -467,6 +482,7 @@ class Settings(Section):
     brief: BriefSettings = BriefSettings()
     monitoring: Names = ()
     prices: PriceSettings = PriceSettings()
+    economics: EconomicsSettings = EconomicsSettings()
     tools: ToolsSettings = ToolsSettings()
     limits: LimitsSettings = LimitsSettings()  # type: ignore[valid-type]
     tracking: TrackingSettings | None = None

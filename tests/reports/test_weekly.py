@@ -61,7 +61,7 @@ def test_numbers_of_a_week() -> None:
         ],
     )
     assert (
-        found is not None and found.coverage.value == 0.75 and found.override.value == 0.25 and found.calls.value == 3.0
+        found is not None and found.coverage.value == 0.75 and found.override.value == 0.25 and found.steps.value == 3.0
     )
     assert found.tool_precision is not None and found.tool_precision.value == 7 / 8 and found.tool_precision.n == 8
     assert found.reliability is not None and found.reliability.value == pytest.approx(2 / 3 * 3 / 4 * 7 / 8)

@@ -79,6 +79,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "flyball.cli.reviews:reviews",
         "Review what was served: the week's reliability, cost, overrides and rollbacks.",
     ),
+    "workflow": (
+        "flyball.cli.workflow:workflow",
+        "Start an adjacent workflow, once the one that runs pays for it and stands still.",
+    ),
     "monitors": (
         "flyball.cli.monitors:monitors",
         "Watch the version in force: definitions, distance from a frozen reference, alarms.",

@@ -146,7 +146,8 @@ def _asked(file: Path | None, *, with_tasks: bool) -> tuple[tuple[Monitor, ...],
 def _version(registry: Registry, said: str | None, sessions: Sequence[LiveSession]) -> str:
     """The version that is watched: the named one, what is in production, or who served last."""
     if said:
-        return registry.named(said).version_id
+        served = {one.record.policy_version for one in sessions}
+        return said if said in served else registry.named(said).version_id
     if (serving := registry.alias(PRODUCTION)) is not None:
         return serving.version_id
     stable = [one for one in sessions if one.record.arm == "stable"]

@@ -96,7 +96,7 @@ def example(graded: GradedAttempt) -> Example:
     """One attempt with the graders' reasons."""
     attempt = graded.attempt
     title = f"{attempt.task.family}, task {attempt.task.task_id}"
-    return Example(title, _why(graded), tuple(_lines(attempt)))
+    return Example(title, _why(graded), tuple(lines_of(attempt)))
 
 
 def _why(graded: GradedAttempt) -> str:
@@ -114,7 +114,8 @@ def _why(graded: GradedAttempt) -> str:
     return "; ".join(parts)
 
 
-def _lines(attempt: Attempt) -> Iterable[Line]:
+def lines_of(attempt: Attempt) -> Iterable[Line]:
+    """What was said and done in an attempt, in order."""
     problems = {result.call_id: result.problem for result in attempt.tool_results}
     for message in attempt.messages:
         role, text = message["role"], _text(message.get("content"))

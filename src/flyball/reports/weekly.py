@@ -32,14 +32,15 @@ NO_INTENT = "(no intent told)"
 class Week:
     """One week of sessions. `reliability` is None without a label, `tool_precision` without a tool call.
 
-    `tool_precision`: tool calls that did their work, of all; `calls`: model calls per session.
+    `tool_precision`: tool calls that did their work, of all; `steps`: planner steps, the model calls of a session: with
+    each the agent decides what to do next.
     """
 
     coverage: Estimate
     reliability: Estimate | None
     override: Estimate
     tool_precision: Estimate | None
-    calls: Estimate
+    steps: Estimate
     cost: Estimate
 
     @property
@@ -83,7 +84,7 @@ def week_of(sessions: Sequence[SessionRecord]) -> Week | None:
         reliability=score,
         override=rate_interval(overridden, clusters=ids),
         tool_precision=rate_interval(tools - errors, tools, clusters=ids) if tools.any() else None,
-        calls=mean_interval([float(s.context.get("calls", 0)) for s in sessions], clusters=ids, unit="calls"),
+        steps=mean_interval([float(s.context.get("calls", 0)) for s in sessions], clusters=ids, unit="steps"),
         cost=mean_interval([session.cost_usd for session in sessions], clusters=ids, unit="USD"),
     )
 

@@ -145,6 +145,8 @@ def _gate(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
 
 
 def _monitor(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
+    if not value:  # the list is empty
+        return "ready", ""
     monitor = MONITORS[value]
     return "ready", f"{monitor.owner}: alarm where it {monitor.alarm}"
 

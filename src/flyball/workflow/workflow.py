@@ -28,7 +28,18 @@ from flyball.tools.approval import approver_of
 from flyball.types import Limits, Task
 from flyball.workflow.user_code import import_file
 
-SECTIONS = ("training", "evaluation", "engine", "release", "prices", "limits", "plan", "tools", "tracking")
+SECTIONS = (
+    "training",
+    "evaluation",
+    "engine",
+    "release",
+    "prices",
+    "limits",
+    "plan",
+    "tools",
+    "tracking",
+    "economics",
+)
 Written = Callable[..., Any] | Mapping[str, Any] | Grader
 """What may stand where a grader belongs."""
 WRITE_ONE = "`flyball init helpdesk` writes a working example, `flyball init NAME` a minimal one"
@@ -47,7 +58,8 @@ class Workflow:
     use it), `demonstrations` overrides the ones made from it. `approver` answers for tools with `approval="human"` in
     training and evaluation: `approve`, `deny`, `expire`, or a function `(call)` that returns one of them.
     `fresh`, a function `(seed, n)`, draws new tasks for a suite that one run judges by (`evaluation.fresh_tasks`).
-    `tracking` copies the metrics of runs to TensorBoard, MLflow or Weights & Biases.
+    `tracking` copies the metrics of runs to TensorBoard, MLflow or Weights & Biases. `economics` is what a success is
+    worth and what is paid for it beside serving.
     `tools` declares tool servers (HTTP and MCP), scopes, budgets and dry runs; its keys are those of the YAML file.
     `holdout` graders are reported like scores and never learned from; `anchors` is a JSONL file of attempts whose
     judgement is settled, which the graders have to repeat before every run (see docs/graders.md).
@@ -85,6 +97,7 @@ class Workflow:
     turn_reward: Callable[..., Any] | None = None
     tracking: Section | Mapping[str, Any] | None = None
     fresh: Callable[[int, int], Sequence[Task]] | None = None
+    economics: Section | Mapping[str, Any] | None = None
     source: Path | None = field(default=None, compare=False)
     marks: Marks = field(default=Marks("Workflow(...)"), compare=False, repr=False)
     settings: Settings = field(init=False, compare=False)
