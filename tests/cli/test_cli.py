@@ -15,6 +15,7 @@ from flyball.cli.main import flyball as group
 from flyball.errors import TrainError
 from flyball.store.store import Store
 from flyball.workflow.fake import FakeTrainer, write_policy
+from flyball.workflow.scaffold import examples
 from flyball.workflow.stop import Stopped
 
 from .conftest import Result
@@ -143,6 +144,15 @@ def test_init_refuses_to_overwrite_and_names_examples(flyball: Run) -> None:
     assert again.code == 1
     assert "mine already exists" in again.err
     assert "neither an example nor a name" in flyball("init", "no good").err
+
+
+def test_init_says_whether_it_wrote_an_example_or_a_skeleton(flyball: Run) -> None:
+    assert "next: read release/README.md" in flyball("init", "release").out
+    assert Path("release/traffic.py").is_file() and not Path("release/workflow.py").exists()
+    mistyped = flyball("init", "helpdsk").out
+    assert "wrote helpdsk/: a skeleton to start from (examples: agents, api_agent," in mistyped
+    listed = flyball("init", "--help").out
+    assert all(name in listed for name in examples())
 
 
 def test_the_skeleton_passes_doctor(flyball: Run) -> None:
