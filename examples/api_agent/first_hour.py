@@ -1,6 +1,6 @@
 """The first hour of a team that trains nothing: capture, grade, try another prompt on the same tickets.
 
-    python -m examples.api_agent.first_hour           # with the stand-in; see README.md for your own model
+    python first_hour.py           # with the stand-in; see README.md for your own model
 
 Both gateways are those of the YAML files, served in this process. Nothing in `agent.py` changes.
 """
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import agent
 import click
 from openai import AsyncOpenAI
+from stand_in import app as stand_in
+from tickets import grounded, success, tickets
 
 import flyball as fb
-from examples.api_agent import agent
-from examples.api_agent.stand_in import app as stand_in
-from examples.api_agent.tickets import grounded, success, tickets
 from flyball.evals.compare import compare
 from flyball.evals.run import task_result
 from flyball.gateway.captured import attempt_of, captured_sessions

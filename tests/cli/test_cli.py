@@ -16,6 +16,7 @@ from flyball.cli.main import flyball as group
 from flyball.errors import TrainError
 from flyball.store.store import Store
 from flyball.workflow.fake import FakeTrainer, write_policy
+from flyball.workflow.scaffold import examples
 from flyball.workflow.stop import Stopped
 
 from .conftest import Result
@@ -153,6 +154,15 @@ def test_the_plan_of_90_days_names_commands_that_there_are(flyball: Run) -> None
     for command in named:
         words = [word for word in command.split() if word.isalpha()][:2]
         assert flyball(*words, "--help").code == 0, command
+
+
+def test_init_says_whether_it_wrote_an_example_or_a_skeleton(flyball: Run) -> None:
+    assert "next: read release/README.md" in flyball("init", "release").out
+    assert Path("release/traffic.py").is_file() and not Path("release/workflow.py").exists()
+    mistyped = flyball("init", "helpdsk").out
+    assert "wrote helpdsk/: a skeleton to start from (examples: agents, api_agent," in mistyped
+    listed = flyball("init", "--help").out
+    assert all(name in listed for name in examples())
 
 
 def test_the_skeleton_passes_doctor(flyball: Run) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from flyball.workflow.scaffold import create
+from flyball.workflow.scaffold import create, examples
 
 
 @click.command()
@@ -15,10 +15,15 @@ from flyball.workflow.scaffold import create
 def init(name: str, to: Path | None) -> None:
     """Write a working example or skeleton into a new folder.
 
-    NAME is a shipped example (`helpdesk`, the default) or the name of your own project, which gets a minimal world,
-    tasks, graders and workflow to start from.
+    NAME is a shipped example (agents, api_agent, coding, helpdesk, release, tools) or the name of your own project,
+    which gets a minimal world, tasks, graders and workflow to start from.
     """
     folder = create(name, to)
-    yaml = folder / "workflow.yaml"
-    file = yaml if yaml.is_file() else folder / "workflow.py"
-    click.echo(f"wrote {folder}/\nnext: flyball doctor {file}\nthen: flyball run {file}")
+    shipped = examples()
+    what = f"the example {name}" if name in shipped else f"a skeleton to start from (examples: {', '.join(shipped)})"
+    click.echo(f"wrote {folder}/: {what}")
+    workflows = [file for file in (folder / "workflow.yaml", folder / "workflow.py") if file.is_file()]
+    if workflows:
+        click.echo(f"next: flyball doctor {workflows[0]}\nthen: flyball run {workflows[0]}")
+    else:
+        click.echo(f"next: read {folder / 'README.md'}, which says how it is started")

@@ -319,8 +319,8 @@ async def _confirmed(context: Context, stage: str, result: Result) -> Result:
     found = await confirm(context, context.store.version(result["version"]), taken)
     values = {f"{name}/{stage}": value for name, value in measured("confirmed_success", found).items()}
     context.add_metrics(result["num_steps"], values)
-    which = "tasks that picked no checkpoint" if fresh else "the tasks that picked its checkpoint"
-    note = f"{result['note']}; success {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] on {found.n} {which}"
+    which = f"{found.n} tasks that picked " + ("no checkpoint" if fresh else "its checkpoint")
+    note = f"{result['note']}; success {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] on {which}"
     return result | {"confirmed": dataclasses.asdict(found), "fresh": bool(fresh), "note": note}
 
 

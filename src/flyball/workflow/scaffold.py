@@ -21,8 +21,8 @@ def examples_folder() -> Path:
 
 
 def examples() -> dict[str, Path]:
-    """Return the shipped examples by name."""
-    return {p.name: p for p in sorted(examples_folder().iterdir()) if (p / "workflow.py").is_file()}
+    """Return the shipped examples by name: those with a workflow to run, and programs that their README starts."""
+    return {p.name: p for p in sorted(examples_folder().iterdir()) if (p / "README.md").is_file()}
 
 
 def create(name: str, target: Path | None = None) -> Path:
