@@ -76,6 +76,8 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read as UTF-8"):
         read_yaml(tmp_path / "b.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory; name a YAML file"):
+        read_yaml(tmp_path)
 
 
 def test_merging_changes_only_what_was_written(tmp_path: Path) -> None:

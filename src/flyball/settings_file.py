@@ -61,9 +61,13 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Marks]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `flyball init helpdesk` writes a working example") from None
-    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"{path}: no such file; `flyball init helpdesk` writes a workflow, `flyball init api_agent` a gateway"
+        ) from None
+    except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {exc}") from exc
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}; name a YAML file") from exc
     loader = _Loader(text)
     try:
         root = loader.get_single_node()
@@ -79,7 +83,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Marks]:
         loader.dispose()
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         found = "empty" if data is None else f"a {type(data).__name__}"
-        raise ConfigError(f"{path}:1: the file is {found}; a workflow file is a mapping such as `python: workflow.py`")
+        rule = "settings are a mapping such as `python: workflow.py`, or `port: 8080` of a gateway"
+        raise ConfigError(f"{path}:1: the file is {found}; {rule}")
     return data, Marks(str(path), lines)
 
 

@@ -101,6 +101,14 @@ def test_an_unknown_command_is_answered_by_the_nearest_one(flyball: Run) -> None
     assert "nothing.yaml: no such file" in flyball("doctor", "nothing.yaml").err
 
 
+def test_a_number_that_is_none_is_refused_before_a_store_is_opened(flyball: Run) -> None:
+    opened = ("incidents", "open", "i1", "--reason", "r", "--by", "me", "--home", "stock")
+    for number in ("nan", "inf", "1e999"):
+        for line in ((*opened, "--now", number), (*opened, "--began", number), ("release", "status", "--now", number)):
+            done = flyball(*line)
+            assert (done.code, f"'{number}' is not a finite number" in done.err) == (2, True), done.err
+
+
 def test_the_list_of_commands_cuts_no_sentence(flyball: Run) -> None:
     for name in ("doctor", "release", "log", "incidents"):
         commands = flyball(name, "--help").out.partition("Commands:")[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from flyball.cli.group import Group
-from flyball.cli.options import home_option, open_store
+from flyball.cli.options import FINITE, home_option, open_store
 from flyball.cli.output import table
 from flyball.release.approvals import ROLES
 from flyball.release.incidents import Incident, close_incident, give_cause, incident, note, open_incident
@@ -18,7 +18,7 @@ from flyball.reports.tables import NO_VALUE
 
 name_argument = click.argument("name", metavar="INCIDENT")
 by_option = click.option("--by", required=True, help="Who says so; it is written into the audit log.")
-now_option = click.option("--now", type=float, help="Seconds since 1970. Default: now.")
+now_option = click.option("--now", type=FINITE, help="Seconds since 1970. Default: now.")
 
 
 @click.group(cls=Group)
@@ -38,7 +38,7 @@ def list_incidents(home: Path) -> None:
 @incidents.command("open")
 @name_argument
 @click.option("--reason", required=True)
-@click.option("--began", type=float, help="Since when users were harmed, seconds since 1970.")
+@click.option("--began", type=FINITE, help="Since when users were harmed, seconds since 1970.")
 @click.option("--release", "release_id", default="", help="The release it is about.")
 @by_option
 @now_option

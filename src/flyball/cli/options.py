@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -70,6 +71,19 @@ slice_option = click.option(
     callback=lambda context, option, written: [read_slice(one) for one in written],
     help="Protect a group of tasks (its `groups`, or family): it may lose at most MARGIN. May be given again.",
 )
+
+
+class FiniteFloat(click.types.FloatParamType):
+    """A number that can be computed with and written down: nan and inf, which float() reads, are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+FINITE = FiniteFloat()
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 

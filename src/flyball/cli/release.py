@@ -13,7 +13,7 @@ import click
 
 from flyball.cli.canary import plan_argument, print_verdict
 from flyball.cli.group import Group
-from flyball.cli.options import home_option, open_store, slice_option
+from flyball.cli.options import FINITE, home_option, open_store, slice_option
 from flyball.cli.output import print_release, table
 from flyball.cli.release_pages import brief, decision
 from flyball.errors import ReleaseError
@@ -58,7 +58,7 @@ by_option = click.option("--by", required=True, help="Who does this; it is writt
 gateway_option = click.option(
     "--gateway", metavar="GATEWAY.yaml", type=click.Path(path_type=Path), help="File of the gateway that is running."
 )
-now_option = click.option("--now", type=float, help="Seconds since 1970. Default: now.")
+now_option = click.option("--now", type=FINITE, help="Seconds since 1970. Default: now.")
 
 
 @click.group(cls=Group)
@@ -152,7 +152,7 @@ def owner_left(role: str, by: str, now: float | None, home: Path) -> None:
 @plan_argument
 @click.option("--role", type=click.Choice(ROLES), required=True)
 @click.option("--key", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Your private key.")
-@click.option("--days", type=float, default=30.0, show_default=True, help="Until it expires.")
+@click.option("--days", type=FINITE, default=30.0, show_default=True, help="Until it expires.")
 @click.option("--waive", default="", metavar="GATE", help="Waive one gate of your role instead of approving.")
 @click.option("--reason", default="", help="Why; a waiver needs one.")
 @by_option

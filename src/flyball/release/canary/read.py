@@ -52,7 +52,8 @@ def read_plan(path: Path) -> CanaryPlan:
     except yaml.YAMLError as error:
         raise ReleaseError(f"{path} is no YAML: {error}") from error
     if not isinstance(written, dict):
-        raise ReleaseError(f"{path}: a plan is a mapping such as `owner: ada`, this is {type(written).__name__}")
+        found = "an empty file" if written is None else f"a {type(written).__name__}"
+        raise ReleaseError(f"{path}: a plan is a mapping such as `owner: ada`, this is {found}")
     try:
         return _PLAN.validate_python(written, extra="forbid")
     except ValidationError as error:
