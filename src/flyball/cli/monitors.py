@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from flyball.cli.group import Group
 from flyball.cli.options import home_option, open_store
 from flyball.cli.output import table
 from flyball.config import read_settings
@@ -32,7 +33,7 @@ project_option = click.option("--project", help="Only of this project.")
 now_option = click.option("--now", type=float, help="Seconds since 1970; the window ends here. Default: now.")
 
 
-@click.group()
+@click.group(cls=Group)
 def monitors() -> None:
     """Watch the version in force: definitions, distance from a frozen reference, alarms."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from flyball.cli.group import Group
 from flyball.cli.options import home_option, open_store
 from flyball.cli.output import table
 from flyball.config import EconomicsSettings, read_settings
@@ -43,7 +44,7 @@ now_option = click.option("--now", type=float, help="Seconds since 1970; what is
 html_option = click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
 
 
-@click.group()
+@click.group(cls=Group)
 def reviews() -> None:
     """Review what was served: the week's reliability, cost, overrides and rollbacks."""
 

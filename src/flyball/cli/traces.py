@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from flyball.cli.group import Group
 from flyball.cli.options import home_option, open_store
 from flyball.cli.output import table
 from flyball.errors import StoreError
@@ -28,7 +29,7 @@ project_option = click.option("--project", help="Only of this project.")
 since_option = click.option("--since", type=click.DateTime(), help="Only from this time on, UTC.")
 
 
-@click.group()
+@click.group(cls=Group)
 def traces() -> None:
     """Search, follow, export and import what was served."""
 

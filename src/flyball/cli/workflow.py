@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from flyball.cli.group import Group
 from flyball.cli.options import home_option, open_store
 from flyball.cli.output import table
 from flyball.errors import ReleaseError
@@ -15,7 +16,7 @@ from flyball.reports.tables import format_estimate
 from flyball.workflow.clone import clone_file, may_expand
 
 
-@click.group()
+@click.group(cls=Group)
 def workflow() -> None:
     """Start an adjacent workflow, once the one that runs pays for it and stands still."""
 
