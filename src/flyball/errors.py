@@ -52,8 +52,8 @@ class FlyballError(Exception):
 
     boundary = "flyball"
     fault = Fault.INFRASTRUCTURE
-    exit_code = 1
-    """of the command line that it ends"""
+    exit_code = 4
+    """of the command line that it ends: 1 is a check that said no, 2 wrong usage, 3 what is not known yet"""
 
     def __str__(self) -> str:
         return f"[{self.boundary}] {super().__str__()}"

@@ -34,7 +34,7 @@ def test_the_table_is_printed_with_the_split(plan_file: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "harm", "code", "word"), [(8000, 0.0, 0, "ready"), (100, 0.0, 3, "not_yet"), (3000, 0.3, 4, "rolling_back")]
+    ("n", "harm", "code", "word"), [(8000, 0.0, 0, "ready"), (100, 0.0, 3, "not_yet"), (3000, 0.3, 1, "rolling_back")]
 )
 def test_sessions_are_judged(plan_file: Path, tmp_path: Path, capsys, n, harm, code, word) -> None:
     sessions = write(tmp_path / "sessions.jsonl", traffic(n, drop=harm))
@@ -63,7 +63,7 @@ def test_sessions_are_judged(plan_file: Path, tmp_path: Path, capsys, n, harm, c
 def test_a_bad_line_is_named(plan_file: Path, tmp_path: Path, capsys, line, says) -> None:
     path = tmp_path / "sessions.jsonl"
     path.write_text(line)
-    assert invoke(["canary", "judge", str(plan_file), str(path), "--now", "0"]) == 1
+    assert invoke(["canary", "judge", str(plan_file), str(path), "--now", "0"]) == 4
     assert says in capsys.readouterr().err
 
 
@@ -90,7 +90,7 @@ def test_a_bad_line_is_named(plan_file: Path, tmp_path: Path, capsys, line, says
 def test_a_bad_plan_is_named(tmp_path: Path, capsys, text, says) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(text)
-    assert invoke(["canary", "plan", str(path), "--base", "0.8", "--per-day", "2000"]) == 1
+    assert invoke(["canary", "plan", str(path), "--base", "0.8", "--per-day", "2000"]) == 4
     assert says in capsys.readouterr().err
 
 
@@ -98,7 +98,7 @@ def test_a_bad_plan_is_named(tmp_path: Path, capsys, text, says) -> None:
     ("base", "per_day"), [("nan", "2000"), ("1", "2000"), ("0.8", "nan"), ("0.8", "inf"), ("0.8", "0")]
 )
 def test_traffic_that_is_none_is_refused(plan_file: Path, capsys, base: str, per_day: str) -> None:
-    assert invoke(["canary", "plan", str(plan_file), "--base", base, "--per-day", per_day]) == 1
+    assert invoke(["canary", "plan", str(plan_file), "--base", base, "--per-day", per_day]) == 4
     said = capsys.readouterr().err
     assert "traffic is finite and above 0" in said and "fault: what was given" in said
 
@@ -106,5 +106,5 @@ def test_traffic_that_is_none_is_refused(plan_file: Path, capsys, base: str, per
 @pytest.mark.parametrize("now", ["nan", "inf"])
 def test_a_look_at_no_time_is_refused(plan_file: Path, tmp_path: Path, capsys, now: str) -> None:
     sessions = write(tmp_path / "sessions.jsonl", traffic(4))
-    assert invoke(["canary", "judge", str(plan_file), str(sessions), "--now", now]) == 1
+    assert invoke(["canary", "judge", str(plan_file), str(sessions), "--now", now]) == 4
     assert "the clock of the sessions" in capsys.readouterr().err

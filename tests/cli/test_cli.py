@@ -70,7 +70,7 @@ def test_no_command_imports_torch_before_it_needs_a_model() -> None:
 
 def test_an_error_is_one_line_with_its_boundary_and_fault(flyball: Run) -> None:
     done = flyball("run", "nothing.py")
-    assert done.code == 1
+    assert done.code == 4
     assert done.err.startswith("error: [config] ")
     assert done.err.splitlines()[-1] == "fault: what was given"
     assert "Traceback" not in done.err
@@ -137,7 +137,7 @@ def test_the_napkin_file_is_accepted_and_refused_by_run(flyball: Run) -> None:
     assert "built by this run workflow.baseline: sft_checkpoint_v1" in shown.out
     assert "14 entries, 1 missing" in shown.out
     refused = flyball("run", "stock/napkin.yaml")
-    assert refused.code == 1
+    assert refused.code == 4
     assert "stock/napkin.yaml:2: workflow.reward_model 'rm_v1' is missing: no version of this name" in refused.err
 
 
@@ -150,7 +150,7 @@ def test_config_keys_lists_every_setting(flyball: Run) -> None:
 def test_init_refuses_to_overwrite_and_names_examples(flyball: Run) -> None:
     assert flyball("init", "mine").code == 0
     again = flyball("init", "mine")
-    assert again.code == 1
+    assert again.code == 4
     assert "mine already exists" in again.err
     assert "neither an example nor a name" in flyball("init", "no good").err
 
@@ -245,7 +245,7 @@ def test_a_training_error_is_one_line_and_kept(flyball: Run, monkeypatch: pytest
 
     monkeypatch.setattr(FakeTrainer, "rl", broken)
     done = flyball("run", FILE)
-    assert (done.code, "error: [train] the loss is NaN" in done.err) == (1, True)
+    assert (done.code, "error: [train] the loss is NaN" in done.err) == (4, True)
     assert "failed" in flyball("runs").out
 
 
@@ -332,7 +332,7 @@ def test_best_of_n_is_refused_where_it_could_not_choose(flyball: Run) -> None:
     written = "python: workflow.py\nevaluation: {best_of: {n: 2, reward_model: judge}%s}\n"
     Path("stock/best.yaml").write_text(written % "")
     greedy = flyball("eval", "stock/best.yaml", "--policy", "p")
-    assert (greedy.code, "best.yaml:2: at temperature 0 the best of 2" in greedy.err) == (1, True)
+    assert (greedy.code, "best.yaml:2: at temperature 0 the best of 2" in greedy.err) == (4, True)
     Path("stock/best.yaml").write_text(written % ", temperature: 1.0")
     assert "stock/judge holds no reward model" in flyball("eval", "stock/best.yaml", "--policy", "p").err
 
@@ -368,12 +368,12 @@ def test_doctor_tools_tells_what_a_tool_is_worth(flyball: Run, tmp_path: Path) -
     assert called.code == 0 and "Python tools, not called: " in called.out
     assert flyball("doctor", "tools", FILE, "--limit", "1").code == 2
     made_later = flyball("doctor", "tools", FILE, "--ablate")
-    assert made_later.code == 1 and "policy 'tiny' is made by a run" in made_later.err
+    assert made_later.code == 4 and "policy 'tiny' is made by a run" in made_later.err
 
 
 def test_eval_alone_takes_the_newest_version(flyball: Run) -> None:
     missing = flyball("eval", FILE)
-    assert missing.code == 1
+    assert missing.code == 4
     assert "no version of 'stock' was trained yet" in missing.err
     flyball("train", FILE)
     done = flyball("eval", FILE)
@@ -383,7 +383,7 @@ def test_eval_alone_takes_the_newest_version(flyball: Run) -> None:
 
 def test_eval_of_a_folder_that_holds_no_policy(flyball: Run) -> None:
     done = flyball("eval", FILE, "--policy", "stock")
-    assert (done.code, "error: [model]" in done.err) == (1, True)
+    assert (done.code, "error: [model]" in done.err) == (4, True)
 
 
 # --- grade -----------------------------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ def test_show_one_attempt(flyball: Run) -> None:
     shown = flyball("show", run_id(), attempt.attempt.attempt_id)
     assert attempt.attempt.task.public["ticket"] in shown.out
     assert "state: " in shown.out
-    assert flyball("show", run_id(), "nothing").code == 1
+    assert flyball("show", run_id(), "nothing").code == 4
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -431,7 +431,7 @@ def test_bad_task_files_are_named(flyball: Run, rows: str, words: str) -> None:
     Path("stock/tasks.jsonl").write_text(rows)
     Path("stock/w.yaml").write_text("python: workflow.py\nevaluation: {suites: [test]}\n")
     done = flyball("run", "stock/w.yaml")
-    assert done.code == 1
+    assert done.code == 4
     assert words in done.err
     assert not Path(".flyball/runs").exists()
 

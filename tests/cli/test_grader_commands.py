@@ -54,7 +54,7 @@ def test_a_changed_grader_that_misses_an_anchor_judges_no_run(flyball: Run) -> N
     assert "ok    anchors: all 2 judged as settled" in flyball("doctor", "grader", FILE, "--tasks", "2").out
     edit('return a.state == {"taken": hidden["amount"]} and', "return True and")
     refused = flyball("train", FILE)
-    assert refused.code == 1 and "[grader] 1 of 2 anchors are judged otherwise" in refused.err
+    assert refused.code == 4 and "[grader] 1 of 2 anchors are judged otherwise" in refused.err
     assert "fault: grader" in refused.err
     assert "2 anchors are judged otherwise" in flyball("grade", run_id()).err
     policy = str(write_policy(Path("candidate"), 1.0))
@@ -66,12 +66,12 @@ def test_a_changed_grader_that_moves_judgements_judges_no_run_until_a_person_acc
     assert "nothing to compare" in flyball("doctor", "regression", FILE).out
     edit("return a.state ==", "return True or a.state ==")
     refused = flyball("train", FILE)
-    assert refused.code == 1 and "are a new version" in refused.err and "regression success" in refused.err
+    assert refused.code == 4 and "are a new version" in refused.err and "regression success" in refused.err
     policy = str(write_policy(Path("candidate"), 1.0))
     assert "are a new version" in flyball("eval", FILE, "--policy", policy).err
     shown = flyball("doctor", "regression", FILE)
     assert shown.code == 1 and "moved: " in shown.out and "n=" in shown.out and "--accept" in shown.out
-    assert flyball("doctor", "regression", FILE, "--accept", "--by", " ").code == 1
+    assert flyball("doctor", "regression", FILE, "--accept", "--by", " ").code == 4
     accepted = flyball("doctor", "regression", FILE, "--accept", "--by", "ana", "--note", "shorter answers count")
     assert accepted.code == 0 and "accepted by ana" in accepted.out
     assert "accepted: runs may use" in flyball("doctor", "regression", FILE).out
@@ -179,7 +179,7 @@ def test_audits_draw_attempts_in_an_order_of_the_run_and_report_them(flyball: Ru
     marked = flyball(*command, "--rater", "ana")
     assert "says ana: counts in the rate" in marked.out
     again = flyball(*command)
-    assert again.code == 1 and "was audited already" in again.err
+    assert again.code == 4 and "was audited already" in again.err
     second = flyball("audits", "next", run_id(), "--phase", "rl")
     assert second.out != first.out
     best = flyball("audits", "next", run_id(), "--best-paid")
@@ -201,7 +201,7 @@ def test_all_attempts_looked_at(flyball: Run) -> None:
 def test_the_gate_is_refused_where_no_grader_audits(flyball: Run) -> None:
     edit('name="stock",', 'name="stock", release={"gates": ["no_safety_regression", "no_reward_hacking"]},')
     refused = flyball("run", FILE)
-    assert refused.code == 1 and "scores={'no_hacks': {'type': 'no_hacks'}}" in refused.err
+    assert refused.code == 4 and "scores={'no_hacks': {'type': 'no_hacks'}}" in refused.err
     edit('name="stock",', 'name="stock", scores={"no_hacks": {"type": "no_hacks"}},')
     done = flyball("run", FILE)
     assert done.code == 0 and "no_reward_hacking (ML)" in done.out
@@ -238,7 +238,7 @@ def test_redteam_proposes_what_worked_and_leaves_the_suite_alone(flyball: Run, m
     )
     assert Path("stock/tasks.jsonl").read_text() == before
     assert (
-        flyball("redteam", FILE, "--policy", policy, "--attempts", "60", "--tasks", "8").code == 1
+        flyball("redteam", FILE, "--policy", policy, "--attempts", "60", "--tasks", "8").code == 4
     )  # the file is there
     Path("stock/tasks.jsonl").write_text(before + Path("redteam.jsonl").read_text())
     again = flyball("redteam", FILE, "--policy", policy, "--attempts", "60", "--tasks", "8", "--out", "second.jsonl")

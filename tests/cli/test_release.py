@@ -113,7 +113,7 @@ def test_a_margin_that_is_no_number_is_refused(here: Path, capsys, margin: str) 
 
 def test_a_version_without_a_name_is_refused(here: Path, capsys) -> None:
     (here / "prompt.txt").write_text("Be brief.")
-    assert "--name" in said(capsys, "register", "prompt.txt", "--base", "m", "--name", " ", code=1)
+    assert "--name" in said(capsys, "register", "prompt.txt", "--base", "m", "--name", " ", code=4)
 
 
 def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
@@ -130,7 +130,7 @@ def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
     release = judged.split("release: ")[1].strip()
 
     said(capsys, "release", "launch", release, "plan.yaml", "--base", 0.8, "--per-day", 8640, "--now", 0)
-    assert "Product has no owner" in said(capsys, "release", "canary", "--by", "ada", "--now", 0, code=1)
+    assert "Product has no owner" in said(capsys, "release", "canary", "--by", "ada", "--now", 0, code=4)
     for role, name in (("ML", "mia"), ("Platform", "pat"), ("Product", "ada")):
         public = said(capsys, "log", "key", f"{role}.key").strip()
         said(capsys, "release", "owner", role, name, public, "--by", "root", "--now", 0)
@@ -169,18 +169,18 @@ def brief_of(capsys: pytest.CaptureFixture[str], here: Path, release: str, local
 
 def test_a_brief_needs_a_release_a_locale_and_a_place(here: Path, capsys) -> None:
     said(capsys, "register", "https://example.test/v1", "--model", "m", "--name", "hosted", "--production")
-    assert "no release 'nothing'" in said(capsys, "release", "brief", "nothing", code=1)
+    assert "no release 'nothing'" in said(capsys, "release", "brief", "nothing", code=4)
     assert "'fr-BE' is not one of" in said(capsys, "release", "brief", "nothing", "--locale", "fr-BE", code=2)
 
 
 def test_what_cannot_be_registered(here: Path, capsys) -> None:
     (here / "prompt.txt").write_text("Be brief.")
-    assert "neither a folder" in said(capsys, "register", "nothing", "--name", "x", code=1)
-    assert "--base" in said(capsys, "register", "prompt.txt", "--name", "x", code=1)
-    assert "--model" in said(capsys, "register", "https://example.test/v1", "--name", "x", code=1)
+    assert "neither a folder" in said(capsys, "register", "nothing", "--name", "x", code=4)
+    assert "--base" in said(capsys, "register", "prompt.txt", "--name", "x", code=4)
+    assert "--model" in said(capsys, "register", "https://example.test/v1", "--name", "x", code=4)
     said(capsys, "register", "prompt.txt", "--base", "m", "--name", "x", "--production")
     again = ("register", "prompt.txt", "--base", "other", "--name", "y", "--production")
-    refused = said(capsys, *again, code=1)
+    refused = said(capsys, *again, code=4)
     assert "x (" in refused and "is in production" in refused and "flyball release judge" in refused
     said(capsys, "register", "prompt.txt", "--base", "m", "--name", "x", "--production")  # it is there already
 
@@ -195,11 +195,11 @@ def test_versions_go_by_their_names_and_unknown_ones_are_the_callers_fault(here:
     release = judged.split("release: ")[1].strip()
     assert "same" in said(capsys, "verify", release[:8])
     assert release[:12] in said(capsys, "log", "show", "--release", release[:8])
-    unknown = said(capsys, "release", "judge", "secnd", *suites, code=1)
+    unknown = said(capsys, "release", "judge", "secnd", *suites, code=4)
     assert "did you mean 'second'" in unknown and "fault: what was given" in unknown
-    assert "fault: what was given" in said(capsys, "verify", "nothing", code=1)
+    assert "fault: what was given" in said(capsys, "verify", "nothing", code=4)
     said(capsys, "register", "prompt.txt", "--base", "other", "--name", "second")
-    assert "2 versions are called 'second'" in said(capsys, "release", "judge", "second", *suites, code=1)
+    assert "2 versions are called 'second'" in said(capsys, "release", "judge", "second", *suites, code=4)
 
 
 def test_every_gate_is_printed_with_its_margin(here: Path, capsys) -> None:
@@ -209,5 +209,5 @@ def test_every_gate_is_printed_with_its_margin(here: Path, capsys) -> None:
 
 def test_a_rollback_by_hand(here: Path, capsys) -> None:
     said(capsys, "register", "https://example.test/v1", "--model", "m", "--name", "hosted", "--production")
-    refused = said(capsys, "release", "rollback", "--by", "bob", "--reason", "a complaint", code=1)
+    refused = said(capsys, "release", "rollback", "--by", "bob", "--reason", "a complaint", code=4)
     assert "no release is under way" in refused

@@ -81,7 +81,7 @@ def test_a_day_is_drawn_by_itself_and_has_one_assumption(
     say = ("reviews", "assumption", "refunds name their order", "--shown-by", "shop~s42", "--by", "ada")
     assert flyball(*say, *at).code == 0
     again = flyball(*say, *at)
-    assert again.code == 1 and "one a day" in again.err and "what was given" in again.err
+    assert again.code == 4 and "one a day" in again.err and "what was given" in again.err
     done = flyball("reviews", "daily", *at, "--html", str(page))
     assert "refunds name their order (1972-09-26" in done.out and "shown by shop~s42, ada" in page.read_text()
     tomorrow = flyball("reviews", "daily", "--now", str(NOW + 3600), "--home", str(home))

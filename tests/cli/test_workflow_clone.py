@@ -61,7 +61,7 @@ def test_one_that_pays_is_copied(flyball: Callable[..., Any], folder: Path) -> N
     assert text == FILE.replace("name: refunds", 'name: "returns"')
     assert read_settings(folder / "returns.yaml")[0].name == "returns"
     again = clone(flyball, folder)
-    assert again.code == 1 and "name a new file" in again.err and (folder / "returns.yaml").read_text() == text
+    assert again.code == 4 and "name a new file" in again.err and (folder / "returns.yaml").read_text() == text
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_file_that_does_not_pay_is_refused(
     assert change[0] in FILE
     (folder / "refunds.yaml").write_text(FILE.replace(*change))
     done = clone(flyball, folder)
-    assert done.code == 1 and says in done.err and "what was given" in done.err
+    assert done.code == 4 and says in done.err and "what was given" in done.err
     assert not (folder / "returns.yaml").exists()
 
 
@@ -89,7 +89,7 @@ def test_a_standing_that_is_not_stable_is_refused(flyball: Callable[..., Any], f
         detail = {"stage": "rolled_back"}
         store.add_act(Act(action="route", actor="f", at=NOW - DAY, subject="r1", reason="harm", detail=detail))
     done = clone(flyball, folder)
-    assert done.code == 1 and "incident i1 is open" in done.err and "r1 was rolled back: harm" in done.err
+    assert done.code == 4 and "incident i1 is open" in done.err and "r1 was rolled back: harm" in done.err
 
 
 def test_names_and_folders(flyball: Callable[..., Any], folder: Path) -> None:
@@ -97,7 +97,7 @@ def test_names_and_folders(flyball: Callable[..., Any], folder: Path) -> None:
     home = ("--now", str(NOW), "--home", str(folder / "home"))
     source = str(folder / "refunds.yaml")
     elsewhere = flyball("workflow", "clone", source, str(folder / "returns" / "w.yaml"), "--name", "returns", *home)
-    assert elsewhere.code == 1 and "another folder" in elsewhere.err
+    assert elsewhere.code == 4 and "another folder" in elsewhere.err
     same = flyball("workflow", "clone", source, str(folder / "w.yaml"), "--name", "refunds", *home)
-    assert same.code == 1 and "a name of its own" in same.err
-    assert clone(flyball, folder, "--project", "nobody").code == 1
+    assert same.code == 4 and "a name of its own" in same.err
+    assert clone(flyball, folder, "--project", "nobody").code == 4

@@ -16,7 +16,7 @@ from flyball.release.canary.verdict import CanaryVerdict, judge_canary
 from flyball.reports.tables import format_estimate
 
 WORD_COLOURS = {"rolling_back": "red", "holding": "yellow", "not_yet": "bright_black", "ready": "green"}
-EXIT_CODES = {"ready": 0, "not_yet": 3, "holding": 3, "rolling_back": 4}
+EXIT_CODES = {"ready": 0, "not_yet": 3, "holding": 3, "rolling_back": 1}
 
 plan_argument = click.argument("plan_file", metavar="PLAN.yaml", type=click.Path(path_type=Path))
 
@@ -33,7 +33,7 @@ def canary() -> None:
 def plan(plan_file: Path, base: float, per_day: float) -> None:
     """Print the detection table of a plan and the split it needs.
 
-    Exits with 1 when the harm that the owner named cannot be seen within the horizon, whatever the split.
+    Refused, with exit code 4, when the harm that the owner named cannot be seen within the horizon, whatever the split.
     """
     found = read_plan(plan_file)
     click.echo("simulating releases under this plan (small drops take longest) ...", err=True)
@@ -62,7 +62,7 @@ def plan(plan_file: Path, base: float, per_day: float) -> None:
 def judge(plan_file: Path, sessions_file: Path, now: float) -> None:
     """Judge served sessions: rolling_back, holding, not_yet or ready.
 
-    The same files give the same verdict again. Exit codes: 0 ready, 3 not_yet or holding, 4 rolling_back, 1 an error.
+    The same files give the same verdict again. Exit codes: 0 ready, 1 rolling_back, 3 not_yet or holding, 4 an error.
     """
     verdict = judge_canary(read_sessions(sessions_file), read_plan(plan_file), now)
     print_verdict(verdict)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
-from flyball.cli.eval import EXIT_CODES, EXIT_WITHOUT_VERDICT
+from flyball.cli.eval import EXIT_CODES
 from flyball.cli.options import slice_option
 from flyball.cli.output import print_comparisons, print_coverage
-from flyball.errors import FlyballError
 from flyball.evals.compare import compare as compare_runs
 from flyball.evals.imported import read_scores
 from flyball.evals.slices import Slice, compare_slices, verdict_with
@@ -41,13 +40,9 @@ def compare(
     `seconds` and more if known; success null is a missing outcome and counts against the candidate. Exit codes: 0
     accept, 1 reject, 3 inconclusive, 2 wrong usage, 4 an error.
     """
-    try:
-        before, after = (read_scores(path, suite, slices=slices) for path in (baseline, candidate))
-        found = compare_runs(before, after, metric, margin)
-        of_slices = compare_slices(before, after, {one.name: one.margin for one in slices}, metric)
-    except FlyballError as error:
-        error.exit_code = EXIT_WITHOUT_VERDICT
-        raise
+    before, after = (read_scores(path, suite, slices=slices) for path in (baseline, candidate))
+    found = compare_runs(before, after, metric, margin)
+    of_slices = compare_slices(before, after, {one.name: one.margin for one in slices}, metric)
     print_coverage({"baseline": before, "candidate": after})
     print_comparisons([found], {suite: of_slices})
     context.exit(EXIT_CODES[verdict_with(found, of_slices)])

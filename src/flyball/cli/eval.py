@@ -16,7 +16,6 @@ from flyball.cli.output import (
     progress_for_terminal,
     table,
 )
-from flyball.errors import FlyballError
 from flyball.workflow.eval_plan import contamination, planned_power
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.record import BASELINE, CANDIDATE
@@ -24,8 +23,7 @@ from flyball.workflow.trial import evaluate_policy
 from flyball.workflow.workflow import load_workflow
 
 EXIT_CODES = {"accept": 0, "reject": 1, "inconclusive": 3}
-"""2 is the exit code of wrong usage, for every command."""
-EXIT_WITHOUT_VERDICT = 4
+"""2 is the exit code of wrong usage and 4 that of an error, for every command."""
 
 
 @click.command("eval")
@@ -52,7 +50,7 @@ def evaluate(
 
     With --against both attempt the same tasks by the same seeds, in turn, and the exit code is the verdict on the first
     suite and on the protected slices (each on the first suite that has it, and wherever it is shown to lose): 0 accept,
-    1 reject, 3 inconclusive; an error then exits 4, so that a pipeline can tell it from a verdict.
+    1 reject, 3 inconclusive; an error exits 4, so that a pipeline can tell it from a verdict.
 
     --plan needs no policy: it prints the difference that each suite and protected slice would show, the tasks that
     --effect needs (default: the margin, else 0.05), how often a suite was used, and suites that training has seen.
@@ -64,12 +62,7 @@ def evaluate(
         return
     if effect is not None:
         raise click.UsageError("--effect is for --plan; a verdict is at evaluation.margin of the workflow")
-    try:
-        verdict = _evaluate(context, file, policy, against, home)
-    except FlyballError as error:
-        if against is not None:
-            error.exit_code = EXIT_WITHOUT_VERDICT
-        raise
+    verdict = _evaluate(context, file, policy, against, home)
     context.exit(EXIT_CODES[verdict] if verdict else 0)
 
 

@@ -3,9 +3,8 @@
 Commands are imported when they are used, so `flyball --help` starts fast and without torch; their one-line help stands
 here for that reason, and a test holds it equal to the command's own.
 
-Exit codes: 0 done, 1 an error named by its boundary, 2 wrong usage, 130 stopped by Ctrl-C with everything saved.
-`eval --against`, `compare`, `run --require-pass`, `canary judge`, `verify`, `monitors watch` and `reviews weekly` add
-their own, in their help.
+Exit codes: 0 done or yes, 1 a check that said no, 2 wrong usage, 3 not known yet or somebody is needed, 4 an error that
+names its boundary, 130 stopped by Ctrl-C with everything saved. The help of a command that judges says which apply.
 """
 
 from __future__ import annotations
