@@ -177,6 +177,11 @@ def no_memory(error: BaseException) -> str:
     return said if marked or isinstance(error, MemoryError) else ""
 
 
+def unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Say why a file cannot be read, without the path, which the message names anyway."""
+    return "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"{error.strerror}"
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` or the list of valid names (there may be none), ready to end an error message."""
     names = sorted(valid)

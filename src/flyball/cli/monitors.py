@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from flyball.cli.group import Group
-from flyball.cli.options import home_option, open_store
+from flyball.cli.options import FINITE, home_option, open_store
 from flyball.cli.output import table
 from flyball.config import read_settings
 from flyball.errors import ReleaseError
@@ -30,7 +30,7 @@ from flyball.workflow.workflow import load_workflow
 ALARM = 3
 
 project_option = click.option("--project", help="Only of this project.")
-now_option = click.option("--now", type=float, help="Seconds since 1970; the window ends here. Default: now.")
+now_option = click.option("--now", type=FINITE, help="Seconds since 1970; the window ends here. Default: now.")
 
 
 @click.group(cls=Group)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from flyball.cli.options import home_option, open_store
-from flyball.errors import ReleaseError
+from flyball.errors import ReleaseError, unreadable
 from flyball.release.registry import PRODUCTION, Registry, new_version, weights_digest
 from flyball.types import PolicyVersion
 
@@ -72,4 +72,4 @@ def _digest(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise ReleaseError(f"{path} cannot be read: {error}") from error
+        raise ReleaseError(f"{path} cannot be read: {unreadable(error)}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from flyball.cli.options import home_option, locale_option, open_store
+from flyball.cli.options import FINITE, home_option, locale_option, open_store
 from flyball.errors import StoreError
 from flyball.reports.brief import brief_html, brief_markdown
 from flyball.reports.decision import HOLDS, SPEAKS, decide_on, decision_html
@@ -41,7 +41,7 @@ def brief(release_id: str, locale: str | None, to: Path | None, home: Path) -> N
 @click.command()
 @click.option("--weeks", type=click.IntRange(min=1), default=4, show_default=True, help="Whole weeks of sessions.")
 @click.option("--project", help="Only sessions of this project.")
-@click.option("--now", type=float, help="Seconds since 1970; the last week ends here. Default: now.")
+@click.option("--now", type=FINITE, help="Seconds since 1970; the last week ends here. Default: now.")
 @folder_option
 @home_option
 def decision(weeks: int, project: str | None, now: float | None, to: Path | None, home: Path) -> None:

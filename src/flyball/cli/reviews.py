@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from flyball.cli.group import Group
-from flyball.cli.options import home_option, open_store
+from flyball.cli.options import FINITE, home_option, open_store
 from flyball.cli.output import table
 from flyball.config import EconomicsSettings, read_settings
 from flyball.errors import StoreError
@@ -40,7 +40,7 @@ from flyball.types import Estimate, SessionRecord
 PAUSE = 3
 
 project_option = click.option("--project", help="Only of this project.")
-now_option = click.option("--now", type=float, help="Seconds since 1970; what is reviewed ends here. Default: now.")
+now_option = click.option("--now", type=FINITE, help="Seconds since 1970; what is reviewed ends here. Default: now.")
 html_option = click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
 
 

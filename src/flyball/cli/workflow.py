@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from flyball.cli.group import Group
-from flyball.cli.options import home_option, open_store
+from flyball.cli.options import FINITE, home_option, open_store
 from flyball.cli.output import table
 from flyball.errors import ReleaseError
 from flyball.reports.budget import numbers
@@ -27,7 +27,7 @@ def workflow() -> None:
 @click.option("--name", required=True, help="Of the adjacent workflow.")
 @click.option("--weeks", type=click.IntRange(min=1), default=4, show_default=True, help="Whole weeks that are judged.")
 @click.option("--project", help="Project under which SOURCE is served. Default: all.")
-@click.option("--now", type=float, help="Seconds since 1970; the last week ends here. Default: now.")
+@click.option("--now", type=FINITE, help="Seconds since 1970; the last week ends here. Default: now.")
 @home_option
 def clone(
     source: Path, target: Path, name: str, weeks: int, project: str | None, now: float | None, home: Path

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from flyball.errors import EvalError, Fault, nearest
+from flyball.errors import EvalError, Fault, nearest, unreadable
 from flyball.evals.slices import Slice, check_slices, members
 from flyball.types import EvalRun, Missing, Task, TaskResult
 
@@ -52,7 +52,7 @@ def read_scores(path: Path, suite: str, version_id: str = "", slices: Sequence[S
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise EvalError(f"{path} cannot be read: {error}") from error
+        raise EvalError(f"{path} cannot be read: {unreadable(error)}") from error
     found: dict[tuple[str, int], ImportedScore] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():

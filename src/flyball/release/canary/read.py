@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from flyball.errors import ReleaseError, nearest
+from flyball.errors import ReleaseError, nearest, unreadable
 from flyball.release.canary.plan import CanaryPlan
 from flyball.release.canary.units import ServedSession
 
@@ -72,7 +72,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ReleaseError(f"{path} cannot be read: {error}") from error
+        raise ReleaseError(f"{path} cannot be read: {unreadable(error)}") from error
 
 
 def _first(error: ValidationError, kind: type[ServedSession] | type[CanaryPlan]) -> str:
