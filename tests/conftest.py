@@ -18,12 +18,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the fast tests and every fourth slow one, in order of name: the four quarters together are all of them."""
-    quarter = config.getoption("--quarter")
-    if quarter is None:
-        return
-    slow = sorted(item.nodeid for item in items if item.get_closest_marker("slow"))
-    others = {nodeid for i, nodeid in enumerate(slow) if i % 4 != quarter - 1}
+    """Leave out those of WebAssembly unless `-m wasm` asks for them, and with `--quarter` all slow ones but a quarter.
+
+    A quarter is every fourth slow one, in order of name: the four quarters together are all of them.
+    """
+    others: set[str] = set()
+    if config.option.markexpr != "wasm":
+        others |= {item.nodeid for item in items if item.get_closest_marker("wasm")}
+    if quarter := config.getoption("--quarter"):
+        slow = sorted(item.nodeid for item in items if item.get_closest_marker("slow"))
+        others |= {nodeid for i, nodeid in enumerate(slow) if i % 4 != quarter - 1}
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in others])
     items[:] = [item for item in items if item.nodeid not in others]
 

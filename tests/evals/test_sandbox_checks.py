@@ -9,7 +9,7 @@ import pytest
 from flyball.evals import sandbox_checks
 from flyball.evals.sandbox_checks import check_rungs, check_sandbox
 from flyball.sandbox import sandbox
-from flyball.sandbox.sandbox import CHOICE, RUNGS, SNIPPETS, UNTESTED
+from flyball.sandbox.sandbox import CHOICE, NAMED, RUNGS, SNIPPETS
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +48,18 @@ def test_what_runs_snippets_alone_or_nothing_is_a_warning(monkeypatch: pytest.Mo
 
 
 def test_every_rung_is_told_of_and_an_untested_one_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    untested = UNTESTED[0].name
+    tested, untested = (next(rung.name for rung in NAMED if rung.tested is kind) for kind in (True, False))
     for module in (sandbox, sandbox_checks):
-        monkeypatch.setattr(module, "lack", lambda rung: None if rung.name in ("landlock", untested) else "not allowed")
+        monkeypatch.setattr(
+            module, "lack", lambda rung: None if rung.name in ("landlock", tested, untested) else "not allowed"
+        )
     told = {finding.name: finding for finding in check_rungs()}
-    assert list(told) == [f"rung {rung.name}" for rung in (*RUNGS, SNIPPETS, *UNTESTED)] + ["sandbox"]
+    assert list(told) == [f"rung {rung.name}" for rung in (*RUNGS, SNIPPETS, *NAMED)] + ["sandbox"]
     assert told["rung landlock"].text == "holds" and told["rung bubblewrap"].text == "not here: not allowed"
+    assert told[f"rung {tested}"].text == f"holds: used only with FLYBALL_SANDBOX={tested}"
     assert "untested: used only with FLYBALL_SANDBOX=" in told[f"rung {untested}"].text
     assert told["sandbox"].text.startswith("landlock")
     monkeypatch.setenv(CHOICE, untested)
     assert check_sandbox().level == "warn" and "never ran on it" in check_sandbox().text
+    monkeypatch.setenv(CHOICE, "wasm")
+    assert check_sandbox().level == "warn" and "Python alone" in check_sandbox().text

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import mmap
 import os
-import resource
 import signal
 import socket
 import stat
@@ -22,7 +20,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-libc = ctypes.CDLL(None, use_errno=True)
+WASI = sys.platform == "wasi"
+"""WebAssembly: no processes, and not every module."""
+libc = fcntl = resource = None
+with contextlib.suppress(ImportError):
+    import fcntl
+    import resource
+with contextlib.suppress(*([OSError, TypeError] if WASI else [])):
+    libc = ctypes.CDLL(None, use_errno=True)
 Spec = dict[str, object]
 ATTEMPTS: dict[str, Callable] = {}
 SECONDS = 3
@@ -158,6 +163,8 @@ def writing_anywhere_else(spec):
     """Make a file in every folder that can be found, but for those that are given."""
     own = {os.path.realpath(path) for path in (".", os.environ["TMPDIR"])}
     own.add("/dev/shm")
+    if WASI:  # the root is the job's folder, and the runtime makes these in it
+        own |= {"/usr", "/usr/local", "/tmp", os.environ["HOME"]}
     found = []
     for top in ("/", "..", *spec["folders"]):
         for depth, folder in _folders(top):
@@ -177,7 +184,9 @@ def changing_what_is_fixed(spec):
         "truncate": lambda: os.truncate("../fixed/attempts.py", 0),
         "unlink": lambda: os.unlink("../fixed/attempts.py"),
         "rename": lambda: os.rename("../fixed", "../other"),
-        "chmod": lambda: os.chmod("../fixed/attempts.py", 0o777),
+        "chmod": lambda: os.chmod("../fixed/attempts.py", 0o777) or (WASI and _must(-1)),  # there it does nothing
+        "append by its whole path": lambda: open("/sandbox/fixed/attempts.py", "ab").close(),
+        "unlink by its whole path": lambda: os.unlink("/sandbox/fixed/attempts.py"),
     }
     return [name for name, change in changes.items() if _gets(change)]
 
@@ -241,13 +250,14 @@ def control_groups(spec):
 
 @attempt
 def inherited_descriptors(spec):
-    return [fd for fd in range(3, 200) if fd != spec["result"] and _gets(lambda fd=fd: os.fstat(fd))]
+    found = [fd for fd in range(3, 200) if fd != spec["result"] and _gets(lambda fd=fd: os.fstat(fd))]
+    return [fd for fd in found if not (WASI and stat.S_ISDIR(os.fstat(fd).st_mode))]  # there, what is given
 
 
 @attempt
 def environment_of_the_host(spec):
     mine = set(os.environ) - {"PATH", "HOME", "TMPDIR", "LANG", "PYTHONDONTWRITEBYTECODE", "PWD", "LC_CTYPE"}
-    return sorted(mine - {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"})
+    return sorted(mine - {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONTZPATH"})
 
 
 @attempt
@@ -563,6 +573,10 @@ def _bomb(number: int, do: Callable[[], object]) -> int | None:
 
 
 def run(function: Callable, spec: Spec) -> object:
+    if WASI:
+        with contextlib.suppress(OSError, MemoryError, AttributeError, TypeError):
+            return function({**spec, "result": -1}) or None
+        return None
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -13,12 +13,13 @@ import pytest
 
 from flyball.errors import SandboxError
 from flyball.sandbox import sandbox as module
+from flyball.sandbox.confined import limited
 from flyball.sandbox.container import Container, arguments, call_filter, skeleton
 from flyball.sandbox.files import sandbox_folder
 from flyball.sandbox.inside.seccomp import ALWAYS, NEW_NAMESPACES
 from flyball.sandbox.job import MIB, Bounds, End, Job
-from flyball.sandbox.sandbox import CHOICE, RUNGS, UNTESTED, Rung, Sandbox, find_sandbox, lack
-from flyball.sandbox.seatbelt import Seatbelt, limited, profile
+from flyball.sandbox.sandbox import CHOICE, NAMED, RUNGS, Rung, Sandbox, find_sandbox, lack
+from flyball.sandbox.seatbelt import Seatbelt, profile
 from flyball.sandbox.view import View
 
 SEEN = View((Path("/usr"),), (Path("/usr/lib/hidden"),), ((Path("/bin"), "usr/bin"),), ())
@@ -110,28 +111,29 @@ def test_a_run_under_seatbelt_is_fed_bounded_and_called_untested(seatbelt: Sandb
     assert full.end is End.OUT_OF_DISK
 
 
-def test_an_untested_rung_is_used_only_when_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    untested, asked = UNTESTED[0], []
+@pytest.mark.parametrize("named", NAMED, ids=lambda rung: rung.name)
+def test_these_rungs_are_used_only_when_they_are_named(named: Rung, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
 
     def lack_of(rung: Rung) -> str | None:
         asked.append(rung)
-        return None if rung is untested else "not here"
+        return None if rung is named else "not here"
 
     monkeypatch.setattr(module, "lack", lack_of)
     module._find.cache_clear()
     try:
         monkeypatch.delenv(CHOICE, raising=False)
-        with pytest.raises(SandboxError, match="FLYBALL_SANDBOX=docker or seatbelt, which are untested"):
+        with pytest.raises(SandboxError, match=r"FLYBALL_SANDBOX=wasm or docker \(untested\) or seatbelt \(untested\)"):
             find_sandbox()
         assert asked == list(RUNGS)
-        monkeypatch.setenv(CHOICE, untested.name)
-        assert find_sandbox().rung is untested
+        monkeypatch.setenv(CHOICE, named.name)
+        assert find_sandbox().rung is named
     finally:
         module._find.cache_clear()
 
 
 def test_which_rungs_are_called_tested() -> None:
-    assert all(rung.tested for rung in RUNGS) and not any(rung.tested for rung in UNTESTED)
+    assert all(rung.tested for rung in RUNGS) and [rung.name for rung in NAMED if rung.tested] == ["wasm"]
 
 
 def test_a_program_that_does_not_answer_is_no_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

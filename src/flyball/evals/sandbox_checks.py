@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from flyball.errors import SandboxError
 from flyball.evals.readiness import Finding
-from flyball.sandbox.sandbox import CHOICE, RUNGS, SNIPPETS, UNSAFE, UNTESTED, Rung, find_sandbox, lack
+from flyball.sandbox.sandbox import CHOICE, NAMED, RUNGS, SNIPPETS, UNSAFE, Rung, find_sandbox, lack
+from flyball.sandbox.wasm import Wasm
 
 NAME = "sandbox"
 
@@ -21,6 +22,8 @@ def check_sandbox() -> Finding:
     evidence = {"rung": name, "passed_over": dict(sandbox.passed_over)}
     if not sandbox.rung.tested:
         return Finding(NAME, "warn", f"{name}, which {CHOICE} asks for: our tests of escapes never ran on it", evidence)
+    if name == Wasm.name:
+        return Finding(NAME, "warn", f"{name}, which {CHOICE} asks for: it runs programs of Python alone", evidence)
     if name == UNSAFE.name:
         return Finding(
             NAME, "warn", f"none: {CHOICE} is {name!r}, so code that is graded can do what you can", evidence
@@ -30,7 +33,7 @@ def check_sandbox() -> Finding:
 
 def check_rungs() -> Iterator[Finding]:
     """Try every rung of this host, and then say which is in force. Yields as each is tried."""
-    for rung in (*RUNGS, SNIPPETS, *UNTESTED):
+    for rung in (*RUNGS, SNIPPETS, *NAMED):
         why = lack(rung)
         evidence = {"rung": rung.name, "tested": rung.tested, "lacks": why}
         yield Finding(f"rung {rung.name}", "ok", f"not here: {why}" if why else _of_use(rung), evidence)
@@ -38,6 +41,8 @@ def check_rungs() -> Iterator[Finding]:
 
 
 def _of_use(rung: Rung) -> str:
+    if rung in NAMED and rung.tested:
+        return f"holds: used only with {CHOICE}={rung.name}"
     if rung.tested:
         return "holds, for snippets of Python alone" if rung is SNIPPETS else "holds"
     return f"its probe holds, but it is untested: used only with {CHOICE}={rung.name}"

@@ -187,11 +187,11 @@ def number_of(value: Any) -> Said:
     return Said(number)
 
 
-def beyond(what: str) -> RungError:
-    """Return the refusal of what Monty cannot do."""
+def beyond(what: str, name: str = Monty.name) -> RungError:
+    """Return the refusal of what Monty, or the rung of that name, cannot do."""
     return RungError(
-        f"the rung {Monty.name} cannot run this: {what}; the rungs that run any program, bubblewrap and landlock, can: "
-        f"install bubblewrap, and do not choose {Monty.name} by FLYBALL_SANDBOX"
+        f"the rung {name} cannot run this: {what}; the rungs that run any program, bubblewrap and landlock, can: "
+        f"install bubblewrap, and do not choose {name} by FLYBALL_SANDBOX"
     )
 
 

@@ -1,8 +1,8 @@
 """The sandbox of this host: the first rung that a probe, run inside it, found to hold.
 
 Rungs in order: bubblewrap, Landlock, podman, and for snippets of Python that need no program Monty. `FLYBALL_SANDBOX`
-names one instead; that is the only way to a rung that we could not test. Where none holds, nothing runs, unless the
-variable says `unsafe`.
+names one instead; that is the only way to a rung that we could not test, and to WebAssembly. Where none holds, nothing
+runs, unless the variable says `unsafe`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from flyball.sandbox.process import Process
 from flyball.sandbox.seatbelt import Seatbelt
 from flyball.sandbox.unsafe import Unsafe
 from flyball.sandbox.view import INTERPRETER
+from flyball.sandbox.wasm import Wasm
 
 CHOICE = "FLYBALL_SANDBOX"
 PROBE_PROCESSES = 8
@@ -70,8 +71,8 @@ class Rung(Protocol):
 
 RUNGS: tuple[Rung, ...] = (Bubblewrap(), Landlock(), Container("podman", tested=True))
 """Those that run any command, in order."""
-UNTESTED: tuple[Rung, ...] = (Container("docker", tested=False), Seatbelt())
-"""Those that run any command where they hold, which we could not try: only when asked for by name."""
+NAMED: tuple[Rung, ...] = (Wasm(), Container("docker", tested=False), Seatbelt())
+"""Those to be asked for by name: one that compiles itself for minutes and runs Python alone, and the untested."""
 SNIPPETS: Rung = Monty()
 """The one after them, for Python alone."""
 UNSAFE: Rung = Unsafe()
@@ -106,7 +107,7 @@ class Sandbox:
         with sandbox_folder(job.files, job.fixed) as folder:
             process = self.rung.start(job.command, folder, job.bounds, job.packages)
             if not isinstance(process, Process):
-                raise beyond("a process that is talked to while it runs")
+                raise beyond("a process that is talked to while it runs", self.rung.name)
             try:
                 yield process
             finally:
@@ -123,7 +124,7 @@ def find_sandbox(*, snippets: bool = False) -> Sandbox:
 
 @functools.cache
 def _find(choice: str, snippets: bool) -> Sandbox:
-    rungs = {rung.name: rung for rung in (*RUNGS, *UNTESTED, SNIPPETS, UNSAFE)}
+    rungs = {rung.name: rung for rung in (*RUNGS, *NAMED, SNIPPETS, UNSAFE)}
     if choice == UNSAFE.name:
         return Sandbox(UNSAFE)
     if choice and choice not in rungs:
@@ -139,8 +140,8 @@ def _find(choice: str, snippets: bool) -> Sandbox:
         "no sandbox holds on this host: "
         + "; ".join(f"{name}: {why}" for name, why in lacks.items())
         + f". Install bubblewrap, or run where user namespaces or Landlock are allowed. There are also {CHOICE}="
-        f"{' or '.join(rung.name for rung in UNTESTED)}, which are untested; {CHOICE}=unsafe runs code that you trust "
-        "without a sandbox"
+        f"{' or '.join(rung.name + ('' if rung.tested else ' (untested)') for rung in NAMED)}; "
+        f"{CHOICE}=unsafe runs code that you trust without a sandbox"
     )
 
 
