@@ -58,7 +58,16 @@ def test_an_alarm_opens_one_incident_and_moves_nothing(store, release, plan, own
     for now in (5e4, 1e5, 1.5e5):
         controller.tick(plan, traffic(12_000), now)
     version = controller.table().version
-    later = [replace(s, arm="canary") for s in traffic(3000, seed=5, base=0.5)]
+    moved = 2e5
+    later = [
+        replace(
+            s,
+            arm="canary",
+            assigned_at=s.assigned_at + moved,
+            labels=tuple(replace(label, received_at=label.received_at + moved) for label in s.labels),
+        )
+        for s in traffic(3000, seed=5, base=0.5)
+    ]
     for _ in range(2):
         (alarm,) = controller.watch(plan, later, FOREVER)
     (entry,) = store.acts("incident_opened")

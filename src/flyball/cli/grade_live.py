@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from flyball.cli.options import file_argument, home_option, open_store
+from flyball.cli.options import file_argument, home_option, open_store, take_in
 from flyball.gateway.grading import grade_live
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.workflow import load_workflow
@@ -35,8 +35,7 @@ def grade_live_sessions(file: Path, share: float, canary_share: float, project: 
     """
     shares = {"stable": share, "canary": canary_share, "holdback": canary_share}
     with open_store(home) as store:
-        for spool in sorted((home / "spool").glob("*/")):
-            store.ingest(spool)
+        take_in(store, home)
         done = asyncio.run(grade_live(store, Inputs(load_workflow(file)).graders, shares=shares, project=project))
     click.echo(
         f"{done.drawn} sessions in the sample, {done.graded} graded now, {len(done.missing)} without a judgement"

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from flyball.cli.group import Group
-from flyball.cli.options import FINITE, home_option, open_store
+from flyball.cli.options import FINITE, home_option, open_store, take_in
 from flyball.cli.output import table
 from flyball.config import read_settings
 from flyball.errors import ReleaseError
@@ -78,8 +78,7 @@ def watch(
     chosen, known = _asked(file, with_tasks=refresh is not None)
     at = time.time() if now is None else now
     with open_store(home) as store:
-        for spool in sorted((home / "spool").glob("*/")):
-            store.ingest(spool)
+        take_in(store, home)
         registry = Registry(store)
         frozen = registry.named(reference).version_id if reference else None
         sessions = live_sessions(store, project=project, reference=frozen)
@@ -112,8 +111,7 @@ def watch(
 def rescore(reference: str, share: float, project: str | None, home: Path) -> None:
     """Score sampled live tokens again by a frozen reference, for `policy_kl_drift`. Run it beside the gateway."""
     with open_store(home) as store:
-        for spool in sorted((home / "spool").glob("*/")):
-            store.ingest(spool)
+        take_in(store, home)
         version = Registry(store).named(reference)
         if not version.path:
             raise ReleaseError(

@@ -100,6 +100,12 @@ def open_store(home: Path, *, must_exist: bool = True) -> Store:
     return Store(home)
 
 
+def take_in(store: Store, home: Path) -> None:
+    """Take in what gateways of this home have spooled since the last time. Raises StoreError."""
+    for spool in sorted((home / "spool").glob("*/")):
+        store.ingest(spool)
+
+
 def open_store_if_any(home: Path) -> Store | None:
     """Open the store of a home folder, None where there is none yet."""
     there = os.environ.get("FLYBALL_DATABASE") or (home / "flyball.db").is_file()

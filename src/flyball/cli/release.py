@@ -11,11 +11,21 @@ from pathlib import Path
 
 import click
 
-from flyball.cli.canary import plan_argument, print_verdict
+from flyball.cli.canary import plan_argument
 from flyball.cli.group import Group
 from flyball.cli.options import FINITE, home_option, open_store, slice_option
 from flyball.cli.output import print_release, table
 from flyball.cli.release_pages import brief, decision
+from flyball.cli.release_state import (
+    by_option,
+    moment,
+    now_option,
+    plan_under_way,
+    print_holds,
+    print_status,
+    under_way,
+)
+from flyball.cli.release_tick import tick
 from flyball.errors import ReleaseError
 from flyball.evals.compare import compare
 from flyball.evals.imported import read_scores
@@ -31,22 +41,17 @@ from flyball.release.approvals import (
     owner_leaves,
     record_approval,
 )
-from flyball.release.canary.plan import CanaryPlan
 from flyball.release.canary.read import read_plan, read_sessions
 from flyball.release.controller import Controller, Restored
 from flyball.release.evidence import Evidence
 from flyball.release.gates import DEFAULT_GATES
 from flyball.release.gates import gate as gate_named
-from flyball.release.kept import kept_plan
-from flyball.release.live import live_from_sessions
 from flyball.release.online import ONLINE_GATES
 from flyball.release.registry import PRODUCTION, Registry
 from flyball.release.rollback import Drill, DrillStep
-from flyball.release.routing import RoutingTable
 from flyball.release.slices import SLICES_GATE, with_slices
 from flyball.release.verdict import judge_release
 from flyball.store.signing import SigningKey
-from flyball.store.store import Store
 
 DAY = 24 * 3600.0
 IMPORTED_GATES = ("no_safety_regression", "success_not_worse", "cost_per_success_not_worse", "missing_rate")
@@ -54,11 +59,9 @@ IMPORTED_GATES = ("no_safety_regression", "success_not_worse", "cost_per_success
 RESTORE_SECONDS = 300.0
 """Within which `rollback --gateway` must have seen users back."""
 
-by_option = click.option("--by", required=True, help="Who does this; it is written into the audit log.")
 gateway_option = click.option(
     "--gateway", metavar="GATEWAY.yaml", type=click.Path(path_type=Path), help="File of the gateway that is running."
 )
-now_option = click.option("--now", type=FINITE, help="Seconds since 1970. Default: now.")
 
 
 @click.group(cls=Group)
@@ -68,6 +71,7 @@ def release() -> None:
 
 release.add_command(brief)
 release.add_command(decision)
+release.add_command(tick)
 
 
 @release.command("gates")
@@ -133,7 +137,7 @@ def _suite(written: str) -> tuple[str, Path, Path]:
 def owner(role: str, name: str, public: str, by: str, now: float | None, home: Path) -> None:
     """Make NAME, known by the PUBLIC key, the owner of a role (`flyball log key` makes keys)."""
     with open_store(home) as store:
-        name_owner(store, Person(role, name, public), by=by, at=_time(now))
+        name_owner(store, Person(role, name, public), by=by, at=moment(now))
 
 
 @release.command("owner-left")
@@ -144,7 +148,7 @@ def owner(role: str, name: str, public: str, by: str, now: float | None, home: P
 def owner_left(role: str, by: str, now: float | None, home: Path) -> None:
     """A role has no owner any more: what they signed counts no longer."""
     with open_store(home) as store:
-        owner_leaves(store, role, by=by, at=_time(now))
+        owner_leaves(store, role, by=by, at=moment(now))
 
 
 @release.command()
@@ -171,7 +175,7 @@ def approve(
     home: Path,
 ) -> None:
     """Sign a release under a plan with your own key, or waive a gate of it, until it expires."""
-    at = int(_time(now))
+    at = int(moment(now))
     with open_store(home) as store:
         asked = store.release(release_id)
         approval = Approval(
@@ -185,7 +189,7 @@ def approve(
             reason=reason,
         )
         record_approval(store, approval.signed(SigningKey.read(key)), at)
-        _print_holds(store, at)
+        print_holds(store, at)
 
 
 # --- the way ---------------------------------------------------------------------------------------------------------
@@ -202,8 +206,8 @@ def launch(release_id: str, plan_file: Path, base: float, per_day: float, now: f
     """Begin the shadow of a release under a plan, if its canary will be able to see the harm in time."""
     with open_store(home) as store:
         found = store.release(release_id)
-        Controller(store).launch(found, read_plan(plan_file), base=base, units_per_day=per_day, now=_time(now))
-        _print_status(store)
+        Controller(store).launch(found, read_plan(plan_file), base=base, units_per_day=per_day, now=moment(now))
+        print_status(store)
 
 
 @release.command()
@@ -217,7 +221,7 @@ def drill(gateway: Path | None, seconds: float | None, by: str, now: float | Non
     if (gateway is None) == (seconds is None):
         raise click.UsageError("give --gateway GATEWAY.yaml to rehearse, or --seconds for what was done by hand")
     with open_store(home) as store:
-        under_way = _under_way(store)
+        table = under_way(store)
         if gateway is not None:
             with RunningGateway.of(read_gateway_file(gateway)) as running:
                 done = Controller(store, by).drill(running, clock=time.time, wait=time.sleep)
@@ -225,9 +229,9 @@ def drill(gateway: Path | None, seconds: float | None, by: str, now: float | Non
             click.echo(f"drill:   {told}")
         else:
             steps = (DrillStep("by hand", seconds or 0.0, True),)
-            done = Drill(under_way.stable, under_way.candidate, steps, True)
-            Controller(store).record_drill(done, now=_time(now), by=by)
-        _print_holds(store, _time(now))
+            done = Drill(table.stable, table.candidate, steps, True)
+            Controller(store).record_drill(done, now=moment(now), by=by)
+        print_holds(store, moment(now))
 
 
 @release.command()
@@ -237,25 +241,8 @@ def drill(gateway: Path | None, seconds: float | None, by: str, now: float | Non
 def canary(by: str, now: float | None, home: Path) -> None:
     """End the shadow and begin the canary, if nothing holds it."""
     with open_store(home) as store:
-        Controller(store).begin_canary(_plan(store), by=by, now=_time(now))
-        _print_status(store)
-
-
-@release.command()
-@click.argument("sessions_file", metavar="SESSIONS.jsonl", type=click.Path(path_type=Path))
-@now_option
-@home_option
-def tick(sessions_file: Path, now: float | None, home: Path) -> None:
-    """Look at the sessions of the canary and do what follows: stay, hold, advance, promote or go back."""
-    with open_store(home) as store:
-        sessions, plan, at = read_sessions(sessions_file), _plan(store), _time(now)
-        live = live_from_sessions(sessions, plan, at)
-        looked = Controller(store).tick(plan, sessions, at, live)
-        print_verdict(looked.verdict)
-        for one in (gate.evaluate(Evidence(live=live)) for gate in ONLINE_GATES):
-            click.echo(f"{one.state:<14} {one.name} ({one.owner}): {one.reason}")
-        click.echo(f"move:    {looked.decision.move}: {looked.decision.reason}")
-        _print_status(store)
+        Controller(store).begin_canary(plan_under_way(store), by=by, now=moment(now))
+        print_status(store)
 
 
 @release.command()
@@ -266,8 +253,8 @@ def tick(sessions_file: Path, now: float | None, home: Path) -> None:
 def promote(sessions_file: Path, by: str, now: float | None, home: Path) -> None:
     """Give the candidate to everybody, as its owner, at the end of the ramp."""
     with open_store(home) as store:
-        Controller(store).promote(_plan(store), read_sessions(sessions_file), by=by, now=_time(now))
-        _print_status(store)
+        Controller(store).promote(plan_under_way(store), read_sessions(sessions_file), by=by, now=moment(now))
+        print_status(store)
 
 
 @release.command()
@@ -280,8 +267,8 @@ def rollback(reason: str, gateway: Path | None, by: str, now: float | None, home
     """Give everybody the version in force again, now; with --gateway wait until users were seen to have it."""
     with open_store(home) as store:
         controller = Controller(store)
-        controller.roll_back(by=by, reason=reason, now=_time(now))
-        _print_status(store)
+        controller.roll_back(by=by, reason=reason, now=moment(now))
+        print_status(store)
         if gateway is not None:
             with RunningGateway.of(read_gateway_file(gateway)) as running:
                 restored = _restored(controller, running)
@@ -294,8 +281,8 @@ def rollback(reason: str, gateway: Path | None, by: str, now: float | None, home
 def status(now: float | None, home: Path) -> None:
     """Print where the release is and what holds it."""
     with open_store(home) as store:
-        _print_status(store)
-        _print_holds(store, _time(now))
+        print_status(store)
+        print_holds(store, moment(now))
 
 
 def _restored(controller: Controller, running: RunningGateway) -> Restored:
@@ -309,29 +296,3 @@ def _restored(controller: Controller, running: RunningGateway) -> Restored:
         f"within {RESTORE_SECONDS:g} s users were not seen on the version in force: a worker serves by an older table, "
         "the candidate still answers (sessions that may finish), or nobody asked. The rollback itself is in force"
     )
-
-
-def _time(now: float | None) -> float:
-    return time.time() if now is None else now
-
-
-def _under_way(store: Store) -> RoutingTable:
-    if (found := Controller(store).table()) is None:
-        raise ReleaseError("no release was launched yet")
-    return found
-
-
-def _plan(store: Store) -> CanaryPlan:
-    return kept_plan(store, _under_way(store).plan)
-
-
-def _print_status(store: Store) -> None:
-    found = _under_way(store)
-    share = f" at {100 * found.share:g} %" if found.share else ""
-    click.echo(f"release {found.release_id[:12]}: {found.stage}{share}, table {found.version}: {found.reason}")
-
-
-def _print_holds(store: Store, now: float) -> None:
-    if Controller(store).table() is not None and _under_way(store).stage in ("shadow", "canary"):
-        for reason in Controller(store).holds(_plan(store), now):
-            click.echo(f"held:    {reason}")

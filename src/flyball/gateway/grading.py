@@ -24,6 +24,8 @@ from flyball.store.store import Store
 from flyball.types import GradedAttempt, Missing
 
 T = TypeVar("T")
+BY = "grader"
+"""What a late fact that is a grade says of where it comes from."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def report_id(session: Session, grader_version: str) -> str:
 def _fact(session: Session, last: Captured, version: str, success: bool, graded: GradedAttempt) -> FeedbackFrame:
     value = graded.scores["success"].value
     scores = {name: None if score.missing else score.value for name, score in graded.scores.items()}
-    more: dict[str, Any] = {"by": "grader", "grader": version, "scores": scores}
+    more: dict[str, Any] = {"by": BY, "grader": version, "scores": scores}
     return FeedbackFrame(
         project=session[0],
         session=session[1],

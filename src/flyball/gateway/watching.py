@@ -3,7 +3,7 @@ facts from graders (`grading.py`) and from the frozen reference (`rescoring.py`)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import get_args
 
@@ -12,6 +12,7 @@ from flyball.gateway.rescoring import is_rescored
 from flyball.graders.personal_data import Kind, without_personal_data
 from flyball.release.monitors import LiveSession
 from flyball.store.formats.trace import Trace, traces_of
+from flyball.store.served import Fact
 from flyball.store.store import Store
 from flyball.tasks.from_traces import tasks_from_traces
 from flyball.types import SessionRecord, Task
@@ -23,17 +24,9 @@ def live_sessions(store: Store, *, project: str | None = None, reference: str | 
     words = {
         f"{of}~{name}": attempt_of(calls) for (of, name), calls in captured_sessions(store, project=project).items()
     }
-    scores: dict[str, float] = {}
-    distances: dict[str, dict[str, tuple[float, float]]] = {}
-    newest = reference
-    for fact in store.feedback(project):
-        session = f"{fact.project}~{fact.session}"
-        if fact.score is not None:
-            scores[session] = fact.score
-        if is_rescored(fact):
-            to = str(fact.facts["reference"])
-            distances.setdefault(session, {})[to] = (float(fact.facts["k3"]), float(fact.facts["tokens"]))
-            newest = to if reference is None else reference
+    told = store.feedback(project)
+    scores = {f"{fact.project}~{fact.session}": fact.score for fact in told if fact.score is not None}
+    far = distances(told, reference)
     found = []
     for record in store.served_sessions(project=project):
         if record.arm == "shadow":
@@ -45,14 +38,23 @@ def live_sessions(store: Store, *, project: str | None = None, reference: str | 
                 answer=attempt.answer if attempt and attempt.answer else None,
                 tools=frozenset(call.name for call in attempt.tool_calls) if attempt else None,
                 score=scores.get(record.session_id),
-                kl=_distance(distances.get(record.session_id, {}), newest),
+                kl=far.get(record.session_id),
             )
         )
     return found
 
 
-def _distance(by_reference: Mapping[str, tuple[float, float]], reference: str | None) -> tuple[float, float] | None:
-    return None if reference is None else by_reference.get(reference)
+def distances(told: Sequence[Fact], reference: str | None) -> dict[str, tuple[float, float]]:
+    """Sum of k3 in nats and number of tokens, by session (`project~session`), of one reference: a version id, None =
+    the one that was scored last."""
+    scored = [fact for fact in told if is_rescored(fact)]
+    if reference is None and scored:
+        reference = str(scored[-1].facts["reference"])
+    return {
+        f"{fact.project}~{fact.session}": (float(fact.facts["k3"]), float(fact.facts["tokens"]))
+        for fact in scored
+        if fact.facts["reference"] == reference
+    }
 
 
 def refreshed_tasks(

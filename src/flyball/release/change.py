@@ -24,7 +24,7 @@ ALPHA = 1e-5
 LEAST = 1e-3
 """Rates below this are not told apart."""
 
-_METRICS: Mapping[str, tuple[Callable[[MatureUnit], float], Callable[[CanaryPlan], float]]] = {
+WATCHED: Mapping[str, tuple[Callable[[MatureUnit], float], Callable[[CanaryPlan], float]]] = {
     "success": (failed_at_most, lambda plan: plan.success.tolerated),
     "human_override": (lambda unit: unit.override, lambda plan: plan.human_override.tolerated),
     "tool_error": (lambda unit: unit.tool_error, lambda plan: plan.tool_error.tolerated),
@@ -57,7 +57,7 @@ def reference_of(sessions: Iterable[ServedSession], plan: CanaryPlan, now: float
     units = [unit for unit in mature(sessions, plan, now).units if unit.arm == "canary"]
     if not units:
         raise ReleaseError("the canary has no mature unit, so there is no reference for what comes after")
-    return {name: float(np.mean([of(unit) for unit in units])) for name, (of, _) in _METRICS.items()}
+    return {name: float(np.mean([of(unit) for unit in units])) for name, (of, _) in WATCHED.items()}
 
 
 def change_alarms(
@@ -67,7 +67,7 @@ def change_alarms(
     served = [replace(session, arm="canary") for session in sessions if session.assigned_at <= now]
     units = mature(served, plan, now).units
     alarms = []
-    for name, (of, tolerated) in _METRICS.items():
+    for name, (of, tolerated) in WATCHED.items():
         values, threshold = (
             np.asarray([of(unit) for unit in units], np.float64),
             max(reference[name] + tolerated(plan), LEAST),

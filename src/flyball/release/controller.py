@@ -217,7 +217,7 @@ class Controller:
         with self._store.together():
             self._act("restored", table.release_id, now, seen_back, detail)
             observed_restored(
-                self._store, _incident_name(table.release_id, ROLLBACK), by=self._actor, text=seen_back, at=now
+                self._store, incident_name(table.release_id, ROLLBACK), by=self._actor, text=seen_back, at=now
             )
         return found
 
@@ -253,15 +253,18 @@ class Controller:
     def watch(self, plan: CanaryPlan, sessions: Sequence[ServedSession], now: float) -> tuple[Alarm, ...]:
         """After promotion: has the version in force become worse than it was when it was promoted?
 
-        An alarm opens an incident, once for each metric of a release; it changes no routing, since what changed may be
-        the world. Raises ReleaseError unless a release is at stage `general`.
+        Sessions from before the promotion are left out. An alarm opens an incident, once for each metric of a release;
+        it changes no routing, since what changed may be the world. Raises ReleaseError unless a release is at stage
+        `general`.
         """
+        self.repair()
         table = self._at("general", plan)
         (promoted,) = [
             entry for entry in self._store.acts("route", table.release_id) if entry.detail["stage"] == "general"
         ]
         reference = reference_of(kept_sessions(self._store, promoted.evidence["sessions"]), plan, promoted.at)
-        alarms = change_alarms(sessions, reference, plan, now)
+        since = [session for session in sessions if session.assigned_at >= promoted.at]
+        alarms = change_alarms(since, reference, plan, now)
         for alarm in alarms:
             self._raise_incident(table, alarm.metric, "alarm", str(alarm), now)
         return alarms
@@ -279,6 +282,10 @@ class Controller:
 
     def _tables(self, release_id: str) -> list[RoutingTable]:
         return [RoutingTable.from_json(stored.body) for stored in self._store.routes(release_id)]
+
+    def begun(self) -> float:
+        """When the first user met the candidate of the canary under way. Raises ReleaseError without a canary."""
+        return self._begun(self._at("canary").release_id)
 
     def _begun(self, release_id: str) -> float:
         """When the first user met the candidate."""
@@ -336,7 +343,7 @@ class Controller:
         now: float,
         began_at: float | None = None,
     ) -> None:
-        name, release = _incident_name(table.release_id, what), table.release_id
+        name, release = incident_name(table.release_id, what), table.release_id
         raise_incident(
             self._store, name, source=source, by=self._actor, reason=reason, at=now, began_at=began_at, release=release
         )
@@ -371,7 +378,8 @@ class Controller:
         self._store.add_act(replace(act, kind="person") if actor else act)
 
 
-def _incident_name(release_id: str, what: str) -> str:
+def incident_name(release_id: str, what: str) -> str:
+    """What the incident of an alarm or a rollback is called."""
     return f"{release_id[:12]}.{what}"
 
 

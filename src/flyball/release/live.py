@@ -14,6 +14,9 @@ from flyball.release.canary.verdict import CanaryVerdict, judge_canary
 from flyball.release.shadow import ShadowComparison
 from flyball.types import Estimate
 
+LEAST_SCORED = 30
+"""Scored sessions of an arm below which nothing is said of distance or quality."""
+
 
 @dataclass(frozen=True)
 class Counted:

@@ -17,7 +17,7 @@ from flyball.release.gate import (
     not_evaluable,
     worst_of,
 )
-from flyball.release.live import Live
+from flyball.release.live import LEAST_SCORED, Live
 from flyball.stats.binomial import wilson
 from flyball.stats.counts import log_split_evidence
 
@@ -93,13 +93,13 @@ def _telemetry(live: Live, margin: float) -> Finding:
 
 def _kl(live: Live, margin: float) -> Finding:
     if live.kl is None or not live.kl.n:
-        return not_evaluable("no token ids of live sessions were captured, so nothing could be scored again")
+        return not_evaluable(f"fewer than {LEAST_SCORED} canary sessions had token ids that were scored again")
     return judge_upper(live.kl, margin, "nats/token", 1.0)
 
 
 def _quality(live: Live, margin: float) -> Finding:
     if live.quality is None or not live.quality.n:
-        return not_evaluable("no live session was graded")
+        return not_evaluable(f"fewer than {LEAST_SCORED} live sessions of an arm were graded")
     return judge_lower(live.quality, -margin)
 
 
