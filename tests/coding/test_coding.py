@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,46 @@ def test_a_cheat_gets_nothing(cheat: str, task: fb.Task) -> None:
     assert score(attempt, task.hidden) <= untouched + 0.2  # a half of the tests passes as it is; timing wavers
 
 
+def said(task: fb.Task, answer: str) -> float:
+    return score(attempt_of(task, world_of(task), answer), task.hidden)
+
+
 def test_answers_that_fish() -> None:
     locate, question = TASKS["locate-encode-escaped"], TASKS["question-encode-default"]
-    everything = " ".join(path for path in world_of(locate)._files)
-    assert score(attempt_of(locate, world_of(locate), everything), locate.hidden) < 0.3
-    source = world_of(question).read("mdurl/_encode.py")
-    assert score(attempt_of(question, world_of(question), source), question.hidden) == 0.0
+    assert said(locate, " ".join(world_of(locate)._files)) < 0.3
+    assert said(question, world_of(question).read("mdurl/_encode.py")) == 0.0
+    answers = [oracle_turns(task)[-1]["content"] for task in TASKS.values()]
+    for task in (task for task in TASKS.values() if task.family in ("locate", "question")):
+        for fished in (
+            json.dumps(task.hidden),
+            " or ".join(answers),
+            f"{task.family} {oracle_turns(task)[-1]['content']}",
+        ):
+            assert said(task, fished) < 1.0, fished
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("ENCODE_DEFAULT_CHARS _encode.py", 1.0),
+        ("I looked.\n`ENCODE_DEFAULT_CHARS`, `mdurl/_encode.py`.", 1.0),
+        ("ENCODE_DEFAULT_CHARS", 0.5),
+        ("ENCODE_DEFAULT_CHARS ENCODE_COMPONENT_CHARS", 0.5),
+        ("ENCODE_DEFAULT_CHARS ENCODE_COMPONENT_CHARS _encode.py", 0.0),
+        ("ENCODE_DEFAULT_CHARS _encode.py\nThat is all.", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_facts_are_read_from_the_last_line(answer: str, expected: float) -> None:
+    assert said(TASKS["question-encode-default"], answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("mdurl/_encode.py,", 1.0), ("mdurl/_encode.py mdurl/_decode.py", 2 / 3), ("Why?\n\n", 0.0)],
+)
+def test_paths_are_judged_by_f1(answer: str, expected: float) -> None:
+    assert said(TASKS["locate-encode-escaped"], answer) == pytest.approx(expected)
 
 
 def test_the_tools() -> None:
