@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flyball.errors import ConfigError, Fault, TrainError
+from flyball.errors import ConfigError, Fault, StoreError, TrainError
 from flyball.release.registry import new_version
 from flyball.rl.guards import Alarm
 from flyball.store.store import Store
@@ -157,12 +157,16 @@ def test_a_killed_run_loses_nothing_acknowledged(project: Path, tmp_path: Path) 
             assert child.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        with Store(home) as store:
+            assert store.runs()[0].status == "running"
+            with pytest.raises(StoreError, match="is being done by another process"):
+                go_on(store.runs()[0].run_id, home)
     finally:
         child.kill()
         child.wait()
     with Store(home) as store:
         killed = store.runs()[0]
-        assert killed.status == "running", "nobody could say otherwise"
+        assert (killed.status, killed.reason) == ("interrupted", "the process that did it is gone")
         assert store.count_attempts(killed.run_id, "rl") == 2 * 2 * 2
     finished = go_on(killed.run_id, home)
     assert list(finished.results) == STAGES
