@@ -15,6 +15,7 @@ from solutions import oracle_turns, tasks
 import flyball as fb
 from flyball.types import StopReason, Trajectory
 from flyball.workflow.inputs import Inputs
+from flyball.workflow.learning import check_trainable
 from flyball.workflow.workflow import load_workflow
 
 TASKS = {task.task_id: task for task in tasks()}
@@ -140,4 +141,5 @@ def test_the_hidden_code_is_not_in_the_sandbox() -> None:
 def test_the_workflow_loads() -> None:
     inputs = Inputs(load_workflow(Path(__file__).parents[2] / "examples" / "coding" / "workflow.yaml"))
     inputs.check()  # raises for a task, a tool or a grader that a run could not use
-    assert inputs.tasks and inputs.graders.versions
+    check_trainable(inputs, proves=True)  # raises where a stage of `flyball run` would have no tasks
+    assert {split: len(tasks) for split, tasks in inputs.splits.items()} == {"train": 6, "validation": 4, "test": 3}

@@ -209,6 +209,15 @@ def test_nothing_to_train_is_refused(project: Path, tmp_path: Path) -> None:
         run(yaml, tmp_path / "home")
 
 
+def test_rl_without_validation_tasks_is_refused_before_a_run_begins(project: Path, tmp_path: Path) -> None:
+    tasks = project.with_name("tasks.jsonl")
+    tasks.write_text("".join(row for row in tasks.read_text().splitlines(True) if '"validation"' not in row))
+    with pytest.raises(ConfigError, match="RL picks its checkpoint on tasks of split 'validation'"):
+        run(project, tmp_path / "home")
+    with Store(tmp_path / "home") as store:
+        assert store.runs() == []
+
+
 def test_each_stage_says_what_it_is_worth_on_tasks_that_picked_nothing(project: Path, tmp_path: Path) -> None:
     yaml = project.with_name("chain.yaml")
     picking = "validation_tasks: 2"

@@ -56,6 +56,7 @@ def start(
     policy = policy or str(workflow.policy)
     _refuse(workflow, store)
     inputs.check()
+    check_trainable(inputs, proves=kind == "run")
     run_id = store.new_run(kind, run_config(inputs, policy), workflow.title)
     with store.doing(run_id):
         return _go(inputs, store, trainer, progress, run_id, policy, kind)
@@ -98,7 +99,6 @@ def _go(
         context = Context(
             inputs, store, run_id, trainer, progress, stop, policy, results=finished_stages(store, run_id)
         )
-        check_trainable(context, proves=kind == "run")
         stages = stages_of(context, kind)
         progress.plan(_plan(context, stages))
         context.open_tracking()
