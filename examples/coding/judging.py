@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,6 @@ from flyball.sandbox.job import Bounds
 from flyball.sandbox.sandbox import find_sandbox
 
 GOAL, REPEATS = 2.0, 3
-PATH = re.compile(r"[\w./-]+\.py\b")
 
 
 def score(attempt: fb.Attempt, hidden: Mapping[str, Any]) -> float:
@@ -29,18 +27,23 @@ def success(attempt: fb.Attempt, hidden: Mapping[str, Any]) -> bool:
 
 
 def located(attempt: fb.Attempt, hidden: Mapping[str, Any]) -> float:
-    """F1 of the paths in the answer; a repository listed whole is mostly wrong."""
-    named, wanted = set(PATH.findall(attempt.answer)), set(hidden["paths"])
-    right = len(named & wanted)
-    return 2 * right / (len(named) + len(wanted))
+    """F1 of the paths that the answer ends with; a repository listed whole is mostly wrong."""
+    named, wanted = names_in(attempt.answer), set(hidden["paths"])
+    return 2 * len(named & wanted) / (len(named) + len(wanted))
 
 
 def recalled(attempt: fb.Attempt, hidden: Mapping[str, Any]) -> float:
-    """Share of the facts that the answer states; an answer of over 60 words states nothing."""
-    if len(attempt.answer.split()) > 60:
+    """Share of the facts that the answer ends with; more names than were asked for are guesses, and state nothing."""
+    named, facts = names_in(attempt.answer), hidden["facts"]
+    if len(named) > len(facts):
         return 0.0
-    words = set(re.findall(r"[\w.]+\w", attempt.answer)) | set(re.findall(r"\w+", attempt.answer))
-    return sum(fact in words for fact in hidden["facts"]) / len(hidden["facts"])
+    return sum(any(name == fact or name.endswith(f"/{fact}") for name in named) for fact in facts) / len(facts)
+
+
+def names_in(answer: str) -> set[str]:
+    """The words of the last line, without commas, full stops and backticks around them. Every word there counts."""
+    lines = answer.strip().splitlines()
+    return {word.strip("`,.") for word in lines[-1].split()} - {""} if lines else set()
 
 
 def repaired(attempt: fb.Attempt, hidden: Mapping[str, Any]) -> float:

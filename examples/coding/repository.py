@@ -46,7 +46,7 @@ def checkout(name: str, change: str = "") -> Files:
 
 class Repository:
     """You are a developer in a small Python repository. Look before you edit.
-    Asked where to make a change, answer with the paths only. Asked a question, answer in one sentence with the names.
+    Asked where to make a change, end with a line of the paths alone; asked a question, with a line of the names alone.
     Otherwise edit the code until it does what is asked, run the tests, and say what you did.
     Tests that you do not see decide."""
 

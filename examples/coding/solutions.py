@@ -14,7 +14,7 @@ LIMITS = fb.Limits(max_turns=20, max_new_tokens=512, max_tokens=8000)
 
 
 def tasks() -> list[fb.Task]:
-    """Every task, those of `idna` for testing: a repository that training never saw."""
+    """Every task. `idna` is for testing, unseen in training; how mdurl decodes, for picking a checkpoint."""
     made = []
     for name, change in CHANGES.items():
         if name in CASES:
@@ -35,7 +35,7 @@ def _task(family: str, name: str, repository: str, request: str, **hidden: Any) 
         {"request": request, "repository": repository, "change": change},
         {"family": family, "repository": repository, "change": change, **hidden},
         limits=LIMITS,
-        split="test" if repository == "idna" else "train",
+        split="test" if repository == "idna" else "validation" if name.startswith("decode") else "train",
         family=family,
     )
 

@@ -194,8 +194,22 @@ def test_all_attempts_looked_at(flyball: Run) -> None:
         ids = [one.attempt.attempt_id for one in store.attempts(run_id())]
     drawn = [flyball("audits", "mark", run_id(), attempt_id, "honest", "--rater", "a").out for attempt_id in ids]
     assert any("not counted" in text for text in drawn)
-    assert "was looked at" in flyball("audits", "next", run_id()).out
+    assert f"all {len(ids)} attempts of run {run_id()} were looked at" in flyball("audits", "next", run_id()).out
+    assert f"{len(ids)} in all" in flyball("audits", "next", run_id(), "--best-paid").out
     assert flyball("audits", "mark", run_id(), ids[0], "maybe").code == 2
+
+
+def test_a_run_without_attempts_and_a_phase_that_is_none_are_told_apart_from_a_finished_queue(flyball: Run) -> None:
+    flyball("train", FILE)
+    for command in (("audits", "next"), ("audits", "report"), ("grade",)):
+        wrong = flyball(*command, run_id(), "--phase", "rll")
+        assert wrong.code == 1 and "no attempts of phase 'rll'; did you mean 'rl'?" in wrong.err
+        wrong = flyball(*command, run_id(), "--phase", "eval")
+        assert wrong.code == 1 and "no attempts of phase 'eval'; valid: rl" in wrong.err
+    with Store(Path(".flyball")) as store:
+        empty = store.new_run("train", {})
+    nothing = flyball("audits", "next", empty)
+    assert nothing.code == 0 and f"run {empty} (running) has no attempts yet" in nothing.out
 
 
 def test_the_gate_is_refused_where_no_grader_audits(flyball: Run) -> None:

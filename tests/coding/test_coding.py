@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from solutions import oracle_turns, tasks
 import flyball as fb
 from flyball.types import StopReason, Trajectory
 from flyball.workflow.inputs import Inputs
+from flyball.workflow.learning import check_trainable
 from flyball.workflow.workflow import load_workflow
 
 TASKS = {task.task_id: task for task in tasks()}
@@ -73,12 +75,46 @@ def test_a_cheat_gets_nothing(cheat: str, task: fb.Task) -> None:
     assert score(attempt, task.hidden) <= untouched + 0.2  # a half of the tests passes as it is; timing wavers
 
 
+def said(task: fb.Task, answer: str) -> float:
+    return score(attempt_of(task, world_of(task), answer), task.hidden)
+
+
 def test_answers_that_fish() -> None:
     locate, question = TASKS["locate-encode-escaped"], TASKS["question-encode-default"]
-    everything = " ".join(path for path in world_of(locate)._files)
-    assert score(attempt_of(locate, world_of(locate), everything), locate.hidden) < 0.3
-    source = world_of(question).read("mdurl/_encode.py")
-    assert score(attempt_of(question, world_of(question), source), question.hidden) == 0.0
+    assert said(locate, " ".join(world_of(locate)._files)) < 0.3
+    assert said(question, world_of(question).read("mdurl/_encode.py")) == 0.0
+    answers = [oracle_turns(task)[-1]["content"] for task in TASKS.values()]
+    for task in (task for task in TASKS.values() if task.family in ("locate", "question")):
+        for fished in (
+            json.dumps(task.hidden),
+            " or ".join(answers),
+            f"{task.family} {oracle_turns(task)[-1]['content']}",
+        ):
+            assert said(task, fished) < 1.0, fished
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("ENCODE_DEFAULT_CHARS _encode.py", 1.0),
+        ("I looked.\n`ENCODE_DEFAULT_CHARS`, `mdurl/_encode.py`.", 1.0),
+        ("ENCODE_DEFAULT_CHARS", 0.5),
+        ("ENCODE_DEFAULT_CHARS ENCODE_COMPONENT_CHARS", 0.5),
+        ("ENCODE_DEFAULT_CHARS ENCODE_COMPONENT_CHARS _encode.py", 0.0),
+        ("ENCODE_DEFAULT_CHARS _encode.py\nThat is all.", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_facts_are_read_from_the_last_line(answer: str, expected: float) -> None:
+    assert said(TASKS["question-encode-default"], answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("mdurl/_encode.py,", 1.0), ("mdurl/_encode.py mdurl/_decode.py", 2 / 3), ("Why?\n\n", 0.0)],
+)
+def test_paths_are_judged_by_f1(answer: str, expected: float) -> None:
+    assert said(TASKS["locate-encode-escaped"], answer) == pytest.approx(expected)
 
 
 def test_the_tools() -> None:
@@ -105,4 +141,5 @@ def test_the_hidden_code_is_not_in_the_sandbox() -> None:
 def test_the_workflow_loads() -> None:
     inputs = Inputs(load_workflow(Path(__file__).parents[2] / "examples" / "coding" / "workflow.yaml"))
     inputs.check()  # raises for a task, a tool or a grader that a run could not use
-    assert inputs.tasks and inputs.graders.versions
+    check_trainable(inputs, proves=True)  # raises where a stage of `flyball run` would have no tasks
+    assert {split: len(tasks) for split, tasks in inputs.splits.items()} == {"train": 6, "validation": 4, "test": 3}

@@ -24,6 +24,22 @@ def test_a_run_lives_and_ends(store: Store) -> None:
     assert [e.payload for e in store.events(run_id, "checkpoint")] == [{"step": 2}]
 
 
+def test_a_run_whose_process_let_go_of_it_reads_interrupted(store: Store) -> None:
+    run_id = store.new_run("train", {})
+    assert store.run(run_id).status == "running", "none of this folder held it, which proves nothing"
+    with store.doing(run_id):
+        assert [run.status for run in store.runs()] == ["running"]
+        with pytest.raises(StoreError, match=f"run {run_id} is being done by another process"), store.doing(run_id):
+            pass
+    assert (store.run(run_id).status, store.run(run_id).reason) == ("interrupted", "the process that did it is gone")
+    with store.doing(run_id):
+        assert store.run(run_id).status == "running"
+        store.set_run_status(run_id, "finished")
+    assert store.run(run_id).status == "finished"
+    with pytest.raises(StoreError, match="'interrupted' is not one"):
+        store.set_run_status(run_id, "interrupted")  # type: ignore[arg-type]
+
+
 def test_runs_are_found_by_kind_newest_first(store: Store) -> None:
     train, evaluation, again = (store.new_run(kind, {}) for kind in ("train", "eval", "train"))
     assert [run.run_id for run in store.runs()] == [again, evaluation, train]

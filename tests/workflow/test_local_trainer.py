@@ -175,7 +175,7 @@ def test_killed_in_rl_no_attempt_is_lost_or_made_twice(project: Path, tmp_path: 
     assert done.returncode == -signal.SIGKILL, done.stderr
     with Store(home) as store:
         killed = store.runs()[0]
-        assert killed.status == "running"
+        assert killed.status == "interrupted"
         before = rollouts(store, killed.run_id)
         assert [len(attempts) for attempts in before.values()] == [PER_STEP, PER_STEP, 0]
     finished = go_on(killed.run_id, home)

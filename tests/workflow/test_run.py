@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flyball.errors import ConfigError, Fault, TrainError
+from flyball.errors import ConfigError, Fault, StoreError, TrainError
 from flyball.release.registry import new_version
 from flyball.rl.guards import Alarm
 from flyball.store.store import Store
@@ -157,12 +157,16 @@ def test_a_killed_run_loses_nothing_acknowledged(project: Path, tmp_path: Path) 
             assert child.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        with Store(home) as store:
+            assert store.runs()[0].status == "running"
+            with pytest.raises(StoreError, match="is being done by another process"):
+                go_on(store.runs()[0].run_id, home)
     finally:
         child.kill()
         child.wait()
     with Store(home) as store:
         killed = store.runs()[0]
-        assert killed.status == "running", "nobody could say otherwise"
+        assert (killed.status, killed.reason) == ("interrupted", "the process that did it is gone")
         assert store.count_attempts(killed.run_id, "rl") == 2 * 2 * 2
     finished = go_on(killed.run_id, home)
     assert list(finished.results) == STAGES
@@ -203,6 +207,15 @@ def test_nothing_to_train_is_refused(project: Path, tmp_path: Path) -> None:
     yaml.write_text("python: workflow.py\ntraining: {sft: null, rl: null}\n")
     with pytest.raises(ConfigError, match="nothing would be learned; use `flyball eval`"):
         run(yaml, tmp_path / "home")
+
+
+def test_rl_without_validation_tasks_is_refused_before_a_run_begins(project: Path, tmp_path: Path) -> None:
+    tasks = project.with_name("tasks.jsonl")
+    tasks.write_text("".join(row for row in tasks.read_text().splitlines(True) if '"validation"' not in row))
+    with pytest.raises(ConfigError, match="RL picks its checkpoint on tasks of split 'validation'"):
+        run(project, tmp_path / "home")
+    with Store(tmp_path / "home") as store:
+        assert store.runs() == []
 
 
 def test_each_stage_says_what_it_is_worth_on_tasks_that_picked_nothing(project: Path, tmp_path: Path) -> None:

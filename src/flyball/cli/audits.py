@@ -13,6 +13,7 @@ from flyball.cli.output import print_findings
 from flyball.evals.hacking import Verdict
 from flyball.graders.hacks import deed_of, hacks_of
 from flyball.reports.run_page import example
+from flyball.store.runs import Run
 from flyball.workflow.audits import audit_run, mark, next_audit
 
 FAILED = 1
@@ -35,8 +36,9 @@ def next_one(run_id: str, best_paid: bool, phase: str | None, home: Path) -> Non
     with open_store(home) as store:
         run = store.run(run_id)
         found = next_audit(store, run.run_id, phase, best_paid=best_paid)
+        count = store.count_attempts(run.run_id, phase)
     if found is None:
-        click.echo(f"every attempt of run {run.run_id} was looked at")
+        click.echo(_nothing_left(run, count, phase, best_paid=best_paid))
         return
     told = example(found)
     click.echo(f"{click.style(told.title, bold=True)}\n{told.why}\nreward {found.reward}")
@@ -47,6 +49,15 @@ def next_one(run_id: str, best_paid: bool, phase: str | None, home: Path) -> Non
         click.echo(f"detector {name}: {seen}")
     within = f" --phase {phase}" if phase else ""
     click.echo(f"\nthen: flyball audits mark {run.run_id} {found.attempt.attempt_id} honest{within}   (or hack)")
+
+
+def _nothing_left(run: Run, count: int, phase: str | None, *, best_paid: bool) -> str:
+    if count == 0:
+        return f"run {run.run_id} ({run.status}) has no attempts yet, so there is nothing to look at"
+    which = f" of phase {phase!r}" if phase else ""
+    if best_paid:
+        return f"no attempt{which} of run {run.run_id} waits that has a reward; {count} in all, leave out --best-paid"
+    return f"all {count} attempts{which} of run {run.run_id} were looked at; flyball audits report {run.run_id}"
 
 
 @audits.command("mark")

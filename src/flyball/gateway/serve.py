@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 FILE, SOCKETS = "FLYBALL_GATEWAY_FILE", "FLYBALL_GATEWAY_SOCKETS"
 """Variables that tell a worker process its file and where the engines listen."""
+RECEIPT_KEY = "receipt_env (a long random text of your own, kept: it signs receipts and makes pseudonyms)"
 ENGINE_SECONDS = 600.0
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -60,7 +61,7 @@ def build(
     Raises ConfigError for what cannot be honoured, such as a variable that is not set.
     """
     relay = _relay(settings, engines or {})
-    receipts = Receipts(secret(settings.receipt_env, "receipt_env"))
+    receipts = Receipts(secret(settings.receipt_env, RECEIPT_KEY))
     export = _export(settings, spool)
     memory = Memory(Path(settings.store) / "gateway.db")
     checks = Checks(settings.checks, settings.budget, _inbox(settings), memory)
@@ -181,7 +182,7 @@ def serve(path: Path, say: Callable[[str], None]) -> None:
     """Serve a gateway's file until told to stop; `say` is told where. Raises ConfigError before anything is started."""
     settings = read_gateway_file(path)
     Keyring(settings.keys)
-    secret(settings.receipt_env, "receipt_env")
+    secret(settings.receipt_env, RECEIPT_KEY)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # meant for workers; its default would end this process
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     with _engines(settings) as engines:

@@ -224,5 +224,5 @@ def _placed(settings: GatewaySettings, folder: Path) -> GatewaySettings:
 def secret(variable: str, what: str) -> str:
     """The value of an environment variable. Raises ConfigError when it is not set."""
     if not (value := os.environ.get(variable)):
-        raise ConfigError(f"{what} names the variable {variable}, which is not set")
+        raise ConfigError(f"{what} names the variable {variable}, which is not set; export it where the gateway starts")
     return value

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flyball.errors import StoreError, UnknownIdError
+from flyball.errors import StoreError, UnknownIdError, nearest
 from flyball.store import records
 from flyball.store.database import Database, Row, Transaction, now
 from flyball.store.runs import RunTables
@@ -100,6 +100,16 @@ class AttemptTables(RunTables):
         """Return the steps that have attempts made for a phase, in order."""
         sql = "SELECT DISTINCT step FROM attempts WHERE run_id = ? AND phase = ? ORDER BY step"
         return [row["step"] for row in self._db.rows(sql, (run_id, phase))]
+
+    def require_phase(self, run_id: str, phase: str | None) -> None:
+        """Raise UnknownIdError, with the phases there are, for a phase that none of the run's attempts was made for.
+
+        None and a run without attempts pass: nothing is named wrongly there.
+        """
+        rows = self._db.rows("SELECT DISTINCT phase FROM attempts WHERE run_id = ?", (run_id,))
+        known = [row["phase"] for row in rows]
+        if phase is not None and known and phase not in known:
+            raise UnknownIdError(f"run {run_id} has no attempts of phase {phase!r}{nearest(phase, known)}")
 
     def count_attempts(self, run_id: str, phase: str | None = None, step: int | None = None) -> int:
         """Return how many attempts `attempts` would yield, without reading them."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from flyball import metrics as declared
 from flyball.errors import StoreError, UnknownIdError, nearest
-from flyball.store import records
+from flyball.store import records, run_lock
 from flyball.store.database import Database, now
 
 RunStatus = Literal["running", "finished", "failed", "stopped"]
-"""`stopped` = on request (Ctrl-C); a run that was killed still says `running`."""
+"""`stopped` = on request (Ctrl-C)."""
+INTERRUPTED = "interrupted"
+"""What a run that still says `running` reads as when the process that did it is gone: killed, or without power."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Run:
     kind: str
     name: str
     config: Mapping[str, Any]
-    status: RunStatus
+    status: RunStatus | Literal["interrupted"]
     reason: str
     created_at: str
     updated_at: str
@@ -45,6 +49,7 @@ class Event:
 class RunTables:
     """The part of `Store` that knows runs, events and metrics."""
 
+    root: Path
     _db: Database
 
     def new_run(self, kind: str, config: Mapping[str, Any], name: str | None = None) -> str:
@@ -77,6 +82,10 @@ class RunTables:
         """Return all runs, or those of one kind, the newest first."""
         sql = "SELECT * FROM runs WHERE ?1 IS NULL OR kind = ?1 ORDER BY created_at DESC, rowid DESC"
         return [self._run(row) for row in self._db.rows(sql, (kind,))]
+
+    def doing(self, run_id: str) -> AbstractContextManager[None]:
+        """A block in which this process does a run. Raises StoreError where another process does it."""
+        return run_lock.held(self._lock_of(run_id))
 
     def set_run_status(self, run_id: str, status: RunStatus, reason: str = "") -> None:
         """Change the status of a run and note the change as an event of kind `status`. Raises StoreError."""
@@ -139,15 +148,12 @@ class RunTables:
         if not self._db.rows("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)):
             raise UnknownIdError(f"{self._db.name} has no run {run_id!r}; begin one with new_run")
 
+    def _lock_of(self, run_id: str) -> Path:
+        return self.root / "running" / run_id
+
     def _run(self, row: Any) -> Run:
-        config = self._db.record(row["config"], f"run {row['run_id']}")
-        return Run(
-            row["run_id"],
-            row["kind"],
-            row["name"],
-            config,
-            row["status"],
-            row["reason"],
-            row["created_at"],
-            row["updated_at"],
-        )
+        run_id, status, reason = row["run_id"], row["status"], row["reason"]
+        if status == "running" and run_lock.is_abandoned(self._lock_of(run_id)):
+            status, reason = INTERRUPTED, "the process that did it is gone"
+        config = self._db.record(row["config"], f"run {run_id}")
+        return Run(run_id, row["kind"], row["name"], config, status, reason, row["created_at"], row["updated_at"])

@@ -2,6 +2,7 @@
 
     root/flyball.db    SQLite: runs, events, metrics, attempts, judgements, evaluations, versions, releases, routing
                        tables, sessions, approvals, what was served, audit log
+    root/running/      a file for each run, held locked by the process that does it
     root/audit.key     the key that signs the audit log
     root/spool/        what gateways accepted, until it is in the database
     root/artifacts/    files by their content: weights, tokenizers, exported states, reports

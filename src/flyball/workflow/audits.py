@@ -21,7 +21,11 @@ Drawn = Literal["random", "best paid"]
 
 
 def next_audit(store: Store, run_id: str, phase: str | None = None, *, best_paid: bool = False) -> GradedAttempt | None:
-    """Return the next attempt that nobody has looked at, None when all were."""
+    """Return the next attempt that nobody has looked at, None when all were or there is none.
+
+    Raises UnknownIdError for a phase that the run's attempts do not have.
+    """
+    store.require_phase(run_id, phase)
     done = {event.payload["attempt"] for event in store.events(run_id, AUDIT)}
     waiting = [one for one in store.attempts(run_id, phase) if one.attempt.attempt_id not in done]
     if best_paid:
@@ -66,7 +70,8 @@ def verdicts(store: Store, run_id: str) -> dict[str, Verdict]:
 
 
 def audit_run(store: Store, run_id: str, phase: str | None = None) -> Sequence[Finding]:
-    """Audit the stored attempts of a run. Raises EvalError when there are none."""
+    """Audit the stored attempts of a run. Raises EvalError when there are none, UnknownIdError for a wrong phase."""
+    store.require_phase(run_id, phase)
     return audit(list(store.attempts(run_id, phase)), verdicts(store, run_id), _steps(store, run_id))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from flyball.config import RewardModelSettings
+from flyball.config import RewardModelSettings, TrainingSettings
 from flyball.errors import ConfigError, TrainError
 from flyball.evals.readiness import percent
 from flyball.evals.reward_accuracy import accuracy_by_version, needs_refresh
@@ -336,13 +336,13 @@ def start_of(context: Context, stage: str) -> PolicyVersion:
 
 def baseline_of(context: Context) -> PolicyVersion:
     """Return what the candidate is compared with: the cold start, where something learns after it; else the start."""
-    return context.version("sft" if "sft" in context.results and last_of(context) != "sft" else "policy")
+    last = last_of(context.inputs.workflow.settings.training)
+    return context.version("sft" if "sft" in context.results and last != "sft" else "policy")
 
 
-def last_of(context: Context) -> str | None:
+def last_of(training: TrainingSettings) -> str | None:
     """Return the last stage that trains the policy, None where none does."""
-    order = context.inputs.workflow.settings.training.order
-    return next((name for name in reversed(order) if name != "reward_model"), None)
+    return next((name for name in reversed(training.order) if name != "reward_model"), None)
 
 
 def arms_of(context: Context) -> dict[str, PolicyVersion]:
@@ -350,7 +350,7 @@ def arms_of(context: Context) -> dict[str, PolicyVersion]:
     arms = {"baseline": baseline_of(context)}
     for control, version_id in context.results.get("controls", {}).get("versions", {}).items():
         arms[f"control {control}"] = context.store.version(version_id)
-    last = last_of(context)
+    last = last_of(context.inputs.workflow.settings.training)
     assert last is not None, "check_trainable has seen to it"
     arms["candidate"] = context.version(last)
     return arms
@@ -386,9 +386,12 @@ def wants_controls(context: Context) -> bool:
     return {"sft", "rl"} <= set(training.order) and bool(training.controls)
 
 
-def check_trainable(context: Context, *, proves: bool) -> None:
-    """Raise ConfigError for settings under which nothing would be learned, or `proves` and there is no candidate."""
-    settings, marks = context.inputs.workflow.settings, context.inputs.workflow.marks
+def check_trainable(inputs: Inputs, *, proves: bool) -> None:
+    """Raise ConfigError for settings under which nothing would be learned or, where the run `proves`, nothing proved.
+
+    That is: an engine that cannot be trained with, no stage, no candidate, no tasks to pick RL's checkpoint by.
+    """
+    settings, marks = inputs.workflow.settings, inputs.workflow.marks
     if why := EVALUATES_ONLY.get(settings.engine.kind):
         raise ConfigError(
             f"{marks.at(('engine', 'kind'))}: engine.kind {settings.engine.kind!r} cannot be trained with: {why}; use "
@@ -399,8 +402,13 @@ def check_trainable(context: Context, *, proves: bool) -> None:
             f"{marks.at(('training',))}: every section of training is null, so nothing would be learned; use "
             "`flyball eval`"
         )
-    if proves and last_of(context) is None:
+    if proves and last_of(settings.training) is None:
         raise ConfigError(
             f"{marks.at(('training', 'stages'))}: no stage trains the policy, so there is no candidate to prove; use "
             "`flyball train`, or add a stage"
+        )
+    if "rl" in settings.training.order and VALIDATION not in inputs.splits:
+        raise ConfigError(
+            f"{marks.at(('training', 'rl'))}: RL picks its checkpoint on tasks of split {VALIDATION!r}, and there are "
+            f"none; hold some out. There are: {', '.join(inputs.splits)}"
         )

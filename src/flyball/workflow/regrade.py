@@ -52,6 +52,7 @@ def regrade(
     versions are never compared, and this is how they come to be of the same one. Raises StoreError and
     ConfigError, and GraderError when the graders judge an anchor otherwise than people settled it.
     """
+    store.require_phase(run_id, phase)
     inputs = Inputs(workflow)
     graders = inputs.graders
     changes: list[Change] = []

@@ -56,19 +56,25 @@ def start(
     policy = policy or str(workflow.policy)
     _refuse(workflow, store)
     inputs.check()
+    check_trainable(inputs, proves=kind == "run")
     run_id = store.new_run(kind, run_config(inputs, policy), workflow.title)
-    return _go(inputs, store, trainer, progress, run_id, policy, kind)
+    with store.doing(run_id):
+        return _go(inputs, store, trainer, progress, run_id, policy, kind)
 
 
 def resume(run_id: str, store: Store, trainer: Trainer, progress: Progress) -> Finished:
-    """Go on with a run where it was stopped, failed or killed. Raises ConfigError when its inputs changed since."""
+    """Go on with a run where it was stopped, failed or killed.
+
+    Raises ConfigError when its inputs changed since, StoreError while another process does it.
+    """
     run = store.run(run_id)
     if run.kind not in ("run", "train"):
         raise ConfigError(f"run {run.run_id} is of kind {run.kind!r}; only run and train have stages to resume")
     inputs = Inputs(load_workflow(Path(run.config["file"])))
     _refuse_changed(run, inputs)
     kind: Kind = "train" if run.kind == "train" else "run"
-    return _go(inputs, store, trainer, progress, run.run_id, run.config["policy"], kind)
+    with store.doing(run.run_id):
+        return _go(inputs, store, trainer, progress, run.run_id, run.config["policy"], kind)
 
 
 def _refuse(workflow: Workflow, store: Store) -> None:
@@ -93,7 +99,6 @@ def _go(
         context = Context(
             inputs, store, run_id, trainer, progress, stop, policy, results=finished_stages(store, run_id)
         )
-        check_trainable(context, proves=kind == "run")
         stages = stages_of(context, kind)
         progress.plan(_plan(context, stages))
         context.open_tracking()

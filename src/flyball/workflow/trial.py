@@ -43,7 +43,7 @@ def evaluate_policy(
     inputs.check()
     name = policy or _newest(store, workflow)
     run_id = store.new_run("eval", run_config(inputs, name), workflow.title)
-    with StopRequest() as stop:
+    with store.doing(run_id), StopRequest() as stop:
         context = Context(inputs, store, run_id, trainer, progress, stop, name)
         try:
             arms = {BASELINE: _version(context, against)} if against is not None else {}
@@ -57,10 +57,10 @@ def evaluate_policy(
             raise
         finally:
             progress.close()
-    ids = {arm: version.version_id for arm, version in arms.items()}
-    result = {"arms": ids, "token_speed": token_speed_of(speed), "note": ""}
-    store.add_event(run_id, STAGE_DONE, {"name": "evaluate", "result": result})
-    store.set_run_status(run_id, "finished")
+        ids = {arm: version.version_id for arm, version in arms.items()}
+        result = {"arms": ids, "token_speed": token_speed_of(speed), "note": ""}
+        store.add_event(run_id, STAGE_DONE, {"name": "evaluate", "result": result})
+        store.set_run_status(run_id, "finished")
     return Record.of(store, run_id)
 
 
