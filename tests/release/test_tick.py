@@ -102,7 +102,7 @@ def test_few_sessions_and_those_of_another_release_say_nothing(store, release, p
     assert "not_evaluable  policy_kl_drift (ML): fewer than 30" in found
     assert "not_evaluable  task_completion_quality (Product): fewer than 30" in found
     assert "29 of 29 canary" in found
-    assert "no version 'nothing'" in said(traffic(100), 5e4, "--reference", "nothing", code=1)
+    assert "no version 'nothing'" in said(traffic(100), 5e4, "--reference", "nothing", code=4)
 
 
 def test_a_spool_that_cannot_be_read_stops_no_rollback(store, release, plan, owners, said) -> None:
@@ -190,7 +190,7 @@ def test_sessions_from_before_the_promotion_raise_no_alarm(store, plan, promoted
 
 
 def test_a_tick_needs_a_canary_or_everybody(store, release, plan, owners, said) -> None:
-    assert "no release was launched yet" in said(traffic(10), 5e4, code=1)
+    assert "no release was launched yet" in said(traffic(10), 5e4, code=4)
     controller = begun(store, release, plan, owners)
     controller.roll_back(by="ada", reason="a complaint", now=10.0)
-    assert "it is at stage rolled_back" in said(traffic(10), 5e4, code=1)
+    assert "it is at stage rolled_back" in said(traffic(10), 5e4, code=4)

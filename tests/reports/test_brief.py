@@ -13,6 +13,8 @@ import pytest
 
 from flyball.release.controller import Restored
 from flyball.release.evidence import Evidence
+from flyball.release.incidents import open_incident, raise_incident
+from flyball.release.monitors import MONITORS
 from flyball.release.registry import new_version
 from flyball.release.verdict import READY, judge_release
 from flyball.reports.brief import (
@@ -27,7 +29,11 @@ from flyball.reports.brief import (
     changes_between,
     make_brief,
 )
+from flyball.reports.budget import LINES
+from flyball.reports.claims import KINDS, Watch, claims_of
+from flyball.reports.release_brief import alarms_of
 from flyball.reports.words import LOCALES, message, words_of
+from flyball.store.store import Store
 from flyball.types import Estimate
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -93,7 +99,7 @@ def test_lists_are_cut_to_the_page_and_say_so(brief):
         assert "and 25 more families in the record" in text
         assert "and 8 more suites in the record" in text
         assert "and 14 more guardrails in the record" in text
-        assert "and 17 more limits in the record" in text
+        assert "and 16 more limits in the record" in text
 
 
 def test_both_renderings_say_the_same_numbers(brief):
@@ -175,6 +181,44 @@ def test_default_gates_that_nobody_asked_are_named(brief):
     assert made.limits[1] == "mine"
     said = words_of("en-US").text(made.limits[0])
     assert "missing_rate" in said and "latency_delta" not in said
+
+
+def test_lines_of_the_budget_that_nobody_filled_in_are_said_beside_a_cost_in_full(brief):
+    def limits(cost, unbudgeted, locale="en-US"):
+        made = make_brief(
+            title="t", date="2026-01-01", baseline=brief.baseline, candidate=brief.candidate, release=brief.release,
+            evidence=Evidence(), summary="s", guardrails=[], cost=cost, unbudgeted=unbudgeted,
+        )  # fmt: skip
+        return [text for text in map(words_of(locale).text, made.limits) if "ptimis" in text]
+
+    assert limits(brief.cost, ("labelling", "retries")) == ["Optimistic by default, unbudgeted: labeling, retries."]
+    assert limits(brief.cost, ()) == limits(None, tuple(LINES)) == []
+    for locale in LOCALES:
+        (said,) = limits(brief.cost, tuple(LINES), locale)
+        assert said.count(",") == 5 and len(said) <= 110, "the page clips a longer one"
+
+
+def test_a_monitor_stands_behind_a_claim_under_a_name_that_exists(brief):
+    assert {after for *_, after in KINDS if after} <= MONITORS.keys()
+    gates = tuple(one for one in brief.release.gates if one.name == "missing_rate")
+    for alarms, said in (((), "`missing_rate` |"), (["missing_rate"], "`missing_rate`: fail |")):
+        claims = claims_of(gates, {}, {"missing_rate": "pass"}, alarms)  # the gate of that name is not the monitor
+        assert claims[0].monitor == Watch("missing_rate", "fail" if alarms else None)
+        offline = replace(brief, claims=tuple(claims))
+        assert said in brief_markdown(offline) and "<code>telemetry_loss</code>" in brief_html(offline)
+        everybody = replace(offline, release=replace(brief.release, stage="general"))
+        assert "<code>missing_rate</code>" in brief_html(everybody) and "telemetry_loss</code>" not in brief_html(
+            everybody
+        )
+
+
+def test_only_an_open_alarm_of_the_candidate_is_told(tmp_path):
+    with Store(tmp_path) as store:
+        for name, version in (("missing_rate", "mine"), ("latency_seconds", "another")):
+            detail = {"monitor": name, "version": version}
+            raise_incident(store, name, source="alarm", by="flyball", reason="it rose", at=1.0, detail=detail)
+        open_incident(store, "wrong-refunds", by="bob", reason="seen", at=2.0)
+        assert alarms_of(store, "mine") == {"missing_rate"}
 
 
 def test_changes_are_what_the_registry_binds():
