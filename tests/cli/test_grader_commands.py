@@ -203,9 +203,9 @@ def test_a_run_without_attempts_and_a_phase_that_is_none_are_told_apart_from_a_f
     flyball("train", FILE)
     for command in (("audits", "next"), ("audits", "report"), ("grade",)):
         wrong = flyball(*command, run_id(), "--phase", "rll")
-        assert wrong.code == 1 and "no attempts of phase 'rll'; did you mean 'rl'?" in wrong.err
+        assert wrong.code == 4 and "no attempts of phase 'rll'; did you mean 'rl'?" in wrong.err
         wrong = flyball(*command, run_id(), "--phase", "eval")
-        assert wrong.code == 1 and "no attempts of phase 'eval'; valid: rl" in wrong.err
+        assert wrong.code == 4 and "no attempts of phase 'eval'; valid: rl" in wrong.err
     with Store(Path(".flyball")) as store:
         empty = store.new_run("train", {})
     nothing = flyball("audits", "next", empty)
