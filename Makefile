@@ -28,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 digest := $(shell { cat pyproject.toml constraints.txt; echo '$(PYTHON) $(CURDIR)'; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-16)
 stamp := $(VENV)/installed-$(digest)
 
-.PHONY: install demo test test-all test-wasm lint docs bench paper clean check-machine
+.PHONY: install demo test test-all test-wasm test-podman lint docs bench paper clean check-machine
 .DEFAULT_GOAL := install
 
 install: $(stamp)
@@ -59,6 +59,9 @@ test-all: install
 test-wasm: install
 	$(BIN)/python -m pip install --quiet --editable '.[wasm]'
 	$(BIN)/python -m pytest -m wasm
+
+test-podman: install
+	$(BIN)/python -m pytest -m podman
 
 lint: install
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import pytest
 
+ASKED_FOR = {"wasm", "podman"}
+"""Marks of tests that need what is not installed for the others, and take minutes."""
 CI = os.environ.get("CI") == "true"
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -18,13 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out those of WebAssembly unless `-m wasm` asks for them, and with `--quarter` all slow ones but a quarter.
+    """Leave out those of `ASKED_FOR` unless `-m` asks for them, and with `--quarter` all slow ones but a quarter.
 
     A quarter is every fourth slow one, in order of name: the four quarters together are all of them.
     """
-    others: set[str] = set()
-    if config.option.markexpr != "wasm":
-        others |= {item.nodeid for item in items if item.get_closest_marker("wasm")}
+    unasked = ASKED_FOR - {config.option.markexpr}
+    others = {item.nodeid for item in items if any(item.get_closest_marker(name) for name in unasked)}
     if quarter := config.getoption("--quarter"):
         slow = sorted(item.nodeid for item in items if item.get_closest_marker("slow"))
         others |= {nodeid for i, nodeid in enumerate(slow) if i % 4 != quarter - 1}

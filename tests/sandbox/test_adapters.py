@@ -143,3 +143,11 @@ def test_a_program_that_does_not_answer_is_no_rung(tmp_path: Path, monkeypatch: 
     assert lack(Container("docker", tested=False)) == "docker does not answer: the daemon is not running"
     with sandbox_folder({}, {}) as folder, pytest.raises(SandboxError, match="empty image: the daemon is not running"):
         Container("docker", tested=False).start(("ls",), folder, BOUNDS, packages=False)
+
+
+def test_a_program_that_starts_no_container_is_no_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docker").write_text('#!/bin/sh\n[ "$1" != run ] || exit 126\n')
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    why = "docker did not start the sandbox's container; it ended with 126"
+    assert lack(Container("docker", tested=False)) == why

@@ -204,7 +204,8 @@ class _Container:
     def first_process(self, client: subprocess.Popen[bytes]) -> int:
         """Return its number outside, 0 when the container has ended or will not start."""
         while True:
-            ended = client.poll() is not None
+            # not `poll`, which would take its number from it: its end is waited for later, as any other's
+            ended = os.waitid(os.P_PID, client.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
             state = self._state("Status", "Pid")
             if ended or (state and state[0] not in NOT_STARTED):
                 return int(state[1]) if state else 0
