@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from traffic import CANDIDATES, HOUR, STABLE, Desk, session
 
+from flyball.config import EconomicsSettings
 from flyball.evals.compare import compare
 from flyball.release.approvals import ROLES, Approval, Person, approval_digest, name_owner, record_approval
 from flyball.release.canary.plan import CanaryPlan
@@ -170,7 +171,7 @@ def ride(folder: Path, name: str, desk: Desk) -> tuple[Tick, Ride, Restored | No
         check_replayed(replay_release(store, release.release_id))
         store.export_audit(folder / name / "log")
         (folder / name / "public-key").write_text(store.audit_key.public)
-        page = brief_of_release(store, release.release_id)
+        page = brief_of_release(store, release.release_id, EconomicsSettings())
         for locale in LOCALES:
             (folder / name / f"brief-{locale}.html").write_text(brief_html(page, locale), encoding="utf-8")
         return tick, replace(trip), restored

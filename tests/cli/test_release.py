@@ -154,7 +154,12 @@ def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
     decided = said(capsys, "release", "decision", "--now", 2e5, "--to", here / "pages")
     assert "phase:   reliability: go on" in decided and "serves everybody" not in decided
     assert "not known  at least 80 % of the newest week's sessions have a label: no session was served" in decided
+    (here / "w.yaml").write_text("economics: {value_of_success_usd: 2.5, least_margin_usd: 1}\n")
+    given = ("--workflow", "w.yaml", "--now", 2e5, "--to", here / "pages")
+    said(capsys, "release", "decision", *given)
     page = (here / "pages" / "decision.html").read_text(encoding="utf-8")
+    assert "$2.5" in page and "optimistic by default" in page and "margin per success is above $1" in page
+    assert "no such file" in said(capsys, "release", "decision", "--workflow", "none.yaml", code=1).lower()
     assert "1 of 1: 100.0 %" in page and "4 of 4: 100.0 %" in page and "days from shadow to everybody" in page
     assert "approval" in said(capsys, "log", "show", "--release", release)
     assert len(said(capsys, "log", "export", "log").strip()) == 64

@@ -27,6 +27,7 @@ from flyball.reports.brief import (
     changes_between,
     make_brief,
 )
+from flyball.reports.budget import LINES
 from flyball.reports.words import LOCALES, message, words_of
 from flyball.types import Estimate
 
@@ -93,7 +94,7 @@ def test_lists_are_cut_to_the_page_and_say_so(brief):
         assert "and 25 more families in the record" in text
         assert "and 8 more suites in the record" in text
         assert "and 14 more guardrails in the record" in text
-        assert "and 17 more limits in the record" in text
+        assert "and 16 more limits in the record" in text
 
 
 def test_both_renderings_say_the_same_numbers(brief):
@@ -175,6 +176,21 @@ def test_default_gates_that_nobody_asked_are_named(brief):
     assert made.limits[1] == "mine"
     said = words_of("en-US").text(made.limits[0])
     assert "missing_rate" in said and "latency_delta" not in said
+
+
+def test_lines_of_the_budget_that_nobody_filled_in_are_said_beside_a_cost_in_full(brief):
+    def limits(cost, unbudgeted, locale="en-US"):
+        made = make_brief(
+            title="t", date="2026-01-01", baseline=brief.baseline, candidate=brief.candidate, release=brief.release,
+            evidence=Evidence(), summary="s", guardrails=[], cost=cost, unbudgeted=unbudgeted,
+        )  # fmt: skip
+        return [text for text in map(words_of(locale).text, made.limits) if "ptimis" in text]
+
+    assert limits(brief.cost, ("labelling", "retries")) == ["Optimistic by default, unbudgeted: labeling, retries."]
+    assert limits(brief.cost, ()) == limits(None, tuple(LINES)) == []
+    for locale in LOCALES:
+        (said,) = limits(brief.cost, tuple(LINES), locale)
+        assert said.count(",") == 5 and len(said) <= 110, "the page clips a longer one"
 
 
 def test_changes_are_what_the_registry_binds():

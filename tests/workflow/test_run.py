@@ -123,6 +123,8 @@ def test_a_whole_run_leaves_everything_in_the_store(project: Path, tmp_path: Pat
         assert {gate.name for gate in finished.release.gates} >= {"no_safety_regression", "human_override_rate"}
     for page in ("brief", "report"):
         assert "stock" in Path(finished.results["brief"][page]).read_text()
+    page = Path(finished.results["brief"]["brief"]).with_suffix(".md").read_text()
+    assert "- Optimistic by default, unbudgeted: labeling, evaluation upkeep" in page, "the file has no budget"
 
 
 def test_a_stopped_run_goes_on_inside_the_stage(project: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from flyball.config import LocaleName
+from flyball.config import EconomicsSettings, LocaleName, read_settings
 from flyball.errors import ConfigError
 from flyball.evals.slices import Slice
 from flyball.store.store import Store
@@ -41,6 +41,21 @@ locale_option = click.option(
     type=click.Choice(get_args(LocaleName)),
     help="Language, numbers and dates of the brief, and the evidence expected there. Default: brief.locale of the "
     "workflow file, or en-US.",
+)
+
+
+def _economics(context: click.Context, parameter: click.Parameter, file: Path | None) -> EconomicsSettings:
+    """What a workflow file says of money; without a file nothing was said."""
+    return read_settings(file)[0].economics if file else EconomicsSettings()
+
+
+budget_option = click.option(
+    "--workflow",
+    "budget",
+    type=click.Path(path_type=Path),
+    callback=_economics,
+    metavar="FILE",
+    help="Workflow file whose `economics` hold the value of a success, the margin rule and the budget.",
 )
 
 SWITCH_SECONDS = 0.0005

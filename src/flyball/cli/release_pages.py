@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from flyball.cli.options import FINITE, home_option, locale_option, open_store
+from flyball.cli.options import FINITE, budget_option, home_option, locale_option, open_store
+from flyball.config import EconomicsSettings
 from flyball.errors import StoreError
 from flyball.reports.brief import brief_html, brief_markdown
 from flyball.reports.decision import HOLDS, SPEAKS, decide_on, decision_html
@@ -22,15 +23,16 @@ folder_option = click.option(
 @click.command()
 @click.argument("release_id", metavar="RELEASE")
 @locale_option
+@budget_option
 @folder_option
 @home_option
-def brief(release_id: str, locale: str | None, to: Path | None, home: Path) -> None:
+def brief(release_id: str, locale: str | None, budget: EconomicsSettings, to: Path | None, home: Path) -> None:
     """Write the Reliability Brief of a release as it stands, as HTML and Markdown.
 
     RELEASE may be the beginning of its id. The numbers are those of the record; nothing is judged anew.
     """
     with open_store(home) as store:
-        found = brief_of_release(store, release_id)
+        found = brief_of_release(store, release_id, budget)
         folder = to or home / "releases" / found.release.release_id[:12]
     language = locale or LOCALES[0]
     write(folder / "brief.html", brief_html(found, language))
@@ -42,15 +44,19 @@ def brief(release_id: str, locale: str | None, to: Path | None, home: Path) -> N
 @click.option("--weeks", type=click.IntRange(min=1), default=4, show_default=True, help="Whole weeks of sessions.")
 @click.option("--project", help="Only sessions of this project.")
 @click.option("--now", type=FINITE, help="Seconds since 1970; the last week ends here. Default: now.")
+@budget_option
 @folder_option
 @home_option
-def decision(weeks: int, project: str | None, now: float | None, to: Path | None, home: Path) -> None:
+def decision(
+    weeks: int, project: str | None, now: float | None, budget: EconomicsSettings, to: Path | None, home: Path
+) -> None:
     """Write the decision page: economics, quality, velocity, credibility, and the phase with its stop rules.
 
     The phases are validation, reliability and expansion; each rule is read from the record.
     """
     with open_store(home) as store:
-        found = decide_on(store, weeks=weeks, now=time.time() if now is None else now, project=project)
+        until = time.time() if now is None else now
+        found = decide_on(store, weeks=weeks, now=until, budget=budget, project=project)
     path = (to or home) / "decision.html"
     write(path, decision_html(found))
     click.echo(f"phase:   {found.here.name}: {'stopped' if found.stopped else 'go on'}")

@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from flyball.cli.group import Group
-from flyball.cli.options import FINITE, home_option, open_store
+from flyball.cli.options import FINITE, budget_option, home_option, open_store
 from flyball.cli.output import table
-from flyball.config import EconomicsSettings, read_settings
+from flyball.config import EconomicsSettings
 from flyball.errors import StoreError
 from flyball.gateway.captured import attempt_of, captured_sessions
 from flyball.reports.assumptions import DAY, Assumption, assumptions, day_of, record_assumption
@@ -121,9 +121,7 @@ def failures(html: Path | None, project: str | None, now: float | None, home: Pa
 
 @reviews.command()
 @click.option("--weeks", "count", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option(
-    "--workflow", "file", type=click.Path(path_type=Path), help="Its `economics` give cost and margin per success."
-)
+@budget_option
 @html_option
 @project_option
 @now_option
@@ -132,7 +130,7 @@ def failures(html: Path | None, project: str | None, now: float | None, home: Pa
 def weekly(
     context: click.Context,
     count: int,
-    file: Path | None,
+    budget: EconomicsSettings,
     html: Path | None,
     project: str | None,
     now: float | None,
@@ -143,7 +141,6 @@ def weekly(
     Exits 3 when a flat score with rising cost pauses training.
     """
     until = _time(now)
-    budget = read_settings(file)[0].economics if file else EconomicsSettings()
     with open_store(home) as store:
         review = _review(store, budget, count, until, project)
         examples = _examples(store, worst(review.latest), project) if html else ()

@@ -30,7 +30,7 @@ MAX_SUITES = 4
 MAX_FAILURES = 5
 MAX_CLAIMS = 8
 MAX_GUARDRAILS = 6
-MAX_LIMITS = 3
+MAX_LIMITS = 4
 MAX_REASON = 96
 
 
@@ -205,6 +205,7 @@ def make_brief(
     guardrails: Sequence[Guardrail],
     limits: Sequence[Text] = (),
     cost: Cost | None = None,
+    unbudgeted: Sequence[str] = (),
     verify: str = "",
     course: Course | None = None,
     watched: Mapping[str, GateState] | None = None,
@@ -213,12 +214,15 @@ def make_brief(
 ) -> Brief:
     """Assemble the record from what was measured. `summary` is one sentence on what changed and why.
 
-    `limits` are further limits the author knows of; gates of the default list that nobody asked are added to them.
+    `limits` are further limits the author knows of; gates of the default list that nobody asked are added to them, and
+    beside a cost the lines of the budget that nobody filled in (`unbudgeted`, see `budget.empty_lines`).
     `watched` says what online gates and tests of the canary found, by name; by default what the release holds of them.
     """
     asked = {result.name for result in release.gates}
     not_asked = [name for name in DEFAULT_GATES if name not in asked and not _asked_with_another_number(name, asked)]
     unasked = [message("limits.not_asked", names=not_asked)] if not_asked else []
+    lines = [message(f"budget.{name}") for name in unbudgeted] if cost else []
+    optimistic = [message("limits.optimistic", lines=lines)] if lines else []
     names = {
         "primary": evidence.primary,
         "suites": ", ".join(evidence.suites) or "–",
@@ -239,7 +243,7 @@ def make_brief(
         failures=_failures(pair.candidate for pair in evidence.suites.values()),
         claims=tuple(claims_of(release.gates, names, known)),
         guardrails=tuple(guardrails),
-        limits=(*unasked, *limits),
+        limits=(*unasked, *optimistic, *limits),
         cost=cost,
         drill=evidence.drill,
         verify=verify,

@@ -31,7 +31,7 @@ DAYS_A_MONTH = 365.25 / 12
 @dataclass(frozen=True)
 class UnitEconomics:
     """Per success, in USD. `serving`: sessions alone; `full`: with the budget; `margin`: None without a value of a
-    success. `empty`: lines of the budget that nobody filled in, in words."""
+    success. `empty`: lines of the budget that nobody filled in, by their key in `LINES`."""
 
     serving: Estimate
     full: Estimate
@@ -46,13 +46,14 @@ class UnitEconomics:
 
 
 def empty_lines(budget: EconomicsSettings) -> tuple[str, ...]:
-    """The lines that nobody filled in, in words."""
-    return tuple(words for name, words in LINES.items() if getattr(budget, name) is None)
+    """The lines that nobody filled in, by their key in `LINES`."""
+    return tuple(name for name in LINES if getattr(budget, name) is None)
 
 
 def optimistic(empty: Sequence[str]) -> str:
     """The sentence on empty lines, "" where there is none."""
-    return f"optimistic by default: nothing is budgeted for {', '.join(empty)}" if empty else ""
+    words = ", ".join(LINES[name] for name in empty)
+    return f"optimistic by default: nothing is budgeted for {words}" if empty else ""
 
 
 def unit_economics(sessions: Sequence[SessionRecord], budget: EconomicsSettings, days: float) -> UnitEconomics:

@@ -5,7 +5,8 @@
     expansion     does it carry the next workflow?         goes on as long as no stop rule speaks
 
 Everything comes from the store: releases, the audit log and the sessions that were served. A rule without evidence is
-not met. Where a stop rule speaks, the phase stands still, whatever else is met.
+not met. Where a stop rule speaks, the phase stands still, whatever else is met; those of users and incidents hold for
+expansion as they do for reliability. What a success is worth and the margin rule come from the workflow file.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from flyball.config import EconomicsSettings
 from flyball.release.incidents import incidents
 from flyball.release.replay import replay_release
 from flyball.release.routing import RoutingTable
 from flyball.release.standing import frozen, open_incidents
 from flyball.release.verdict import is_ready
+from flyball.reports.budget import UnitEconomics, empty_lines, optimistic, unit_economics
 from flyball.reports.economics import cost_change
 from flyball.reports.render import render
 from flyball.reports.tables import NO_VALUE, format_estimate
@@ -32,7 +35,7 @@ from flyball.types import Estimate, GateState, Release, SessionRecord
 DAY = 24 * 3600.0
 STABLE_WEEKS = 1
 """Weeks without a failed gate or a new incident that end a freeze, as in a plan's default."""
-
+NOT_SAID = "not said in a workflow file (--workflow)"
 
 HOLDS: Mapping[GateState, str] = {"pass": "yes", "fail": "not yet", "not_evaluable": "not known"}
 """Whether what ends a phase holds, in a reader's words."""
@@ -93,7 +96,8 @@ class Decision:
     def stopped(self) -> tuple[Rule, ...]:
         """Stop rules that speak in this phase or one before it."""
         until = self.phases.index(self.here) + 1
-        return tuple(rule for phase in self.phases[:until] for rule in phase.stopped)
+        spoken = (rule for phase in self.phases[:until] for rule in phase.stopped)
+        return tuple(dict.fromkeys(spoken))  # a rule of two phases speaks once
 
     @property
     def open(self) -> tuple[Rule, ...]:
@@ -101,26 +105,32 @@ class Decision:
         return tuple(rule for rule in self.here.ends if rule.state != "pass")
 
 
-def decide_on(store: Store, *, weeks: int, now: float, project: str | None = None) -> Decision:
+def decide_on(
+    store: Store, *, weeks: int, now: float, budget: EconomicsSettings, project: str | None = None
+) -> Decision:
     """Work the page out from the record: sessions of the last whole weeks before `now`, releases and acts of all time.
 
-    Raises EvalError for a session without a time.
+    `budget`: what a success is worth, the margin rule and what is paid beside serving. Raises EvalError for a session
+    without a time.
     """
     served = store.served_sessions(project=project, since=now - weeks * WEEK)
     by = by_week(served, now, weeks)
     reviewed = [week_of(sessions) for sessions in by]
     acts = [entry for entry in store.acts() if entry.at <= now]
     releases = store.releases()
+    everything = [session for of_week in by for session in of_week]
+    paid = unit_economics(everything, budget, weeks * WEEK / DAY) if everything else None
+    standing = _standing(store, reviewed, now)
     frame = (
-        ("Economics: is it worth it?", _economics(by, reviewed)),
+        ("Economics: is it worth it?", (*_economics(by), *_worth(paid, budget))),
         ("Quality: is it good?", _quality(reviewed[-1])),
         ("Velocity: is it fast?", _velocity(store, releases, acts)),
         ("Credibility: can it be believed?", _credibility(store, releases, acts)),
     )
     phases = (
         _validation(releases, acts),
-        _reliability(store, releases, acts, reviewed, now),
-        _expansion(acts, weeks, now),
+        _reliability(releases, acts, reviewed, standing, now),
+        _expansion(acts, weeks, paid, budget, standing, now),
     )
     return Decision(datetime.fromtimestamp(now, UTC).date().isoformat(), weeks, frame, phases)
 
@@ -133,7 +143,7 @@ def decision_html(decision: Decision) -> str:
 # --- the frame -------------------------------------------------------------------------------------------------------
 
 
-def _economics(by: Sequence[Sequence[SessionRecord]], reviewed: Sequence[Week | None]) -> tuple[Answer, ...]:
+def _economics(by: Sequence[Sequence[SessionRecord]]) -> tuple[Answer, ...]:
     last = by[-1]
     if not last:
         return (Answer("cost per success, newest week", "no session was served"),)
@@ -146,6 +156,17 @@ def _economics(by: Sequence[Sequence[SessionRecord]], reviewed: Sequence[Week | 
         answers.append(Answer("change of cost per session that is the agent's own", _said(change.own, signed=True)))
         answers.append(Answer("change that is another workload", _said(change.workload, signed=True)))
     return tuple(answers)
+
+
+def _worth(paid: UnitEconomics | None, budget: EconomicsSettings) -> tuple[Answer, ...]:
+    """What a success earns, what it costs with everything that is paid for it, and what is left."""
+    value, empty = budget.value_of_success_usd, optimistic(empty_lines(budget))
+    return (
+        Answer("value of a success, as the workflow says", NOT_SAID if value is None else f"${value:g}"),
+        Answer("cost per success with its budget, all weeks", _said(paid.full if paid else None)),
+        Answer("margin per success, all weeks", _said(paid.margin if paid else None)),
+        *((Answer("budget", empty),) if empty else ()),
+    )
 
 
 def _quality(last: Week | None) -> tuple[Answer, ...]:
@@ -224,14 +245,27 @@ def _validation(releases: Sequence[Release], acts: Sequence[Entry]) -> Phase:
     )
 
 
+def _standing(store: Store, reviewed: Sequence[Week | None], now: float) -> tuple[Rule, ...]:
+    """Stop rules from the first user on."""
+    advice = advise(reviewed)
+    against, ice = open_incidents(store), frozen(store, STABLE_WEEKS, now)
+    return (
+        _rule("stop while an incident is open", not against, "; ".join(against) or "none is open"),
+        _rule("stop after two failed gates within a week", not ice, "; ".join(ice) or "not frozen"),
+        _rule("pause training when cost rises and the score does not", not advice.pause, advice.reason),
+    )
+
+
 def _reliability(
-    store: Store, releases: Sequence[Release], acts: Sequence[Entry], reviewed: Sequence[Week | None], now: float
+    releases: Sequence[Release],
+    acts: Sequence[Entry],
+    reviewed: Sequence[Week | None],
+    standing: tuple[Rule, ...],
+    now: float,
 ) -> Phase:
     general = [one for one in releases if one.stage == "general"]
     last = reviewed[-1]
     troubles = [e for e in acts if e.action in ("gate_failed", "incident_opened") and e.at > now - STABLE_WEEKS * WEEK]
-    advice = advise(reviewed)
-    against, ice = open_incidents(store), frozen(store, STABLE_WEEKS, now)
     return Phase(
         "reliability",
         "Does it hold with users?",
@@ -244,22 +278,49 @@ def _reliability(
             ),
             _rule("a week without a failed gate or a new incident", not troubles, f"{len(troubles)} in the last week"),
         ),
-        (
-            _rule("stop while an incident is open", not against, "; ".join(against) or "none is open"),
-            _rule("stop after two failed gates within a week", not ice, "; ".join(ice) or "not frozen"),
-            _rule("pause training when cost rises and the score does not", not advice.pause, advice.reason),
-        ),
+        standing,
     )
 
 
-def _expansion(acts: Sequence[Entry], weeks: int, now: float) -> Phase:
+def _expansion(
+    acts: Sequence[Entry],
+    weeks: int,
+    paid: UnitEconomics | None,
+    budget: EconomicsSettings,
+    standing: tuple[Rule, ...],
+    now: float,
+) -> Phase:
     back = [one for one in recoveries(acts) if one.at > now - weeks * WEEK]
     return Phase(
         "expansion",
         "Does it carry the next workflow?",
         (),
-        (_rule("stop when a release was taken back in these weeks", not back, f"{len(back)} in {weeks} weeks"),),
+        (
+            _margin_rule(paid, budget),
+            _budget_rule(budget),
+            _rule("stop when a release was taken back in these weeks", not back, f"{len(back)} in {weeks} weeks"),
+            *standing,
+        ),
     )
+
+
+def _margin_rule(paid: UnitEconomics | None, budget: EconomicsSettings) -> Rule:
+    """As `flyball workflow clone` asks it. Without its two numbers or a session nobody knows what it says."""
+    least = budget.least_margin_usd
+    if budget.value_of_success_usd is None or least is None:
+        text = "stop unless the margin per success is above the least one"
+        return Rule(text, "not_evaluable", f"the value of a success and the least margin: {NOT_SAID}")
+    text = f"stop unless the whole interval of the margin per success is above ${least:g}"
+    if paid is None:
+        return Rule(text, "not_evaluable", "no session was served")
+    return _rule(text, paid.pays, _said(paid.margin))
+
+
+def _budget_rule(budget: EconomicsSettings) -> Rule:
+    text, empty = "stop while a line of the budget is empty", optimistic(empty_lines(budget))
+    if budget == EconomicsSettings():
+        return Rule(text, "not_evaluable", f"the budget: {NOT_SAID}")
+    return _rule(text, not empty, empty or "every line is filled in")
 
 
 def _rule(text: str, holds: bool, found: str) -> Rule:

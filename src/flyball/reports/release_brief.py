@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from flyball.config import EconomicsSettings
 from flyball.errors import EvalError
 from flyball.evals.compare import compare
 from flyball.evals.summary import summarise
@@ -25,6 +26,7 @@ from flyball.release.online import ONLINE_GATES
 from flyball.release.rollback import Drill, DrillStep
 from flyball.release.routing import RoutingTable
 from flyball.reports.brief import Brief, Cost, Course, Guardrail, Says, Seen, make_brief
+from flyball.reports.budget import empty_lines
 from flyball.reports.words import Text, message
 from flyball.store.audit import Entry
 from flyball.store.store import Store
@@ -35,8 +37,9 @@ UNITS: Mapping[str, str] = {"latency": "relative", "cost_per_success": "USD"}
 HOUR, DAY = 3600.0, 24 * 3600.0
 
 
-def brief_of_release(store: Store, release_id: str) -> Brief:
-    """The Brief of a release as it stands. Raises StoreError for an unknown release."""
+def brief_of_release(store: Store, release_id: str, budget: EconomicsSettings) -> Brief:
+    """The Brief of a release as it stands. `budget`: what is paid beside serving. Raises StoreError for an unknown
+    release."""
     release = store.release(release_id)
     baseline, candidate = store.version(release.baseline), store.version(release.candidate)
     entries = store.acts(subject=release.release_id)
@@ -62,6 +65,7 @@ def brief_of_release(store: Store, release_id: str) -> Brief:
         guardrails=_guardrails(candidate, plan, evidence.drill, signed),
         limits=[*apart, message("limits.imported"), *([message("limits.rare")] if looked else [])],
         cost=_cost(evidence),
+        unbudgeted=empty_lines(budget),
         verify=f"flyball verify {release.release_id[:12]}",
         course=_course(tables, looked, restored),
         watched=_watched(looked, restored),

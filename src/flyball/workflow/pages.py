@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flyball.config import EconomicsSettings
 from flyball.errors import StoreError
 from flyball.evals.summary import summarise
 from flyball.metrics import check, part
@@ -18,6 +19,7 @@ from flyball.release.hacking import HACKING_GATE
 from flyball.release.verdict import is_ready
 from flyball.reports.audit_page import AuditPage, audit_page_html, caught_examples, sections_of
 from flyball.reports.brief import Cost, Guardrail, brief_html, brief_markdown, make_brief
+from flyball.reports.budget import empty_lines
 from flyball.reports.chart import Chart, Curve, curve
 from flyball.reports.run_page import Example, Highlight, RunPage, failed_examples, run_page_html
 from flyball.reports.tables import Grid, Summaries, group_grid, metric_grid, suite_grid
@@ -120,6 +122,7 @@ def _write_brief(record: Record, folder: Path, locale: str) -> Path:
         guardrails=_guardrails(record),
         limits=_limits(record),
         cost=_cost(record),
+        unbudgeted=empty_lines(_budget(record)),
         verify=f"flyball show {record.run.run_id}",
     )
     (folder / "brief.html").write_text(brief_html(brief, locale), encoding="utf-8")
@@ -192,6 +195,11 @@ def _cost(record: Record) -> Cost | None:
     prices = {**vars(Prices()), **written}
     said = [message("price", name=name.removeprefix("usd_per_"), usd=value) for name, value in prices.items()]
     return Cost(before, after, message("prices", prices=said))
+
+
+def _budget(record: Record) -> EconomicsSettings:
+    """As the workflow file says; a run from before there was a budget has an empty one."""
+    return EconomicsSettings.model_validate(record.run.config["settings"].get("economics", {}))
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
