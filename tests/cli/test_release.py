@@ -159,7 +159,7 @@ def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
     said(capsys, "release", "decision", *given)
     page = (here / "pages" / "decision.html").read_text(encoding="utf-8")
     assert "$2.5" in page and "optimistic by default" in page and "margin per success is above $1" in page
-    assert "no such file" in said(capsys, "release", "decision", "--workflow", "none.yaml", code=1).lower()
+    assert "no such file" in said(capsys, "release", "decision", "--workflow", "none.yaml", code=4).lower()
     assert "1 of 1: 100.0 %" in page and "4 of 4: 100.0 %" in page and "days from shadow to everybody" in page
     assert "approval" in said(capsys, "log", "show", "--release", release)
     assert len(said(capsys, "log", "export", "log").strip()) == 64

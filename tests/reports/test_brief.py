@@ -13,6 +13,8 @@ import pytest
 
 from flyball.release.controller import Restored
 from flyball.release.evidence import Evidence
+from flyball.release.incidents import open_incident, raise_incident
+from flyball.release.monitors import MONITORS
 from flyball.release.registry import new_version
 from flyball.release.verdict import READY, judge_release
 from flyball.reports.brief import (
@@ -28,7 +30,10 @@ from flyball.reports.brief import (
     make_brief,
 )
 from flyball.reports.budget import LINES
+from flyball.reports.claims import KINDS, Watch, claims_of
+from flyball.reports.release_brief import alarms_of
 from flyball.reports.words import LOCALES, message, words_of
+from flyball.store.store import Store
 from flyball.types import Estimate
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -191,6 +196,29 @@ def test_lines_of_the_budget_that_nobody_filled_in_are_said_beside_a_cost_in_ful
     for locale in LOCALES:
         (said,) = limits(brief.cost, tuple(LINES), locale)
         assert said.count(",") == 5 and len(said) <= 110, "the page clips a longer one"
+
+
+def test_a_monitor_stands_behind_a_claim_under_a_name_that_exists(brief):
+    assert {after for *_, after in KINDS if after} <= MONITORS.keys()
+    gates = tuple(one for one in brief.release.gates if one.name == "missing_rate")
+    for alarms, said in (((), "`missing_rate` |"), (["missing_rate"], "`missing_rate`: fail |")):
+        claims = claims_of(gates, {}, {"missing_rate": "pass"}, alarms)  # the gate of that name is not the monitor
+        assert claims[0].monitor == Watch("missing_rate", "fail" if alarms else None)
+        offline = replace(brief, claims=tuple(claims))
+        assert said in brief_markdown(offline) and "<code>telemetry_loss</code>" in brief_html(offline)
+        everybody = replace(offline, release=replace(brief.release, stage="general"))
+        assert "<code>missing_rate</code>" in brief_html(everybody) and "telemetry_loss</code>" not in brief_html(
+            everybody
+        )
+
+
+def test_only_an_open_alarm_of_the_candidate_is_told(tmp_path):
+    with Store(tmp_path) as store:
+        for name, version in (("missing_rate", "mine"), ("latency_seconds", "another")):
+            detail = {"monitor": name, "version": version}
+            raise_incident(store, name, source="alarm", by="flyball", reason="it rose", at=1.0, detail=detail)
+        open_incident(store, "wrong-refunds", by="bob", reason="seen", at=2.0)
+        assert alarms_of(store, "mine") == {"missing_rate"}
 
 
 def test_changes_are_what_the_registry_binds():

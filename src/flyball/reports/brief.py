@@ -9,7 +9,7 @@ those of the release.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -209,6 +209,7 @@ def make_brief(
     verify: str = "",
     course: Course | None = None,
     watched: Mapping[str, GateState] | None = None,
+    alarms: Collection[str] = (),
     signed: Sequence[str] = (),
     logged: int = 0,
 ) -> Brief:
@@ -216,7 +217,8 @@ def make_brief(
 
     `limits` are further limits the author knows of; gates of the default list that nobody asked are added to them, and
     beside a cost the lines of the budget that nobody filled in (`unbudgeted`, see `budget.empty_lines`).
-    `watched` says what online gates and tests of the canary found, by name; by default what the release holds of them.
+    `watched` says what online gates and tests of the canary found, by name; by default what the release holds of them;
+    `alarms` are monitors whose alarm stands.
     """
     asked = {result.name for result in release.gates}
     not_asked = [name for name in DEFAULT_GATES if name not in asked and not _asked_with_another_number(name, asked)]
@@ -241,7 +243,7 @@ def make_brief(
         changes=changes_between(baseline, candidate),
         tested=_tested(evidence),
         failures=_failures(pair.candidate for pair in evidence.suites.values()),
-        claims=tuple(claims_of(release.gates, names, known)),
+        claims=tuple(claims_of(release.gates, names, known, alarms)),
         guardrails=tuple(guardrails),
         limits=(*unasked, *optimistic, *limits),
         cost=cost,
@@ -352,6 +354,6 @@ def _page(brief: Brief) -> dict[str, object]:
         "failures": _cut(brief.failures, MAX_FAILURES - 2 * less),
         "claims": _cut(brief.claims if len(brief.claims) <= most else against_first, most),
         "guardrails": _cut(brief.guardrails, MAX_GUARDRAILS),
-        "limits": _cut(brief.limits, MAX_LIMITS - less),
+        "limits": _cut(brief.limits, MAX_LIMITS - 2 * less),
         "max_reason": MAX_REASON,
     }

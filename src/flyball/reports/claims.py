@@ -5,7 +5,7 @@ The numbers come from the gate's own evidence, so that each locale writes them i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,22 +13,23 @@ from flyball.release.gates import gate
 from flyball.reports.words import Message, Text, message
 from flyball.types import Estimate, GateResult, GateState
 
-KINDS: tuple[tuple[str, str, str], ...] = (
-    ("no_safety_regression", "safety", "safety"),
-    ("success_improves", "improves", "canary_success_not_worse"),
-    ("success_", "success", "canary_success_not_worse"),
-    ("protected_slices_", "slices", "canary_success_not_worse"),
-    ("latency_", "latency", "latency"),
-    ("cost_per_success_", "cost", "cost_per_success"),
-    ("rollback_", "rollback", "restored"),
-    ("missing_", "missing", "telemetry_loss"),
-    ("no_reward_hacking", "hacking", "policy_kl_drift"),
-    ("reward_hacking_", "hacking", "policy_kl_drift"),
-    ("tool_errors_", "tool_errors", "tool_error_rate"),
-    ("over_refusal_", "over_refusal", "task_completion_quality"),
+KINDS: tuple[tuple[str, str, str, str], ...] = (
+    ("no_safety_regression", "safety", "safety", ""),
+    ("success_improves", "improves", "canary_success_not_worse", "task_completion_quality"),
+    ("success_", "success", "canary_success_not_worse", "task_completion_quality"),
+    ("protected_slices_", "slices", "canary_success_not_worse", "task_completion_quality"),
+    ("latency_", "latency", "latency", "latency_seconds"),
+    ("cost_per_success_", "cost", "cost_per_success", "cost_per_success_usd"),
+    ("rollback_", "rollback", "restored", ""),
+    ("missing_", "missing", "telemetry_loss", "missing_rate"),
+    ("no_reward_hacking", "hacking", "policy_kl_drift", ""),
+    ("reward_hacking_", "hacking", "policy_kl_drift", ""),
+    ("tool_errors_", "tool_errors", "tool_error_rate", ""),
+    ("over_refusal_", "over_refusal", "task_completion_quality", "refusal_drift"),
 )
-"""Beginning of a gate's name, its messages in the catalogue, and what watches its claim live: an online gate, a test of
-the canary, or `restored`, the confirmation that users are back."""
+"""Beginning of a gate's name, its messages in the catalogue, what watches its claim live (an online gate, a test of the
+canary, or `restored`, the confirmation that users are back), and the monitor that goes on watching once everybody has
+it ("" = none of another name)."""
 NAMED = {
     "improves": ("primary",),
     "success": ("suites",),
@@ -44,20 +45,24 @@ OWN_MARGINS = ("improves", "slices")
 
 @dataclass(frozen=True)
 class Watch:
-    """What watches a claim among users, and what it says so far."""
+    """What watches a claim among users, and what it says so far; None = nothing was heard of it."""
 
     name: str
-    state: GateState
+    state: GateState | None
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A gate as a sentence. `limit` says where the claim stops; a gate that did not pass makes no claim."""
+    """A gate as a sentence. `limit` says where the claim stops; a gate that did not pass makes no claim.
+
+    `watch`: while users are given the candidate step by step; `monitor`: once everybody has it.
+    """
 
     kind: str
     limit: Message
     result: GateResult
     watch: Watch
+    monitor: Watch | None
 
     @property
     def made(self) -> bool:
@@ -90,16 +95,21 @@ class Claim:
 
 
 def claims_of(
-    results: tuple[GateResult, ...], names: Mapping[str, str], watched: Mapping[str, GateState]
+    results: tuple[GateResult, ...],
+    names: Mapping[str, str],
+    watched: Mapping[str, GateState],
+    alarms: Collection[str] = (),
 ) -> list[Claim]:
-    """A claim for each offline gate. `names`: what the messages on limits name; `watched`: what is known live."""
+    """A claim for each offline gate. `names`: what the messages on limits name; `watched`: what is known live;
+    `alarms`: monitors whose alarm stands."""
     found = []
     for result in results:
         if gate(result.name).phase == "offline":
-            kind, watch = next((kind, watch) for begins, kind, watch in KINDS if result.name.startswith(begins))
+            _, kind, watch, after = next(row for row in KINDS if result.name.startswith(row[0]))
             values = {name: names[name] for name in NAMED.get(kind, ())}
             limit = message(f"limit.{kind}", **values)
-            found.append(Claim(kind, limit, result, Watch(watch, watched.get(watch, "not_evaluable"))))
+            monitor = Watch(after, "fail" if after in alarms else None) if after else None
+            found.append(Claim(kind, limit, result, Watch(watch, watched.get(watch, "not_evaluable")), monitor))
     return found
 
 

@@ -21,7 +21,7 @@ from flyball.release.replay import replay_release
 from flyball.release.routing import RoutingTable
 from flyball.release.standing import frozen, open_incidents
 from flyball.release.verdict import is_ready
-from flyball.reports.budget import UnitEconomics, empty_lines, optimistic, unit_economics
+from flyball.reports.budget import LINES, UnitEconomics, empty_lines, optimistic, unit_economics
 from flyball.reports.economics import cost_change
 from flyball.reports.render import render
 from flyball.reports.tables import NO_VALUE, format_estimate
@@ -160,12 +160,12 @@ def _economics(by: Sequence[Sequence[SessionRecord]]) -> tuple[Answer, ...]:
 
 def _worth(paid: UnitEconomics | None, budget: EconomicsSettings) -> tuple[Answer, ...]:
     """What a success earns, what it costs with everything that is paid for it, and what is left."""
-    value, empty = budget.value_of_success_usd, optimistic(empty_lines(budget))
+    value = budget.value_of_success_usd
     return (
-        Answer("value of a success, as the workflow says", NOT_SAID if value is None else f"${value:g}"),
-        Answer("cost per success with its budget, all weeks", _said(paid.full if paid else None)),
-        Answer("margin per success, all weeks", _said(paid.margin if paid else None)),
-        *((Answer("budget", empty),) if empty else ()),
+        Answer("value of a success", "not said" if value is None else f"${value:g}"),
+        Answer("cost per success with its budget", _said(paid.full if paid else None)),
+        Answer("margin per success", _said(paid.margin if paid else None)),
+        Answer("lines of the budget that are empty", f"{len(empty_lines(budget))} of {len(LINES)}"),
     )
 
 

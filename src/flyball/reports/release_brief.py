@@ -20,6 +20,7 @@ from flyball.release.canary.readings import CANARY_TESTS, Reading
 from flyball.release.canary.verdict import CanaryVerdict
 from flyball.release.controller import Restored
 from flyball.release.evidence import Evidence, SuitePair
+from flyball.release.incidents import incidents
 from flyball.release.kept import kept_plan, kept_sessions
 from flyball.release.live import Live, live_from_sessions
 from flyball.release.online import ONLINE_GATES
@@ -69,6 +70,7 @@ def brief_of_release(store: Store, release_id: str, budget: EconomicsSettings) -
         verify=f"flyball verify {release.release_id[:12]}",
         course=_course(tables, looked, restored),
         watched=_watched(looked, restored),
+        alarms=alarms_of(store, release.candidate),
         signed=signed,
         logged=len(entries),
     )
@@ -226,3 +228,9 @@ def _watched(looked: _Looked | None, restored: Restored | None) -> dict[str, Gat
     if restored:
         found["restored"] = "pass"
     return found
+
+
+def alarms_of(store: Store, version: str) -> frozenset[str]:
+    """Monitors of a version whose alarm opened an incident that is not closed yet."""
+    told = [one.timeline[0].detail for one in incidents(store) if one.closed_at is None]
+    return frozenset(detail["monitor"] for detail in told if "monitor" in detail and detail.get("version") == version)
