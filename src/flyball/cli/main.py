@@ -4,8 +4,8 @@ Commands are imported when they are used, so `flyball --help` starts fast and wi
 here for that reason, and a test holds it equal to the command's own.
 
 Exit codes: 0 done, 1 an error named by its boundary, 2 wrong usage, 130 stopped by Ctrl-C with everything saved.
-`eval --against`, `compare`, `run --require-pass`, `canary judge`, `verify`, `monitors watch` and `reviews weekly` add
-their own, in their help.
+`eval --against`, `compare`, `run --require-pass`, `canary judge`, `release tick`, `verify`, `monitors watch` and
+`reviews weekly` add their own, in their help.
 """
 
 from __future__ import annotations
@@ -90,6 +90,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "incidents": (
         "flyball.cli.incidents:incidents",
         "Open an incident, tell what happened, and close it with a cause from each role.",
+    ),
+    "proposals": (
+        "flyball.cli.proposals:proposals",
+        "Propose a change of graders, rubrics, tool scopes or suites, and decide on its regression result.",
     ),
     "traces": ("flyball.cli.traces:traces", "Search, follow, export and import what was served."),
 }
