@@ -78,11 +78,14 @@ def test_an_edited_suite_or_grader_needs_a_reviewed_proposal(store) -> None:
     same = Comparison("test", "d", "v", "v", "tone", plain, plain, plain, "accept", 0.03)
     for by, regression, says in (
         ("mia", same, "ask somebody else"),
-        ("pat", replace(same, verdict="reject"), "is reject"),
+        ("pat", replace(same, verdict="reject"), "not within its margin"),
+        ("pat", replace(same, difference=Estimate(0.1, 0.05, 0.15, 400)), r"\+10.0 points \[\+5.0, \+15.0\], n=400"),
+        ("pat", None, "only on a regression result"),
+        (" ", same, "named reviewer"),
     ):
         with pytest.raises(ReleaseError, match=says):
             accept(store, found.proposal_id, regression, by=by, at=1.0)
-    assert accept(store, found.proposal_id, same, by="pat", at=1.0).accepted_by == "pat"
+    assert accept(store, found.proposal_id, same, by="pat", at=1.0).reviewer == "pat"
     assert unreviewed(store, old, new) == ("suite 's' changed to 222222222222 without an accepted proposal",)
     with pytest.raises(ReleaseError, match="was accepted by pat"):
         accept(store, found.proposal_id, same, by="noa", at=2.0)

@@ -90,6 +90,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "flyball.cli.incidents:incidents",
         "Open an incident, tell what happened, and close it with a cause from each role.",
     ),
+    "proposals": (
+        "flyball.cli.proposals:proposals",
+        "Propose a change of graders, rubrics, tool scopes or suites, and decide on its regression result.",
+    ),
     "traces": ("flyball.cli.traces:traces", "Search, follow, export and import what was served."),
 }
 
