@@ -11,10 +11,14 @@ import click
 from flyball.cli.group import Group
 from flyball.cli.options import FINITE, home_option, open_store
 from flyball.cli.output import table
+from flyball.gateway.incident_data import export_incident, incident_sessions, suspects
 from flyball.release.approvals import ROLES
 from flyball.release.incidents import Incident, close_incident, give_cause, incident, note, open_incident
 from flyball.release.incidents import incidents as all_incidents
-from flyball.reports.tables import NO_VALUE
+from flyball.reports.tables import NO_VALUE, format_estimate
+
+MOST = 10
+"""Rows of suspects that `show` prints."""
 
 name_argument = click.argument("name", metavar="INCIDENT")
 by_option = click.option("--by", required=True, help="Who says so; it is written into the audit log.")
@@ -92,15 +96,31 @@ def close(name: str, by: str, now: float | None, home: Path) -> None:
 @name_argument
 @home_option
 def show(name: str, home: Path) -> None:
-    """Print the timeline of INCIDENT, its times and its causes."""
+    """Print the timeline of INCIDENT, its times, its causes, and where its sessions failed."""
     with open_store(home) as store:
         found = incident(store, name)
+        seen = suspects(incident_sessions(store, found))
     for entry in found.timeline:
         at = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
         click.echo(f"{at}  {entry.action:<18} {entry.actor}: {entry.reason}")
     click.echo(f"detected after {_seconds(found.detect_seconds)}, restored after {_seconds(found.restore_seconds)}")
     for role in ROLES:
         click.echo(f"cause, {role}: {found.causes.get(role, 'not given yet')}")
+    if seen:
+        rows = [[one.version[:12], str(one.step), one.tool, format_estimate(one.failed)] for one in seen[:MOST]]
+        table(["version", "step", "tool", "sessions that failed"], rows)
+    click.echo(f"{len(seen)} of version x step x tool have labelled sessions whose calls are kept")
+
+
+@incidents.command()
+@name_argument
+@click.argument("folder", type=click.Path(path_type=Path))
+@home_option
+def export(name: str, folder: Path, home: Path) -> None:
+    """Write what ML, Platform and Product look at together into FOLDER: sessions, suspects, timeline (JSONL)."""
+    with open_store(home) as store:
+        count = export_incident(store, incident(store, name), folder)
+    click.echo(f"{folder}: {count} sessions of incident {name}")
 
 
 def _row(one: Incident) -> list[str]:
