@@ -64,8 +64,8 @@ def test_a_change_is_proposed_reviewed_and_accepted(said, tmp_path: Path) -> Non
     assert "accepted by pat" in accepted and "n=200 at margin 0.03" in accepted
     assert held(tmp_path / "home") == ()
     assert "n=200" in said("show", proposal_id) and "accepted" in said("list", "--state", "all")
-    assert "was accepted by pat" in said("reject", proposal_id, "--by", "noa", "--reason", "late", code=1)
-    assert "it is accepted" in said(*PROPOSE, code=1)
+    assert "was accepted by pat" in said("reject", proposal_id, "--by", "noa", "--reason", "late", code=4)
+    assert "it is accepted" in said(*PROPOSE, code=4)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_regression_that_is_absent_or_moves_the_verdict_is_refused(said, tmp_p
     """A grader that is milder on what is known is no better than one that is harsher."""
     proposal_id = said(*PROPOSE).split()[0]
     files = () if solved is None else ("before.jsonl", scores(tmp_path / "after.jsonl", solved, grader="v2"))
-    refused = said("accept", proposal_id, *files, "--by", "pat", code=1)
+    refused = said("accept", proposal_id, *files, "--by", "pat", code=4)
     assert says in refused and "fault: what was given" in refused
     assert held(tmp_path / "home")
 
@@ -89,9 +89,9 @@ def test_under_a_wider_tool_scope_success_may_rise(said, tmp_path: Path) -> None
 
 def test_a_rejected_change_may_be_proposed_again(said) -> None:
     proposal_id = said(*PROPOSE).split()[0]
-    assert "it is open" in said(*PROPOSE, code=1)
+    assert "it is open" in said(*PROPOSE, code=4)
     assert "rejected by mia: a typo" in said("reject", proposal_id, "--by", "mia", "--reason", "a typo")
-    assert "was rejected by mia" in said("accept", proposal_id, "before.jsonl", "before.jsonl", "--by", "pat", code=1)
+    assert "was rejected by mia" in said("accept", proposal_id, "before.jsonl", "before.jsonl", "--by", "pat", code=4)
     assert ": open" in said(*PROPOSE)
 
 
