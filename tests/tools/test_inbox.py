@@ -113,7 +113,7 @@ def test_the_command_line_lists_and_answers(
     assert invoke(["approvals", "approve", first.approval_id, "--by", "ann"]) == 0
     assert f"{first.approval_id} approved by ann: pay" in capsys.readouterr().out
     assert invoke(["approvals", "deny", second.approval_id, "--by", "ann", "--reason", "too much"]) == 0
-    assert invoke(["approvals", "deny", second.approval_id]) == 1
+    assert invoke(["approvals", "deny", second.approval_id]) == 4
     assert "is denied by ann" in capsys.readouterr().err
     assert invoke(["approvals", "list", "--state", "denied"]) == 0
     assert '{"cents": 7}' in capsys.readouterr().out
