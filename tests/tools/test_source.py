@@ -1,7 +1,13 @@
 """Digests of code."""
 
 import functools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from flyball.tools.source import UNREAD, source_digest
 
@@ -36,3 +42,52 @@ def test_a_source_that_cannot_be_read_is_marked() -> None:
     exec("def built(): return 1", scope)
     assert source_digest(scope["built"]).startswith(UNREAD)
     assert source_digest(len).startswith(UNREAD) and source_digest(len) != source_digest(max)
+
+
+HELPERS = """
+import os
+
+GOAL = 0.5
+PORT = os.environ.get("PORT")
+
+
+def inner(x):
+    return x > GOAL
+"""
+JUDGE = """
+import helpers_of_judge as h
+from helpers_of_judge import inner
+
+
+def success(x):
+    return inner(x) and h.PORT
+
+
+class World:
+    def look(self):
+        return h.inner(1)
+"""
+
+
+def digests(folder: Path, helpers: str) -> tuple[str, str]:
+    """Of a function and a class in a process of their own, which import helpers from the folder."""
+    (folder / "helpers_of_judge.py").write_text(helpers)
+    (folder / "judge.py").write_text(JUDGE)
+    code = "import judge; from flyball.tools.source import source_digest as d; print(d(judge.success), d(judge.World))"
+    paths = os.pathsep.join([str(folder), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    function, world = done.stdout.split()
+    return function, world
+
+
+def test_a_changed_helper_or_constant_is_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digests(tmp_path, HELPERS)
+    for changed in (HELPERS.replace("0.5", "0.6"), HELPERS.replace("x > GOAL", "x >= GOAL")):
+        assert all(map(str.__ne__, digests(tmp_path, changed), before))
+    unused = HELPERS + "\n\ndef unused():\n    return 1\n"
+    assert digests(tmp_path, unused) == before == digests(tmp_path, HELPERS.replace("return x", "# why\n    return x"))
+    monkeypatch.setenv("PORT", "1234")
+    assert digests(tmp_path, HELPERS) == before
