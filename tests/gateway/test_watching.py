@@ -101,7 +101,7 @@ def test_an_alarm_opens_an_incident_and_writes_tasks_for_review(tmp_path: Path, 
     lines = [json.loads(line) for line in tasks.read_text().splitlines()]
     assert {line["ticket"] for line in lines} == {f"Order {i}? [email]" for i in range(3)}
     assert {line["family"] for line in lines} == {"status"} and lines[0]["hidden"]["override"]["kind"] == "edit"
-    assert invoke(watch) == 1, "the proposal is there and was not reviewed yet"
+    assert invoke(watch) == 4, "the proposal is there and was not reviewed yet"
     assert "name a new file" in capsys.readouterr().err
     assert invoke([*watch[:2], "--now", str(NOW + DAY), "--home", str(folder)]) == 3, "the incident stays open"
     with Store(folder) as store:
@@ -117,7 +117,7 @@ def test_no_change_is_quiet_and_writes_nothing(tmp_path: Path, capsys: Any) -> N
     assert "alarm" not in capsys.readouterr().out and not tasks.exists()
     file = tmp_path / "w.yaml"
     file.write_text("monitoring: [human_overide_rate]\n")
-    assert invoke(["monitors", "watch", str(file), "--home", str(folder)]) == 1
+    assert invoke(["monitors", "watch", str(file), "--home", str(folder)]) == 4
     assert "did you mean 'human_override_rate'" in capsys.readouterr().err
-    assert invoke(["monitors", "rescore", "--reference", "v9", "--home", str(folder)]) == 1
+    assert invoke(["monitors", "rescore", "--reference", "v9", "--home", str(folder)]) == 4
     assert "fault: what was given" in capsys.readouterr().err

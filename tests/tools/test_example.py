@@ -84,5 +84,5 @@ def test_a_missing_secret_is_said_before_anything_is_called(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ORDERS_URL", raising=False)
-    assert invoke(["doctor", "tools", str(FILE)]) == 1
+    assert invoke(["doctor", "tools", str(FILE)]) == 4
     assert "tool server 'orders' needs the environment variable ORDERS_URL, which is not set" in capsys.readouterr().err

@@ -242,7 +242,7 @@ def test_a_policy_that_cannot_be_used_is_one_clear_message(
 ) -> None:
     folder = model_folder(tmp_path / "policy")
     damage(folder)
-    assert invoke(["run", str(project), "--policy", str(folder), "--home", str(tmp_path / "home")]) == 1
+    assert invoke(["run", str(project), "--policy", str(folder), "--home", str(tmp_path / "home")]) == 4
     said = capsys.readouterr().err
     assert said.count("error: ") == 1 and "error: [model]" in said and message in said and str(folder) in said
     assert "Traceback" not in said
@@ -252,7 +252,7 @@ def test_a_tiny_policy_without_room_for_its_circuit_is_one_clear_message(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.write_text(project.read_text().replace('"hidden_size": 72', '"hidden_size": 16'))
-    assert invoke(["run", str(project), "--home", str(tmp_path / "home")]) == 1
+    assert invoke(["run", str(project), "--home", str(tmp_path / "home")]) == 4
     assert "hidden_size 16 must be at least 65 for a head_dim of 32" in capsys.readouterr().err
 
 
@@ -264,7 +264,7 @@ def test_demonstrations_longer_than_the_context_are_one_clear_message(
     assert text.count('"""You ') == 1
     world.write_text(text.replace('"""You ', '"""' + "Read this twice. " * 60 + "You "))
     project.write_text(project.read_text().replace('"max_context": 512', '"max_context": 128'))
-    assert invoke(["run", str(project), "--home", str(tmp_path / "home")]) == 1
+    assert invoke(["run", str(project), "--home", str(tmp_path / "home")]) == 4
     assert "12 of 12 conversations are longer than the model's context of 128 tokens" in capsys.readouterr().err
 
 
