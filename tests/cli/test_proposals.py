@@ -99,19 +99,19 @@ def test_what_cannot_be_decided(said) -> None:
     proposal_id = said(*PROPOSE).split()[0]
     same = ("before.jsonl", "before.jsonl")
     for arguments, code, says in (
-        (("show", "nothing"), 1, "there is no proposal 'nothing'"),
-        (("show", ""), 1, "there is no proposal ''"),
-        (("accept", "nothing", *same, "--by", "pat"), 1, "there is no proposal"),
-        (("accept", proposal_id, *same, "--by", "mia"), 1, "ask somebody else"),
-        (("accept", proposal_id, *same, "--by", " "), 1, "named reviewer"),
+        (("show", "nothing"), 4, "there is no proposal 'nothing'"),
+        (("show", ""), 4, "there is no proposal ''"),
+        (("accept", "nothing", *same, "--by", "pat"), 4, "there is no proposal"),
+        (("accept", proposal_id, *same, "--by", "mia"), 4, "ask somebody else"),
+        (("accept", proposal_id, *same, "--by", " "), 4, "named reviewer"),
         (("accept", proposal_id, *same), 2, "--by"),
         (("accept", proposal_id, same[0], "--by", "pat"), 2, "give two files"),
-        (("accept", proposal_id, "absent.jsonl", same[0], "--by", "pat"), 1, "cannot be read"),
-        (("reject", proposal_id, "--by", "pat", "--reason", " "), 1, "for a reason"),
+        (("accept", proposal_id, "absent.jsonl", same[0], "--by", "pat"), 4, "cannot be read"),
+        (("reject", proposal_id, "--by", "pat", "--reason", " "), 4, "for a reason"),
         (("propose", "judge", "tone", "new.txt", "--by", "mia"), 2, "'judge' is not one of"),
-        (("propose", "suite", "s", "new.txt", "--before", "new.txt", "--by", "mia"), 1, "a difference"),
-        (("propose", "suite", "s", "absent.txt", "--by", "mia"), 1, "cannot be read"),
-        (("propose", "grader", "tome", "new.txt", "--version", "new", "--by", "mia"), 1, "did you mean 'tone'"),
+        (("propose", "suite", "s", "new.txt", "--before", "new.txt", "--by", "mia"), 4, "a difference"),
+        (("propose", "suite", "s", "absent.txt", "--by", "mia"), 4, "cannot be read"),
+        (("propose", "grader", "tome", "new.txt", "--version", "new", "--by", "mia"), 4, "did you mean 'tone'"),
     ):
         assert says in said(*arguments, code=code), arguments
     assert proposal_id in said("list")
