@@ -66,21 +66,26 @@ def success(x):
 class World:
     def look(self):
         return h.inner(1)
+
+
+RULES = {
+    "cut off": lambda x: h.inner(x),
+}
 """
 
 
-def digests(folder: Path, helpers: str) -> tuple[str, str]:
-    """Of a function and a class in a process of their own, which import helpers from the folder."""
+def digests(folder: Path, helpers: str) -> list[str]:
+    """Of a function, a class and a lambda inside an expression, in a process that imports the helpers."""
     (folder / "helpers_of_judge.py").write_text(helpers)
     (folder / "judge.py").write_text(JUDGE)
-    code = "import judge; from flyball.tools.source import source_digest as d; print(d(judge.success), d(judge.World))"
+    code = "import judge; from flyball.tools.source import source_digest as d\n"
+    code += "print(*map(d, (judge.success, judge.World, *judge.RULES.values())))"
     paths = os.pathsep.join([str(folder), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    function, world = done.stdout.split()
-    return function, world
+    return done.stdout.split()
 
 
 def test_a_changed_helper_or_constant_is_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from importlib.util import resolve_name
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,8 +81,10 @@ def _used(code: Any) -> list[str]:
         return []
     try:
         written = ast.parse(textwrap.dedent(inspect.getsource(target)))
-    except (OSError, TypeError, SyntaxError):  # a lambda inside an expression; `_source` has its text
-        return []
+    except (OSError, TypeError, SyntaxError):  # a lambda inside an expression: what it names is known all the same
+        names = getattr(getattr(target, "__code__", None), "co_names", ())
+        pairs = [ast.Attribute(ast.Name(one), other) for one, other in pairwise(names)]
+        written = ast.Module([ast.Expr(node) for node in (*map(ast.Name, names), *pairs)], [])
     reader = _Reader(home)
     reader.follow(module, written)
     return [f"{module}.{name}: {text}" for (module, name), text in sorted(reader.texts.items())]
