@@ -175,9 +175,15 @@ class HelpDesk:
         self.held_out = held[:held_out]
         self._gain, self._cap, self._home = gain / 100, cap, home
         self._trainer = LocalTrainer()
+        self._starts: dict[int, Path] = {}
 
     def start(self, seed: int) -> Path:
-        """The policy that both sides start from."""
+        """The policy that both sides start from; the second to ask gets what the first made."""
+        if seed not in self._starts:
+            self._starts[seed] = self._imitate(seed)
+        return self._starts[seed]
+
+    def _imitate(self, seed: int) -> Path:
         folder = self._home / f"start-{seed}"
         sft = self.inputs.workflow.settings.training.sft
         assert sft is not None
