@@ -6,7 +6,7 @@ How to make the environment of the rival is said in requirements-rivals.txt. Eac
 examples/helpdesk/workflow.yaml); both sides start from that policy and learn from the same tasks and reward, in batches
 of the same size with the same learning rate, until success on held-out tasks is `--gain` points above the start's.
 Held-out success is measured after every batch of either side, by the same code at the same draws. (15 points lie where
-a constant learning rate levels off: our 28 batches of a first try came to 14 above and hung there.) The clock runs while
+a constant learning rate levels off: our first 28 batches came to 12 above and hung there.) The clock runs while
 a side samples, grades and learns; measuring, saving and loading are not in it. Sides take turns to go first.
 
 TRL runs its own tool loop, which has no turn for the customer to answer in. So the tasks of both sides are those whose
