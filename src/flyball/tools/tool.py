@@ -172,7 +172,12 @@ def tools_of_class(cls: type) -> dict[str, Tool]:
     return {found.name: found for _, found in _methods(cls)}
 
 
-def _methods(cls: type) -> Iterator[tuple[str, Tool]]:
+@functools.lru_cache(maxsize=1024)  # as for `_template`: looking through a class costs more than opening a world
+def _methods(cls: type) -> tuple[tuple[str, Tool], ...]:
+    return tuple(_read_methods(cls))
+
+
+def _read_methods(cls: type) -> Iterator[tuple[str, Tool]]:
     names = dict.fromkeys(name for base in reversed(cls.__mro__[:-1]) for name in vars(base))
     seen: set[str] = set()
     for name in names:
