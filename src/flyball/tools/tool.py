@@ -164,7 +164,8 @@ def find_tools(obj: object) -> dict[str, Tool]:
     Reserved names (`reset`, `export_state`, `user_reply`, `close`), names with a leading underscore, properties and
     nested classes are not tools. Raises ConfigError for a public method whose parameters have no types.
     """
-    return {found.name: replace(found, fn=getattr(obj, name)) for name, found in _methods(type(obj))}
+    cls: Any = type(obj)  # mypy takes `type[object]` for something without a hash
+    return {found.name: replace(found, fn=getattr(obj, name)) for name, found in _methods(cls)}
 
 
 def tools_of_class(cls: type) -> dict[str, Tool]:
