@@ -7,11 +7,17 @@ from pathlib import Path
 import click
 
 from flyball.cli.canary import print_verdict
-from flyball.cli.options import home_option, open_store, take_in
-from flyball.cli.release_state import moment, now_option, plan_under_way, print_status, under_way
-from flyball.errors import StoreError
+from flyball.cli.options import home_option, open_store
+from flyball.cli.release_state import (
+    moment,
+    now_option,
+    plan_under_way,
+    print_status,
+    sessions_argument,
+    sessions_of,
+    under_way,
+)
 from flyball.gateway.release_facts import ARMS, ReleaseFacts, release_facts
-from flyball.release.canary.read import read_sessions
 from flyball.release.canary.units import ServedSession
 from flyball.release.change import WATCHED
 from flyball.release.controller import Controller, incident_name
@@ -26,24 +32,23 @@ ALARM = 3
 
 
 @click.command()
-@click.argument("sessions_file", metavar="SESSIONS.jsonl", type=click.Path(path_type=Path))
+@sessions_argument
 @click.option("--reference", help="Version whose distance counts; default: the one that was scored last.")
 @now_option
 @home_option
 @click.pass_context
-def tick(context: click.Context, sessions_file: Path, reference: str | None, now: float | None, home: Path) -> None:
+def tick(
+    context: click.Context, sessions_file: Path | None, reference: str | None, now: float | None, home: Path
+) -> None:
     """Look at the sessions of the canary and do what follows: stay, hold, advance, promote or go back.
 
-    Lost records, distance from the reference and graded quality are read from the store. Once everybody has the
-    release, look whether it became worse than it was when it was promoted: an alarm opens an incident, moves nothing,
-    and the exit code is 3.
+    Without SESSIONS.jsonl they are those that the gateways of this home have served. Lost records, distance from the
+    reference and graded quality are read from the store. Once everybody has the release, look whether it became worse
+    than it was when it was promoted: an alarm opens an incident, moves nothing, and the exit code is 3.
     """
-    sessions, at = read_sessions(sessions_file), moment(now)
+    at = moment(now)
     with open_store(home) as store:
-        try:
-            take_in(store, home)
-        except StoreError as error:  # what the sessions of the file prove must still be able to send users back
-            click.echo(f"store:   not everything that was spooled could be read: {error}", err=True)
+        sessions = sessions_of(store, home, sessions_file)
         if under_way(store).stage == "general":
             alarms = _watch(store, sessions, at)
         else:
