@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
+from benchmarks.speed import median_ratio
 from flyball.agent.loop import ToolLoop
 from flyball.engine.fake import FakeEngine
 from flyball.engine.protocol import Completion, Request, SamplingParams
@@ -33,6 +34,9 @@ from flyball.types import Attempt, Limits, StopReason, Task
 
 NAME = "control_plane"
 TURNS, GROUP, CONCURRENCY = 4, 8, 64
+PAIRS = 5
+"""Times in a repeat that rollouts with and without a stuck tool are timed, one after the other."""
+FREE, STUCK = "free_seconds", "stuck_seconds"
 MICROSECONDS, LOSS, WAITING = 200.0, 0.01, 1.5
 STUCK_ROLLOUTS, WAIT_ROLLOUTS, TOOL_SECONDS = 1000, 32, 0.1
 ASSISTANT = ROLES["assistant"]
@@ -132,7 +136,13 @@ def overhead(number: int) -> dict[str, Any]:
     return {"us_per_turn": 1e6 * seconds / turns, "wall_us_per_turn": 1e6 * wall / turns, "peak_gib": peak}
 
 
-def with_a_stuck_tool(stuck: bool, number: int) -> dict[str, Any]:
+def pair(stuck_first: bool) -> dict[str, float]:
+    """The same rollouts with a stuck tool and without one."""
+    order = (True, False) if stuck_first else (False, True)
+    return {STUCK if stuck else FREE: with_a_stuck_tool(stuck, STUCK_ROLLOUTS) for stuck in order}
+
+
+def with_a_stuck_tool(stuck: bool, number: int) -> float:
     """Seconds until all but attempt 0 of `number` concurrent rollouts have ended."""
     Waiting.release.clear()
     Waiting.stuck.set() if stuck else Waiting.stuck.clear()
@@ -146,7 +156,7 @@ def with_a_stuck_tool(stuck: bool, number: int) -> dict[str, Any]:
             Waiting.release.set()
 
     asyncio.run(attempts(Waiting, number, number, watch))
-    return {"stuck": stuck, "seconds": seconds}
+    return seconds
 
 
 def waiting(rollouts: int) -> dict[str, Any]:
@@ -161,16 +171,13 @@ def measure(repeats: int, number: int, file: Path) -> None:
     """Every measurement `repeats` times, in turn; a repeat that is on record is not run again."""
     asyncio.run(attempts(Null, 100, CONCURRENCY))  # imports and caches
     for repeat in range(len(read_rows(file)), repeats):
-        first = bool(repeat % 2)  # which of the two goes first changes each time
-        by_stuck = {stuck: with_a_stuck_tool(stuck, STUCK_ROLLOUTS)["seconds"] for stuck in (first, not first)}
         append_row(
             file,
             {
                 "repeat": repeat,
                 "trajectories": number,
                 **overhead(number),
-                "free_seconds": by_stuck[False],
-                "stuck_seconds": by_stuck[True],
+                "pairs": [pair(stuck_first=bool(i % 2)) for i in range(PAIRS)],
                 "waiting_seconds": waiting(WAIT_ROLLOUTS)["seconds"],
             },
         )
@@ -190,14 +197,7 @@ def findings(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
             wall=[row["wall_us_per_turn"] for row in rows],
             peak_gib=[row["peak_gib"] for row in rows],
         ),
-        _finding(
-            "stuck",
-            f"{STUCK_ROLLOUTS} concurrent rollouts, one tool stuck: what the others lose",
-            [row["stuck_seconds"] / row["free_seconds"] - 1 for row in rows],
-            "share of their time",
-            LOSS,
-            free=[row["free_seconds"] for row in rows],
-        ),
+        _stuck([each for row in rows for each in row["pairs"]]),
         _finding(
             "waiting",
             f"{WAIT_ROLLOUTS} rollouts x {TURNS} turns x {TOOL_SECONDS} s tools that block their thread: wall time",
@@ -206,6 +206,21 @@ def findings(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
             WAITING,
         ),
     ]
+
+
+def _stuck(pairs: Sequence[Mapping[str, float]]) -> Finding:
+    ratio, bounds, n = median_ratio(pairs, STUCK, FREE)
+    return Finding(
+        f"{NAME}.stuck",
+        f"{STUCK_ROLLOUTS} concurrent rollouts, one tool stuck: what the others lose",
+        f"share of their time, median over {n} pairs: the 95 % interval below {LOSS:.0%}",
+        ratio - 1,
+        (bounds[0] - 1, bounds[1] - 1),
+        n,
+        "share of their time",
+        bounds[1] - 1 < LOSS,
+        {name: [each[name] for each in pairs] for name in (FREE, STUCK)},
+    )
 
 
 def _finding(name: str, claim: str, values: Sequence[float], unit: str, most: float, **details: Any) -> Finding:

@@ -40,7 +40,7 @@ def say(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
-def use(name: str, **arguments: Any) -> dict[str, Any]:
+def use(name: str, /, **arguments: Any) -> dict[str, Any]:
     """A message that calls one tool."""
     function = {"name": name, "arguments": json.dumps(arguments)}
     return {

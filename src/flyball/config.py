@@ -480,7 +480,9 @@ class Settings(Section):
     engine: EngineSettings = EngineSettings()
     release: ReleaseSettings = ReleaseSettings()
     brief: BriefSettings = BriefSettings()
-    monitoring: Names = ()
+    monitoring: Annotated[tuple[str | dict[str, Any], ...], Field(strict=False)] = Field(
+        default=(), description="names, or {metric, margin, window_days, owner}; unset = all, docs/monitors.md"
+    )
     prices: PriceSettings = PriceSettings()
     economics: EconomicsSettings = EconomicsSettings()
     tools: ToolsSettings = ToolsSettings()

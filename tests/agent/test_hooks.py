@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -306,3 +307,8 @@ def test_hooks_are_part_of_the_agents_version() -> None:
     assert "planner=two_steps@" in name
     assert "policy_check=polite@" in name
     assert ToolLoop(Hooks(policy_checks=(polite,))).name != ToolLoop(Hooks(policy_checks=(no_promises,))).name
+
+
+def test_a_scripted_call_may_have_arguments_of_any_name() -> None:
+    (call,) = use("book", name="ana", tool="chair")["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"name": "ana", "tool": "chair"}

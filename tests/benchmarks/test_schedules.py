@@ -46,7 +46,8 @@ def test_what_the_rows_of_the_speedup_say() -> None:
 
 def test_what_the_rows_of_the_control_plane_say() -> None:
     row = {"trajectories": 9, "us_per_turn": 150.0, "wall_us_per_turn": 160.0, "peak_gib": 0.1}
-    row |= {"free_seconds": 2.0, "stuck_seconds": 2.01, "waiting_seconds": 0.6}
+    row |= {"pairs": [{"free_seconds": 2.0, "stuck_seconds": 2.01}], "waiting_seconds": 0.6}
     assert [finding.holds for finding in control_plane.findings([row])] == [True, True, True]
-    worse = row | {"us_per_turn": 250.0, "stuck_seconds": 2.1, "waiting_seconds": 1.6}
+    worse = row | {"us_per_turn": 250.0, "waiting_seconds": 1.6}
+    worse["pairs"] = [{"free_seconds": 2.0, "stuck_seconds": 2.1}]
     assert [finding.holds for finding in control_plane.findings([worse])] == [False, False, False]

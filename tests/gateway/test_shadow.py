@@ -64,6 +64,8 @@ def test_a_shadow_stops_where_it_would_have_acted_otherwise(tmp_path: Path) -> N
             calls = await gateway.frames("call", 7)
             shadows = [call for call in calls if call["arm"] == "shadow"]
             assert [call["checks"][0]["said"] for call in shadows] == ["same", "same", "arguments"]
+            assert shadows[2]["checks"][0]["stable"] == shadows[2]["checks"][0]["tools"] == ["look"]
+            assert all(call["upstream_seconds"] > 0 for call in calls)
             assert {call["version"] for call in shadows} == {"new"}
             first = next(call for call in calls if call["arm"] == "stable")
             assert shadows[0]["shadow_of"] == first["call_id"]
@@ -81,6 +83,8 @@ def test_a_shadow_is_bounded_and_never_delays_anybody(tmp_path: Path) -> None:
             for i in range(5):
                 assert (await gateway.chat("hi", path=f"/s/s{i}/v1/chat/completions")).status_code == 200
             await settled(gateway, busy=3)
+            told = [call["shadow"] for call in await gateway.frames("call", 5) if call["arm"] == "stable"]
+            assert told == ["sent", "sent", "busy", "busy", "busy"]
 
     go(test)
 

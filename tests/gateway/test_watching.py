@@ -110,11 +110,39 @@ def test_an_alarm_opens_an_incident_and_writes_tasks_for_review(tmp_path: Path, 
         assert refreshed_tasks(store, project=None, since=0.0, field="ticket", known=known) == []
 
 
+def test_what_the_file_sets_decides_and_stays_with_the_alarm(tmp_path: Path, capsys: Any) -> None:
+    """Half of the sessions were corrected: no alarm past 60 points; one past 10 says what was set, and for whom."""
+    folder, file = home(tmp_path / "home", wrong=True), tmp_path / "w.yaml"
+    watch = ["monitors", "watch", str(file), "--now", str(NOW), "--home", str(folder)]
+    file.write_text("monitoring:\n- {metric: human_override_rate, margin: 0.6}\n- policy_kl_drift\n")
+    assert invoke(watch) == 0
+    out = capsys.readouterr().out
+    assert "human_override_rate: set in the file: margin 0.6 instead of 0.03" in out
+    assert "not watched, the file does not list them: cost_per_success_usd, " in out
+    file.write_text("monitoring: [{metric: human_override_rate, margin: 0.1, window_days: 5, owner: Platform}]\n")
+    assert invoke(watch) == 3
+    assert "rises by more than 10 points" in capsys.readouterr().out
+    with Store(folder) as store:
+        (found,) = incidents(store)
+    told = "(margin 0.1 instead of 0.03, window_days 5 instead of 7, owner Platform instead of Product)"
+    assert found.reason.endswith(f"rises by more than 10 points {told}")
+    detail = found.timeline[0].detail
+    assert detail["changed"] == {"margin": 0.1, "window_days": 5, "owner": "Platform"}
+    assert (detail["owner"], detail["window"]) == ("Platform", "5 days")
+    file.write_text("monitoring:\n- metric: human_override_rate\n  margin: -0.3\n")
+    assert invoke(watch) == 4
+    assert "w.yaml:2: monitor 'human_override_rate': margin -0.3 is not a number above 0" in capsys.readouterr().err
+    file.write_text("monitoring: [{metric: missing_rate, window_days: 14}]\n")
+    assert invoke(["monitors", "list", str(file)]) == 0
+    assert "14 days, the newest 2 left out" in capsys.readouterr().out
+
+
 def test_no_change_is_quiet_and_writes_nothing(tmp_path: Path, capsys: Any) -> None:
     folder = home(tmp_path / "home", wrong=False)
     tasks = tmp_path / "tasks.jsonl"
     assert invoke(["monitors", "watch", "--now", str(NOW), "--home", str(folder), "--refresh", str(tasks)]) == 0
-    assert "alarm" not in capsys.readouterr().out and not tasks.exists()
+    out = capsys.readouterr().out
+    assert "incident:" not in out and "set in the file" not in out and not tasks.exists()
     file = tmp_path / "w.yaml"
     file.write_text("monitoring: [human_overide_rate]\n")
     assert invoke(["monitors", "watch", str(file), "--home", str(folder)]) == 4

@@ -47,8 +47,12 @@ def test_the_same_seed_gives_the_same_model_and_digest(tokenizer: Any, tmp_path:
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"config.json is missing; give a Hugging Face causal-LM folder"):
         load_model(tmp_path)
-    with pytest.raises(ModelError, match="no usable tokenizer"):
+    with pytest.raises(ModelError, match="has no tokenizer"):
         load_chat(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match=r"the tokenizer in .* cannot be read \(.*\); copy tokenizer\.json"):
+        load_chat(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(StoreError, match="holds no file"):
         tree_digest(tmp_path)
 

@@ -258,6 +258,11 @@ def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:
         names.find(tmp_path / "nowhere")
 
 
+def test_the_policy_that_a_run_makes_is_no_model_yet() -> None:
+    with pytest.raises(ModelError, match="'tiny' is made by a run"):
+        names.find("tiny")
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"")
     with pytest.raises(ModelError, match="is a file; give the model folder"):

@@ -13,7 +13,19 @@ import pytest
 from flyball.errors import ConfigError
 from flyball.metrics import METRICS
 from flyball.release.approvals import ROLES
-from flyball.release.monitors import DAY, LEAST, MONITORS, WINDOW, LiveSession, monitors, read_monitor, watched
+from flyball.release.monitoring import monitor, monitors
+from flyball.release.monitors import (
+    BASELINE,
+    DAY,
+    LEAST,
+    MAY_BE_SET,
+    MONITORS,
+    LiveSession,
+    changed,
+    read_monitor,
+    told_changes,
+    watched,
+)
 from flyball.types import SessionRecord
 
 PAGE = Path(__file__).parents[2] / "docs" / "monitors.md"
@@ -33,12 +45,12 @@ def live(i: int, at: float, *, version: str = "v1", arm: Any = "stable", **given
 
 def weeks(before: Any, after: Any, n: int = 200) -> list[LiveSession]:
     """`n` sessions in the first week and as many in the newest, facts by the index of a session."""
-    old = [live(i, i * WINDOW / n, **before(i)) for i in range(n)]
-    return [*old, *(live(n + i, NOW - WINDOW + i * WINDOW / n, **after(i)) for i in range(n))]
+    old = [live(i, i * BASELINE / n, **before(i)) for i in range(n)]
+    return [*old, *(live(n + i, NOW - BASELINE + i * BASELINE / n, **after(i)) for i in range(n))]
 
 
-def reading(name: str, sessions: list[LiveSession], now: float = NOW) -> Any:
-    return read_monitor(MONITORS[name], watched(sessions, "v1", now))
+def reading(written: Any, sessions: list[LiveSession], now: float = NOW) -> Any:
+    return read_monitor(monitor(written), watched(sessions, "v1", now))
 
 
 def share(field: str, one_in: int, value: Any = True) -> Any:
@@ -57,8 +69,69 @@ def test_each_name_is_a_definition_with_unit_baseline_owner_and_alarm() -> None:
     for one in MONITORS.values():
         assert one.owner in ROLES and one.unit and one.what and one.needs and one.margin > 0
         assert one.alarm and one.baseline and one.window.startswith("7 days")
-    with pytest.raises(ConfigError, match="did you mean 'tool_error_rate'"):
-        monitors(["tool_eror_rate"])
+
+
+def test_a_list_chooses_and_sets_and_no_list_is_every_monitor_as_defined() -> None:
+    assert monitors() == tuple(MONITORS.values()) and not any(map(changed, monitors()))
+    plain, own = monitors(
+        ["refusal_drift", {"metric": "tool_error_rate", "margin": 0.05, "window_days": 14, "owner": "ML"}]
+    )
+    assert plain is MONITORS["refusal_drift"] and (own.measure, own.needs) == (
+        MONITORS["tool_error_rate"].measure,
+        "tool calls",
+    )
+    assert (own.alarm, own.window, own.owner) == ("rises by more than 5 points", "14 days", "ML")
+    assert changed(own) == {"margin": 0.05, "window_days": 14, "owner": "ML"} and tuple(changed(own)) == MAY_BE_SET
+    assert told_changes(own) == (
+        "margin 0.05 instead of 0.03, window_days 14 instead of 7, owner ML instead of Platform"
+    )
+    same = {"metric": "missing_rate", "margin": 0.1, "window_days": 7}
+    assert changed(monitor(same)) == {} and told_changes(monitor(same)) == ""
+
+
+REFUSED: list[tuple[Any, str]] = [
+    ("tool_eror_rate", "unknown monitor 'tool_eror_rate'; did you mean 'tool_error_rate'?"),
+    ("weather", "unknown monitor 'weather'; valid: cost_per_success_usd, human_override_rate, "),
+    ({"margin": 0.1}, "no metric; add metric: NAME"),
+    ({"metric": "latency_seconds", "window": 7}, "unknown key 'window'; it has metric, margin, window_days, owner"),
+    ({"metric": "task_completion_quality", "margin": -0.05}, "margin -0.05 is not a number above 0 and below 1"),
+    ({"metric": "task_completion_quality", "margin": 0}, "to switch it off, list the other monitors without it"),
+    ({"metric": "latency_seconds", "margin": 15}, "in shares of 1, so 15 % are 0.15"),
+    ({"metric": "tool_error_rate", "margin": True}, "margin True is not a number"),
+    ({"metric": "policy_kl_drift", "margin": -1.0}, "margin -1.0 is not a number above 0: it is in nats/token"),
+    ({"metric": "tool_error_rate", "window_days": 0}, "window_days 0 is not a number above 0; the default is 7"),
+    ({"metric": "missing_rate", "window_days": 2}, "window_days 2 is not a number above 2: its newest 2 days are left"),
+    ({"metric": "tool_error_rate", "owner": "Ops"}, "unknown owner 'Ops'; valid: ML, Platform, Product"),
+]
+
+
+@pytest.mark.parametrize(("written", "said"), REFUSED)
+def test_what_cannot_be_honoured_names_the_value_the_rule_and_the_way_out(written: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        monitor(written)
+    assert said in str(caught.value)
+
+
+def test_a_margin_of_its_own_decides_and_is_told_with_the_reading() -> None:
+    sessions = weeks(*CHANGES["latency_seconds"])  # 30 % slower
+    assert reading("latency_seconds", sessions).state == "alarm"
+    wider = reading({"metric": "latency_seconds", "margin": 0.5}, sessions)
+    assert wider.state == "quiet" and wider.reason.endswith("by more than 50 % (margin 0.5 instead of 0.15)")
+    drift = weeks(lambda i: {}, lambda i: {"kl": (1.0 + i % 3, 100.0)})  # 0.02 nats a token
+    assert reading("policy_kl_drift", drift).state == "quiet"
+    assert reading({"metric": "policy_kl_drift", "margin": 0.01}, drift).state == "alarm"
+
+
+def test_a_window_of_its_own_sees_what_is_older_or_only_what_is_new() -> None:
+    """Every second session of the third week was corrected, one in 50 of the newest week as of the first."""
+    before, _ = CHANGES["human_override_rate"]
+    third = [live(900 + i, 2 * BASELINE + i * 1000.0, human_override=i % 2 == 0) for i in range(100)]
+    sessions = [*weeks(before, before, 100), *third]
+    assert reading("human_override_rate", sessions).coverage == (100, 100)
+    long = reading({"metric": "human_override_rate", "window_days": 21}, sessions)
+    assert (long.state, long.coverage) == ("alarm", (200, 200)) and "window_days 21 instead of 7" in long.reason
+    short = reading({"metric": "human_override_rate", "window_days": 1}, sessions)
+    assert short.state == "not_evaluable" and short.coverage[1] == 14
 
 
 CHANGES = {
@@ -123,8 +196,8 @@ def test_labels_have_two_days_to_come() -> None:
 
 def test_only_the_stable_sessions_of_the_version_count() -> None:
     others = [live(i, NOW - DAY, arm=arm, version=v) for i, (arm, v) in enumerate([("canary", "v1"), ("stable", "v2")])]
-    assert watched([*weeks(lambda i: {}, lambda i: {}), *others], "v1", NOW).window[-1].record.policy_version == "v1"
-    assert len(watched([*weeks(lambda i: {}, lambda i: {}), *others], "v1", NOW).window) == 200
+    seen = watched([*weeks(lambda i: {}, lambda i: {}), *others], "v1", NOW)
+    assert len(seen.after) == 200 and {one.record.policy_version for one in seen.after} == {"v1"}
 
 
 def test_false_alarms_are_rare() -> None:

@@ -83,8 +83,12 @@ def test_shadowed_sessions_are_compared_in_pairs() -> None:
     other = [ShadowPair("v", answer("find"), answer("refund")), ShadowPair("w", answer(), answer(ended=False))]
     found = compare_shadow([*same, *other])
     assert found.agreement.value == 0.8 and found.agreement.n == 10
-    assert found.tool_calls.value == pytest.approx(-0.8)
-    assert found.latency.value == pytest.approx(8.0 / 20.0)
+    assert found.tool_calls.value == pytest.approx(-8 / 9), "a session that did not end says nothing of speed and tools"
+    assert found.latency.value == pytest.approx(8.0 / 18.0)
+    failed = compare_shadow([other[1], other[1]])
+    assert failed.agreement.value == 0.0 and failed.tool_calls is failed.latency is None
+    one_user = compare_shadow([replace(pair, key="u") for pair in same])
+    assert one_user.agreement.low < found.agreement.low and one_user.agreement.clusters == 1
     with pytest.raises(ReleaseError, match="at least 2"):
         compare_shadow(same[:1])
     with pytest.raises(ReleaseError, match="duration is not above 0"):

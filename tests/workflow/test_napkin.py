@@ -9,7 +9,6 @@ import pytest
 
 from flyball.config import read_settings
 from flyball.errors import ConfigError
-from flyball.release.monitors import MONITORS
 from flyball.workflow.check import Names, check_names, names_in_force
 from flyball.workflow.napkin import Around, Entry, entries, refuse_missing
 from flyball.workflow.workflow import Workflow
@@ -22,7 +21,7 @@ release:
 monitoring: [human_override_rate, tool_error_rate, policy_kl_drift, task_completion_quality]
 """  # noqa: E501
 IN_FORCE = {name: names_in_force().presets[name] for name in ("ppo_kl", "dapo", "reinforce_pp")}
-NAMES = Names(MONITORS, {"rloo": {"kl_coef"}, "grpo": {"kl_coef", "clip_ratio_low"}, **IN_FORCE})
+NAMES = Names({"rloo": {"kl_coef"}, "grpo": {"kl_coef", "clip_ratio_low"}, **IN_FORCE})
 
 
 class Desk:
@@ -115,7 +114,7 @@ def test_a_baseline_that_nothing_would_build_is_missing(tmp_path: Path) -> None:
         ("release:\n  gates: [missing_rate]", "napkin.yaml:2: "),
         (
             "monitoring:\n- tool_eror_rate",
-            "napkin.yaml:2: unknown monitor 'tool_eror_rate' in monitoring; did you mean",
+            "napkin.yaml:2: unknown monitor 'tool_eror_rate'; did you mean",
         ),
         ("workflow:\n  policy_training: ppo_kll", "napkin.yaml:2: unknown preset 'ppo_kll'; did you mean 'ppo_kl'?"),
         (
@@ -179,9 +178,24 @@ def test_names_that_mean_nothing_and_settings_nobody_reads_are_refused(tmp_path:
     assert words in refusal(tmp_path, text)
 
 
+def test_what_a_file_sets_of_a_monitor_is_shown_beside_it(tmp_path: Path) -> None:
+    rows = judge(tmp_path, "monitoring:\n- policy_kl_drift\n- metric: tool_error_rate\n  margin: 0.05\n")
+    notes = {row.value: row.note for row in rows if row.key.startswith("monitoring")}
+    assert notes["policy_kl_drift"] == "ML: alarm where it is above 0.05 nats/token"
+    assert notes["tool_error_rate"] == (
+        "Platform: alarm where it rises by more than 5 points; margin 0.05 instead of 0.03"
+    )
+    assert "napkin.yaml:3: monitor 'tool_error_rate': margin 5" in refusal(
+        tmp_path, "monitoring:\n- policy_kl_drift\n- metric: tool_error_rate\n  margin: 5\n"
+    )
+    assert "napkin.yaml:1: monitor 'refusal_drift' is listed twice" in refusal(
+        tmp_path, "monitoring: [refusal_drift, {metric: refusal_drift, owner: ML}]"
+    )
+
+
 def test_suites_must_be_splits_of_the_tasks(tmp_path: Path) -> None:
     path = tmp_path / "w.yaml"
     path.write_text("evaluation:\n  suites: [test, odd]\n")
     settings, marks = read_settings(path)
     with pytest.raises(ConfigError, match=r"w.yaml:2: unknown split 'odd' in evaluation.suites; did you mean 'ood'\?"):
-        check_names(settings, marks, Names(MONITORS, {"rloo": ()}, {"train", "test", "ood"}))
+        check_names(settings, marks, Names({"rloo": ()}, {"train", "test", "ood"}))

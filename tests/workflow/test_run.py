@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flyball.errors import ConfigError, Fault, StoreError, TrainError
+from flyball.errors import ConfigError, Fault, ModelError, StoreError, TrainError
 from flyball.release.registry import new_version
 from flyball.rl.guards import Alarm
 from flyball.store.store import Store
@@ -193,6 +193,13 @@ def test_a_policy_from_a_folder(project: Path, tmp_path: Path) -> None:
     folder = write_policy(tmp_path / "mine", 0.2)
     finished = run(project, tmp_path / "home", policy=str(folder))
     assert str(folder) in finished.results["policy"]["note"]
+
+
+def test_a_policy_that_is_not_there_is_refused_before_a_run_begins(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="gone"):
+        run(project, tmp_path / "home", policy=str(tmp_path / "gone"))
+    with Store(tmp_path / "home") as store:
+        assert store.runs() == []
 
 
 def test_a_missing_entry_is_refused_before_any_work(project: Path, tmp_path: Path) -> None:

@@ -309,8 +309,9 @@ class Door:
     def _draws(self, request: Request, index: int) -> list[Request]:
         """The request, once for each answer to draw; the first is the one that would be drawn alone."""
         n = self._best_of.n if self._best_of else 1
-        seeds = [derive(self._seed, index), *(derive(self._seed, index, i) for i in range(1, n))]
-        return [replace(request, sampling=replace(request.sampling, seed=seed)) for seed in seeds]
+        seeds = [derive(self._seed, index, i) for i in range(1, n)]
+        others = [replace(request, sampling=replace(request.sampling, seed=seed)) for seed in seeds]
+        return [request, *others]
 
     def _choice(self, not_given_tokens: int) -> dict[str, Any]:
         return {BEST_OF: self._best_of.n, NOT_GIVEN_TOKENS: not_given_tokens} if self._best_of else {}
@@ -343,7 +344,7 @@ class Door:
         if not parsed.tool_calls:
             return parsed
         named = [ToolCall(f"{call_id}_{i}", tc.name, tc.arguments) for i, tc in enumerate(parsed.tool_calls)]
-        return replace(parsed, tool_calls=tuple(named))
+        return Parsed(parsed.content, tuple(named))
 
 
 def _plain(messages: Sequence[Message]) -> Sequence[Message]:

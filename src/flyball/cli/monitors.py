@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,18 +18,30 @@ from flyball.errors import ReleaseError
 from flyball.gateway.rescoring import rescore as score_again
 from flyball.gateway.watching import live_sessions, refreshed_tasks
 from flyball.release.incidents import incidents, raise_incident
-from flyball.release.monitors import MONITORS, WINDOW, LiveSession, Monitor, Reading, read_monitor, watched
-from flyball.release.monitors import monitors as monitors_named
+from flyball.release.monitoring import monitors as monitors_named
+from flyball.release.monitors import (
+    DAY,
+    MONITORS,
+    LiveSession,
+    Monitor,
+    Reading,
+    changed,
+    read_monitor,
+    told_changes,
+    watched,
+)
 from flyball.release.registry import PRODUCTION, Registry
 from flyball.reports.tables import NO_VALUE, format_estimate
 from flyball.store.store import Store
 from flyball.tasks.dataset import write_tasks
 from flyball.types import Task
+from flyball.workflow.check import monitors_of
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.workflow import load_workflow
 
 ALARM = 3
 
+optional_file = click.argument("file", type=click.Path(path_type=Path), required=False)
 project_option = click.option("--project", help="Only of this project.")
 now_option = click.option("--now", type=FINITE, help="Seconds since 1970; the window ends here. Default: now.")
 
@@ -39,14 +52,17 @@ def monitors() -> None:
 
 
 @monitors.command("list")
-def list_monitors() -> None:
-    """Print every definition: what it measures, in which unit, its baseline, its alarm and its owner."""
-    head = ["monitor", "unit", "owner", "baseline", "alarm", "measures"]
-    table(head, [[one.name, one.unit, one.owner, one.baseline, one.alarm, one.what] for one in MONITORS.values()])
+@optional_file
+def list_monitors(file: Path | None) -> None:
+    """Print the definitions that FILE asks for, or all: unit, owner, window, baseline, alarm and what is measured."""
+    chosen, _ = _asked(file, with_tasks=False)
+    head = ["monitor", "unit", "owner", "window", "baseline", "alarm", "measures"]
+    table(head, [[one.name, one.unit, one.owner, one.window, one.baseline, one.alarm, one.what] for one in chosen])
+    _print_choice(chosen)
 
 
 @monitors.command()
-@click.argument("file", type=click.Path(path_type=Path), required=False)
+@optional_file
 @click.option("--version", "said", help="Name or beginning of an id. Default: what is in production.")
 @click.option("--reference", help="Version whose distance counts; default: the one that was scored last.")
 @click.option(
@@ -71,7 +87,7 @@ def watch(
     now: float | None,
     home: Path,
 ) -> None:
-    """Look at the monitors that FILE names, or at all, and open an incident for every alarm.
+    """Look at the monitors that FILE asks for, or at all, and open an incident for every alarm.
 
     Exits 3 on an alarm. No routing changes: a person, or the gates of the next release, decide what follows.
     """
@@ -85,10 +101,10 @@ def watch(
         version = _version(registry, said, sessions)
         of = watched(sessions, version, at)
         found = [read_monitor(one, of) for one in chosen]
-        click.echo(
-            f"version {version[:12]}: {len(of.window)} sessions in the window, {len(of.baseline)} in its first week"
-        )
-        table(["monitor", "state", "window", "first week", "measured in", "owner"], [_row(one) for one in found])
+        click.echo(f"version {version[:12]}: {len(of.baseline)} sessions in its first week, {len(of.after)} after it")
+        head = ["monitor", "state", "window", "first week", "measured in", "alarm where it", "owner"]
+        table(head, [_row(one) for one in found])
+        _print_choice(chosen)
         for one in found:
             if one.state == "not_evaluable":
                 click.echo(f"{one.monitor.name}: {one.reason}")
@@ -96,7 +112,8 @@ def watch(
         for one in alarms:
             click.echo(f"incident: {_open(store, one, version, at)}: {one.reason}")
         if alarms and refresh:
-            tasks = refreshed_tasks(store, project=project, since=at - WINDOW, field=field, known=known)
+            since = at - max(one.monitor.window_days for one in alarms) * DAY
+            tasks = refreshed_tasks(store, project=project, since=since, field=field, known=known)
             write_tasks(refresh, tasks)
             click.echo(f"{len(tasks)} tasks of what went wrong are in {refresh}, for review; nothing trains by itself")
     if alarms:
@@ -130,16 +147,27 @@ def rescore(reference: str, share: float, project: str | None, home: Path) -> No
 
 
 def _asked(file: Path | None, *, with_tasks: bool) -> tuple[tuple[Monitor, ...], Sequence[Task]]:
-    """The monitors that a workflow file names (all, where it names none), and its tasks where they are asked for.
+    """The monitors that a workflow file asks for (all, without one), and its tasks where they are asked for.
 
     A file that holds settings alone has no tasks.
     """
     if file is None:
-        return tuple(MONITORS.values()), ()
-    if file.suffix != ".py" and (settings := read_settings(file)[0]).python is None:
-        return monitors_named(settings.monitoring or tuple(MONITORS)), ()
+        return monitors_named(), ()
+    if file.suffix != ".py":
+        settings, marks = read_settings(file)
+        if settings.python is None:
+            return monitors_of(settings, marks), ()
     workflow = load_workflow(file)
-    return monitors_named(workflow.settings.monitoring or tuple(MONITORS)), Inputs(workflow).tasks if with_tasks else ()
+    return monitors_of(workflow.settings, workflow.marks), Inputs(workflow).tasks if with_tasks else ()
+
+
+def _print_choice(chosen: Sequence[Monitor]) -> None:
+    """What the file makes other than the definitions: values that it sets, monitors that it leaves out."""
+    for one in chosen:
+        if told := told_changes(one):
+            click.echo(f"{one.name}: set in the file: {told}")
+    if left := MONITORS.keys() - {one.name for one in chosen}:
+        click.echo(f"not watched, the file does not list them: {', '.join(sorted(left))}")
 
 
 def _version(registry: Registry, said: str | None, sessions: Sequence[LiveSession]) -> str:
@@ -163,7 +191,9 @@ def _open(store: Store, reading: Reading, version: str, at: float) -> str:
             return known.name
     day = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
     name = f"{reading.monitor.name}.{day}"
-    detail = {"monitor": reading.monitor.name, "version": version, "owner": reading.monitor.owner}
+    of = reading.monitor
+    detail: dict[str, Any] = {"monitor": of.name, "version": version, "owner": of.owner}
+    detail |= {"alarm": of.alarm, "window": of.window, "changed": changed(of)}
     raise_incident(store, name, source="alarm", by="flyball", reason=reading.reason, at=at, detail=detail)
     return name
 
@@ -178,5 +208,6 @@ def _row(reading: Reading) -> list[str]:
         now,
         before,
         f"{seen} of {of}",
+        reading.monitor.alarm,
         reading.monitor.owner,
     ]

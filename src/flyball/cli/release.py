@@ -13,7 +13,7 @@ import click
 
 from flyball.cli.canary import plan_argument
 from flyball.cli.group import Group
-from flyball.cli.options import FINITE, home_option, open_store, slice_option
+from flyball.cli.options import FINITE, home_option, open_store, slice_option, take_in
 from flyball.cli.output import print_release, table
 from flyball.cli.release_pages import brief, decision
 from flyball.cli.release_state import (
@@ -34,6 +34,7 @@ from flyball.evals.imported import read_scores
 from flyball.evals.slices import Slice
 from flyball.gateway.running import RunningGateway
 from flyball.gateway.settings import read_gateway_file
+from flyball.gateway.shadow_facts import shadowed_sessions
 from flyball.release.approvals import (
     ROLES,
     Approval,
@@ -241,9 +242,12 @@ def drill(gateway: Path | None, seconds: float | None, by: str, now: float | Non
 @now_option
 @home_option
 def canary(by: str, now: float | None, home: Path) -> None:
-    """End the shadow and begin the canary, if nothing holds it."""
+    """End the shadow and begin the canary, if nothing holds it: what was shadowed is looked at, and recorded."""
+    at = moment(now)
     with open_store(home) as store:
-        Controller(store).begin_canary(plan_under_way(store), by=by, now=moment(now))
+        take_in(store, home)
+        shadow = shadowed_sessions(store, under_way(store), now=at)
+        Controller(store).begin_canary(plan_under_way(store), by=by, now=at, shadow=shadow)
         print_status(store)
 
 

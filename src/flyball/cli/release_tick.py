@@ -1,4 +1,4 @@
-"""`flyball release tick`: one look at a release, at its canary or, once everybody has it, at what it became."""
+"""`flyball release tick`: one look at a release: at its shadow, its canary, and at what became of it with everybody."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flyball.cli.release_state import (
     under_way,
 )
 from flyball.gateway.release_facts import ARMS, ReleaseFacts, release_facts
+from flyball.gateway.shadow_facts import shadowed_sessions
 from flyball.release.canary.units import ServedSession
 from flyball.release.change import WATCHED
 from flyball.release.controller import Controller, incident_name
@@ -26,7 +27,10 @@ from flyball.release.incidents import incident
 from flyball.release.live import live_from_sessions
 from flyball.release.online import ONLINE_GATES
 from flyball.release.registry import Registry
+from flyball.release.shadow import Shadowed
+from flyball.reports.tables import format_estimate
 from flyball.store.store import Store
+from flyball.types import GateResult
 
 ALARM = 3
 
@@ -42,31 +46,70 @@ def tick(
 ) -> None:
     """Look at the sessions of the canary and do what follows: stay, hold, advance, promote or go back.
 
-    Without SESSIONS.jsonl they are those that the gateways of this home have served. Lost records, distance from the
-    reference and graded quality are read from the store. Once everybody has the release, look whether it became worse
-    than it was when it was promoted: an alarm opens an incident, moves nothing, and the exit code is 3.
+    The sessions are those that the gateways of this home served, or those of SESSIONS.jsonl. In shadow what was
+    shadowed is compared and recorded, and holds the canary until it agrees. Later the shadow, lost records, distance
+    from the reference and graded quality are read from the store too. Once everybody has the release, look whether it
+    became worse than it was when it was promoted: an alarm opens an incident, moves nothing, and the exit code is 3.
     """
     at = moment(now)
     with open_store(home) as store:
         sessions = sessions_of(store, home, sessions_file)
-        if under_way(store).stage == "general":
+        alarms, stage = 0, under_way(store).stage
+        if stage == "shadow" and sessions_file is not None:
+            raise click.UsageError("a release in shadow has no sessions of its own yet: leave SESSIONS.jsonl out")
+        if stage == "shadow":
+            _look_at_shadow(store, at)
+        elif stage == "general":
             alarms = _watch(store, sessions, at)
         else:
-            alarms = 0
             _look(store, sessions, at, reference)
         print_status(store)
     context.exit(ALARM if alarms else 0)
+
+
+def _look_at_shadow(store: Store, now: float) -> None:
+    controller, found = Controller(store), shadowed_sessions(store, under_way(store), now=now)
+    _print_gate(controller.look_at_shadow(found, now))
+    click.echo(f"shadow:  {_shadow(found)}")
+    against = controller.holds(plan_under_way(store), now)
+    held = f"hold: held by {against[0]}" if against else "stay: a named person begins the canary"
+    click.echo(f"move:    {held}")
+
+
+def _print_gate(one: GateResult) -> None:
+    click.echo(f"{one.state:<14} {one.name} ({one.owner}): {one.reason}")
+
+
+def _shadow(found: Shadowed) -> str:
+    said = f"{len(found.pairs)} of {found.chosen} chosen sessions compared"
+    if (compared := found.comparison) is None:
+        return said
+    called = sum(bool(pair.stable.tools or pair.shadow.tools) for pair in found.pairs)
+    more = [f"{called} with a tool call", f"agreement {format_estimate(compared.agreement)}"]
+    if compared.tool_calls and compared.latency:
+        more += [f"tools {format_estimate(compared.tool_calls, signed=True)}"]
+        more += [f"model time {format_estimate(compared.latency)}"]
+    return "; ".join([said, *more])
 
 
 def _look(store: Store, sessions: list[ServedSession], now: float, reference: str | None) -> None:
     controller, plan = Controller(store), plan_under_way(store)
     frozen = Registry(store).named(reference).version_id if reference else None
     found = release_facts(store, under_way(store), since=controller.begun(), now=now, reference=frozen)
-    live = live_from_sessions(sessions, plan, now, telemetry=found.telemetry, kl=found.kl, quality=found.quality)
+    live = live_from_sessions(
+        sessions,
+        plan,
+        now,
+        shadow=found.shadow.comparison,
+        telemetry=found.telemetry,
+        kl=found.kl,
+        quality=found.quality,
+    )
     looked = controller.tick(plan, sessions, now, live)
     print_verdict(looked.verdict)
-    for one in (gate.evaluate(Evidence(live=live)) for gate in ONLINE_GATES):
-        click.echo(f"{one.state:<14} {one.name} ({one.owner}): {one.reason}")
+    for gate in ONLINE_GATES:
+        _print_gate(gate.evaluate(Evidence(live=live)))
+    click.echo(f"shadow:  {_shadow(found.shadow)}")
     click.echo(f"store:   {_coverage(found)}")
     click.echo(f"move:    {looked.decision.move}: {looked.decision.reason}")
 

@@ -36,9 +36,9 @@ def say(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def use(name: str, **arguments: Any) -> Message:
-    """An assistant turn that calls one tool."""
-    call = {"type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+def use(tool: str, /, **arguments: Any) -> Message:
+    """An assistant turn that calls one tool; its arguments may have any name."""
+    call = {"type": "function", "function": {"name": tool, "arguments": json.dumps(arguments)}}
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 

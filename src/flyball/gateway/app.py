@@ -243,8 +243,9 @@ class Gateway:
             if self._metrics is not None:
                 self._metrics.note(served)
             self.capture.end(served)
-            if version := self.router.shadowed(f"{caller.project}~{session}", self._settings.shadow.share):
-                self._shadow.follow(served, version, passed)
+            version = self.router.shadowed(f"{caller.project}~{session}", self._settings.shadow.share)
+            if version and assigned.reason != "pin":  # written with the call, since nothing was awaited since `end`
+                served.shadow = self._shadow.follow(served, version, passed)
 
     async def _probe(self, caller: Caller, key: str, asked: Asked, passed: Mapping[str, str], send: Send) -> None:
         """Answer on the way that users take, and say who answered. Neither kept nor checked, in no statistics."""

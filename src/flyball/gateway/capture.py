@@ -248,6 +248,7 @@ class Capture:
             "release_id": given.release_id,
             "fallback": served.fallback or None,
             "shadow_of": served.shadow_of or None,
+            "shadow": served.shadow or None,
             "traceparent": served.traceparent or None,
         }
 

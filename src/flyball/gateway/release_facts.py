@@ -1,7 +1,8 @@
-"""What the store knows of a canary beside its sessions' labels: records that were lost, distance, graded quality.
+"""What the store knows of a canary beside its sessions' labels: its shadow, records that were lost, distance, quality.
 
-The gates `telemetry_loss`, `policy_kl_drift` and `task_completion_quality` rest on it (`release/online.py`). Each is
-about the release under way: its own sessions in canary and holdback, and records counted since users met it.
+The gates `shadow_agreement`, `telemetry_loss`, `policy_kl_drift` and `task_completion_quality` rest on it
+(`release/online.py`). Each is about the release under way: what was shadowed before users met it, its own sessions in
+canary and holdback, and records counted since.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flyball.gateway.grading import BY
+from flyball.gateway.shadow_facts import shadowed_sessions
 from flyball.gateway.watching import distances
 from flyball.release.gate import TWO_SIDED
 from flyball.release.live import LEAST_SCORED, Counted
 from flyball.release.routing import RoutingTable
+from flyball.release.shadow import Shadowed
 from flyball.stats.intervals import mean_interval, ratio_interval
 from flyball.stats.shares import independent_difference
 from flyball.store.ingest import Reconciliation
@@ -30,13 +33,14 @@ ARMS = ("canary", "holdback")
 class ReleaseFacts:
     """`telemetry`: records that arrived of those that were sent, by arm. `kl`: nats per token of the canary; `quality`:
     canary less holdback; None below `LEAST_SCORED` sessions (of each arm). `scored` and `graded`: of an arm's sessions
-    those that have a distance, and a grade of the newest graders."""
+    those that have a distance, and a grade of the newest graders. `shadow`: see `shadow_facts.py`."""
 
     telemetry: Mapping[str, Counted]
     kl: Estimate | None
     quality: Estimate | None
     scored: Counted
     graded: Mapping[str, Counted]
+    shadow: Shadowed
 
 
 def release_facts(
@@ -70,6 +74,7 @@ def release_facts(
         quality=quality,
         scored=Counted(len(scored), len(arms["canary"])),
         graded={arm: Counted(len(graded[arm]), len(served)) for arm, served in arms.items()},
+        shadow=shadowed_sessions(store, table, now=now),
     )
 
 

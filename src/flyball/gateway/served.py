@@ -32,6 +32,8 @@ class Served:
     exact: bool = False
     fallback: str = ""
     shadow_of: str = ""
+    shadow: str = ""
+    """what became of the copy for the shadow: sent, or why it was not; '' where the session is not shadowed"""
     traceparent: str = ""
     """the agent's own span, as W3C's header has it"""
     at: float = field(default_factory=time.time)

@@ -5,12 +5,14 @@ force. So tools are never run for it: their results are those that the user's ow
 both versions called alike. At the first turn where they differ the shadow of that session stops (`diverged`). It has
 connections, a bound on what is in flight and a bound on what it may use of its own; beyond them it is dropped and
 counted. Its calls are captured under arm `shadow` and never billed to a session's budget.
+
+What `shadow_facts.py` compares is written with the calls: in the primary's what became of its copy (`shadow`), in the
+shadow's whose copy it is (`shadow_of`), where the two turns differ first, and the tools that each called.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 
@@ -25,6 +27,8 @@ from flyball.gateway.upstream import UpstreamError
 from flyball.types import Message
 
 MOST_DIVERGED = 100_000
+ACTED_OTHERWISE = ("tool", "arguments", "number")
+"""Differences after which the results of the primary's tools do not fit any more."""
 
 
 class Shadow:
@@ -40,23 +44,28 @@ class Shadow:
         self._sent = 0
         self._diverged: OrderedDict[str, None] = OrderedDict()
 
-    def follow(self, served: Served, version: str, headers: Mapping[str, str]) -> None:
-        """Let `version` answer a copy of what was just answered, if there is room. Returns at once."""
+    def follow(self, served: Served, version: str, headers: Mapping[str, str]) -> str:
+        """Let `version` answer a copy of what was just answered, if there is room. Returns at once: `sent`, or why no
+        copy was sent; '' for what has no answer."""
         if not 200 <= served.status < 300 or served.problem:
-            return
+            return ""
+        if dropped := self._dropped(served, version):
+            self.counts[dropped] += 1
+            return dropped
+        self._sent += 1
+        task = asyncio.create_task(self._answer(served, version, headers, b"".join(served.body)))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        return "sent"
+
+    def _dropped(self, served: Served, version: str) -> str:
         if f"{served.caller.project}~{served.session}" in self._diverged:
-            self.counts["after divergence"] += 1
-        elif self._relay.find(version) is None:
-            self.counts["no upstream"] += 1
-        elif len(self._sending) >= self._settings.concurrency:
-            self.counts["busy"] += 1
-        elif self._sent >= self._settings.max_calls:
-            self.counts["budget"] += 1
-        else:
-            self._sent += 1
-            task = asyncio.create_task(self._answer(served, version, headers, b"".join(served.body)))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            return "after divergence"
+        if self._relay.find(version) is None:
+            return "no upstream"
+        if len(self._sending) >= self._settings.concurrency:
+            return "busy"
+        return "budget" if self._sent >= self._settings.max_calls else ""
 
     async def close(self) -> None:
         """Drop what is in flight, and the connections."""
@@ -80,18 +89,20 @@ class Shadow:
             shadow_of=primary.call_id,
         )
         self._relay.choose(copy)
+        ours: Message | None = None
         try:
             raw, _ = await self._relay.whole(copy, copy.asked, headers)
             copy.body.append(raw)
-            copy.upstream_seconds = time.monotonic() - copy.started
-            theirs = read_answer(primary.asked.form, primary.content_type, answered).message
-            ours = read_answer(copy.asked.form, copy.content_type, raw).message
-            difference = first_difference(theirs, ours) if 200 <= copy.status < 300 else "failed"
+            if 200 <= copy.status < 300:
+                ours = read_answer(copy.asked.form, copy.content_type, raw).message
         except UpstreamError as error:
-            copy.problem, copy.status, difference = error.code, error.status, "failed"
-        copy.checks.append({"kind": "shadow", "name": "agreement", "said": difference or "same"})
+            copy.problem, copy.status = error.code, error.status
+        theirs = read_answer(primary.asked.form, primary.content_type, answered).message
+        difference = first_difference(theirs, ours)
+        tools = {"stable": _tools(theirs), "tools": _tools(ours)}
+        copy.checks.append({"kind": "shadow", "name": "agreement", "said": difference or "same", **tools})
         self.counts[difference or "same"] += 1
-        if difference in ("tool", "arguments", "number"):
+        if difference in ACTED_OTHERWISE:
             self._diverged[f"{primary.caller.project}~{primary.session}"] = None
             if len(self._diverged) > MOST_DIVERGED:
                 self._diverged.popitem(last=False)
@@ -112,3 +123,8 @@ def first_difference(theirs: Message | None, ours: Message | None) -> str:
             return "arguments"
     same = " ".join(str(theirs.get("content")).split()) == " ".join(str(ours.get("content")).split())
     return "" if same else "text"
+
+
+def _tools(message: Message | None) -> list[str]:
+    """The tools that a turn calls, in order."""
+    return [call["function"]["name"] for call in (message or {}).get("tool_calls") or []]

@@ -20,6 +20,7 @@ from jinja2 import TemplateError
 
 from flyball.errors import ModelError, nearest
 from flyball.models.chat import CallForm, Parsed
+from flyball.models.names import check_tokenizer
 from flyball.models.tool_formats import TOOL_FORMATS, ToolFormat, arguments_of, format_of, known_formats
 from flyball.types import Message, ToolCall
 
@@ -309,14 +310,16 @@ def load_chat(path: Path, tool_format: str | None = None) -> HfChat:
     """The chat format of a model folder. Raises ModelError when the tokenizer is missing or has no chat template."""
     from transformers import AutoTokenizer, GenerationConfig
 
+    check_tokenizer(path)
     stop_ids: Any = ()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         if (path / "generation_config.json").is_file():
             stop_ids = GenerationConfig.from_pretrained(path).eos_token_id or ()
     except (OSError, ValueError, KeyError) as error:
+        said = str(error).strip().splitlines()[0].rstrip(" :;.") if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"no usable tokenizer in {path}: {error}; the folder needs tokenizer.json and its config"
+            f"the tokenizer in {path} cannot be read ({said}); copy tokenizer.json and tokenizer_config.json again"
         ) from error
     return HfChat(tokenizer, str(path), tool_format, [stop_ids] if isinstance(stop_ids, int) else stop_ids)
 

@@ -44,6 +44,8 @@ SMOLLM2_135M = KnownPolicy(
 
 POLICIES = {policy.name: policy for policy in (SMOLLM2_135M,)}
 """Every known name. The same name may hold the published weights or dequantised ones; `origin` says which."""
+MADE_BY_A_RUN = "tiny"
+"""The policy of a workflow file that `flyball run` makes from nothing."""
 
 
 def find(name_or_path: str | Path, *, report: Report | None = None) -> Path:
@@ -56,6 +58,11 @@ def find(name_or_path: str | Path, *, report: Report | None = None) -> Path:
     if known := POLICIES.get(str(name_or_path)):
         return obtain(known, cache_folder(), report or _to_stderr)
     path = Path(name_or_path).expanduser()
+    if str(name_or_path) == MADE_BY_A_RUN and not path.exists():
+        raise ModelError(
+            f"policy {MADE_BY_A_RUN!r} is made by a run, so it is no model yet; name a folder or a known name, such as "
+            f"{SMOLLM2_135M.name}"
+        )
     if path.is_dir():
         check_folder(path)
         return path
@@ -83,8 +90,7 @@ def check_folder(path: Path) -> None:
     if not _json(path / "config.json").get("model_type"):
         raise ModelError(f"{path / 'config.json'} names no `model_type`; give a Hugging Face causal-LM folder")
     _check_weights(path)
-    if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
-        raise ModelError(f"{path} has no tokenizer (tokenizer.json, tokenizer_config.json); save it beside the weights")
+    check_tokenizer(path)
     in_config = (path / "tokenizer_config.json").is_file() and _json(path / "tokenizer_config.json").get(
         "chat_template"
     )
@@ -93,6 +99,12 @@ def check_folder(path: Path) -> None:
             f"the tokenizer in {path} has no chat template; take the instruct version of the model, or put the "
             "template into chat_template.jinja"
         )
+
+
+def check_tokenizer(path: Path) -> None:
+    """Raise ModelError unless the folder has a tokenizer."""
+    if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
+        raise ModelError(f"{path} has no tokenizer (tokenizer.json, tokenizer_config.json); save it beside the weights")
 
 
 def _check_weights(path: Path) -> None:

@@ -102,11 +102,13 @@ def _no_number(name: str) -> NoReturn:
 
 
 _JSON = json.JSONDecoder(parse_constant=_no_number)
+_WRITTEN = json.JSONEncoder(ensure_ascii=False)
+_FINITE = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _BLANK = re.compile(r"\s*")
 
 
 def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return _WRITTEN.encode(value)
 
 
 def _skip_blank(text: str, at: int) -> int:
@@ -118,7 +120,7 @@ def _read_json(text: str, at: int) -> tuple[Any, int]:
     """(value, where it ends); blanks before and after it are skipped."""
     try:
         value, end = _JSON.raw_decode(text, _skip_blank(text, at))
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # half a surrogate pair, 1e999: no JSON to show
+        _FINITE.encode(value).encode()  # half a surrogate pair, 1e999: no JSON to show
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"the tool call is not JSON: {error}") from error
     return value, _skip_blank(text, end)

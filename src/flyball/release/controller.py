@@ -22,18 +22,19 @@ from flyball.release.canary.units import ServedSession
 from flyball.release.canary.verdict import CanaryVerdict, judge_canary
 from flyball.release.change import Alarm, change_alarms, reference_of
 from flyball.release.incidents import observed_restored, raise_incident
-from flyball.release.kept import keep_plan, keep_sessions, keep_verdict, kept_sessions
+from flyball.release.kept import keep_plan, keep_sessions, keep_shadow, keep_verdict, kept_sessions
 from flyball.release.live import Live
-from flyball.release.online import failing_live
+from flyball.release.online import failing_live, shadow_result
 from flyball.release.registry import PRODUCTION, Registry
 from flyball.release.rollback import Drill
 from flyball.release.routing import RoutingTable, SessionPolicy, Stage
 from flyball.release.serving import Gateway, drill_routing
+from flyball.release.shadow import Shadowed
 from flyball.release.standing import failing, holds
 from flyball.release.verdict import is_ready
 from flyball.store.audit import Act
 from flyball.store.store import Store
-from flyball.types import Release
+from flyball.types import GateResult, Release
 
 OBSERVED_SECONDS = 1.0
 """Of answers to users that a restore is confirmed by."""
@@ -123,14 +124,28 @@ class Controller:
         )
         return seen
 
-    def begin_canary(self, plan: CanaryPlan, *, by: str, now: float) -> RoutingTable:
-        """The first share of the plan. `by` is the person who decides it.
+    def look_at_shadow(self, found: Shadowed, now: float) -> GateResult:
+        """What the sessions shadowed so far say of `shadow_agreement`, recorded when the gate's state changed.
+
+        Where sessions were chosen to be shadowed it holds the canary until the gate passes or its owner waives it.
+        Raises ReleaseError unless a release is in shadow.
+        """
+        table, result = self._at("shadow"), shadow_result(found)
+        told = self._store.acts("shadow", table.release_id)
+        if found.chosen and (not told or told[-1].detail["state"] != result.state):
+            self._record_shadow(table, found, result, now)
+        return result
+
+    def begin_canary(self, plan: CanaryPlan, *, by: str, now: float, shadow: Shadowed | None = None) -> RoutingTable:
+        """The first share of the plan. `by` is the person who decides it; `shadow` is recorded as what they saw.
 
         Raises ReleaseError unless the release is in shadow and nothing holds it (`standing.holds`).
         """
         table = self._at("shadow", plan)
         if not by.strip():
             raise ReleaseError("a canary begins by the decision of a named person; give `by`")
+        if shadow is not None and shadow.chosen:
+            self._record_shadow(table, shadow, shadow_result(shadow), now)
         if against := self.holds(plan, now):
             raise ReleaseError(f"the canary cannot begin: {'; '.join(against)}")
         return self._change(table, "canary", plan.stages[0], now, f"shadow ended by {by}", actor=by)
@@ -150,7 +165,8 @@ class Controller:
         table = self._at("canary", plan)
         begun = self._begun(table.release_id)
         verdict = judge_canary(sessions, plan, now)
-        against = (*self.holds(plan, now), *failing_live(live))
+        waived = in_force(self._store, table.release_id, approval_digest(table.release_id, plan.digest), now).waived
+        against = (*self.holds(plan, now), *failing_live(live, waived))
         standing = Standing(table.share, table.since, begun, against[0] if against else "")
         decision = decide(plan, standing, verdict, now)
         if decision.move in ("stay", "hold"):
@@ -363,6 +379,12 @@ class Controller:
             self._store.add_route(table.version, table.release_id, table.to_json(), act)
             self.repair()
 
+    def _record_shadow(self, table: RoutingTable, found: Shadowed, result: GateResult, now: float) -> None:
+        counted = {"state": result.state, "compared": len(found.pairs), "chosen": found.chosen}
+        with self._store.together():
+            kept = {"sessions": keep_shadow(self._store, found)}
+            self._act("shadow", table.release_id, now, result.reason, counted, evidence=kept)
+
     def _note_failures(self, release: Release, now: float) -> None:
         """Gates that failed of a release somebody wanted to launch; once for each release."""
         if not self._store.acts("gate_failed", release.release_id):
@@ -372,10 +394,28 @@ class Controller:
                     self._act("gate_failed", release.release_id, now, result.reason, detail)
 
     def _act(
-        self, action: str, subject: str, now: float, reason: str, detail: Mapping[str, Any], *, actor: str = ""
+        self,
+        action: str,
+        subject: str,
+        now: float,
+        reason: str,
+        detail: Mapping[str, Any],
+        *,
+        actor: str = "",
+        evidence: Mapping[str, str] | None = None,
     ) -> None:
-        act = Act(action=action, actor=actor or self._actor, at=now, subject=subject, reason=reason, detail=detail)
-        self._store.add_act(replace(act, kind="person") if actor else act)
+        self._store.add_act(
+            Act(
+                action=action,
+                actor=actor or self._actor,
+                at=now,
+                subject=subject,
+                reason=reason,
+                kind="person" if actor else "program",
+                evidence=evidence or {},
+                detail=detail,
+            )
+        )
 
 
 def incident_name(release_id: str, what: str) -> str:

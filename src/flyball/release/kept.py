@@ -1,4 +1,4 @@
-"""What a decision rests on, kept in the store under its own digest: plan, sessions, verdict.
+"""What a decision rests on, kept in the store under its own digest: plan, sessions, verdict, shadow.
 
 A route in the audit log names these digests, so the decision can be worked out again from what is stored, years later
 and by somebody else (`replay.py`).
@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import orjson
+from pydantic import TypeAdapter
 
 from flyball.release.canary.plan import CanaryPlan
 from flyball.release.canary.read import plan_from_json, sessions_from_lines
 from flyball.release.canary.units import ServedSession
 from flyball.release.canary.verdict import CanaryVerdict
+from flyball.release.shadow import Shadowed
 from flyball.store import records
 from flyball.store.store import Store
+
+_SHADOW = TypeAdapter(Shadowed)
 
 
 def keep_plan(store: Store, plan: CanaryPlan) -> str:
@@ -49,3 +53,13 @@ def keep_verdict(store: Store, verdict: CanaryVerdict) -> str:
 def verdict_bytes(verdict: CanaryVerdict) -> bytes:
     """A verdict as text in which every float comes back as it was."""
     return records.to_json(asdict(verdict)).encode()
+
+
+def keep_shadow(store: Store, found: Shadowed) -> str:
+    """Store shadowed sessions, every number exact."""
+    return store.artifacts.put_bytes(orjson.dumps(found))
+
+
+def kept_shadow(store: Store, digest: str) -> Shadowed:
+    """Read shadowed sessions back. Raises StoreError when they are absent or damaged."""
+    return _SHADOW.validate_json(store.artifacts.get_bytes(digest))

@@ -11,6 +11,8 @@ Each end of an interval errs in one look of 1,000 (`LEVEL`); a monitor of severa
 that among them (Bonferroni). Looks overlap, so a monitor whose true change is exactly its margin raises one false alarm
 in about 1,000 weeks if it is looked at weekly, and one that did not change hardly ever.
 
+Which monitors look, and with which margin, window and owner, may be said in a workflow file (`monitoring.py`).
+
     python -m flyball.release.monitors > docs/monitors.md
 """
 
@@ -21,9 +23,8 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from flyball.errors import ConfigError, nearest
 from flyball.graders.safety import refuses
 from flyball.metrics import METRICS
 from flyball.release.gate import Owner
@@ -32,7 +33,8 @@ from flyball.stats.shares import independent_difference
 from flyball.types import Estimate, SessionRecord
 
 DAY = 24 * 3600.0
-WINDOW = 7 * DAY
+BASELINE = 7 * DAY
+"""Seconds from the first session of a version that are its baseline."""
 LEAST = 30
 """Sessions on each side below which nothing is said."""
 LEVEL = 0.998
@@ -61,7 +63,7 @@ Parts = Mapping[str, tuple[float, float]]
 @dataclass(frozen=True)
 class Monitor:
     """One definition. `measure` gives a session's parts, None where it cannot be measured in it; `needs` says what it
-    is measured on. `margin` is in points or nats, or a share of the baseline where `relative`."""
+    is measured on. `margin` is in shares of 1 (0.03 is 3 points) or nats, where `relative` a share of the baseline."""
 
     name: str
     what: str
@@ -74,10 +76,12 @@ class Monitor:
     absolute: bool = False
     lag: float = 0.0
     """seconds: sessions younger than that are not looked at yet"""
+    window_days: float = 7.0
 
     @property
     def window(self) -> str:
-        return f"7 days, the newest {self.lag / DAY:g} left out" if self.lag else "7 days"
+        days = f"{self.window_days:g} days"
+        return f"{days}, the newest {self.lag / DAY:g} left out" if self.lag else days
 
     @property
     def unit(self) -> str:
@@ -90,10 +94,13 @@ class Monitor:
     @property
     def alarm(self) -> str:
         """The rule in words."""
+        return f"is above {self.written()}" if self.absolute else f"{self.turns} by more than {self.written()}"
+
+    def written(self) -> str:
+        """The margin as people read it."""
         if self.absolute:
-            return f"above {self.margin:g} {self.unit}"
-        much = f"{100 * self.margin:g} {'%' if self.relative else 'points'}"
-        return f"{self.turns} by more than {much}"
+            return f"{self.margin:g} {self.unit}"
+        return f"{100 * self.margin:g} {'%' if self.relative else 'points'}"
 
 
 # --- what is measured ------------------------------------------------------------------------------------------------
@@ -217,15 +224,25 @@ _TABLE = (
 )
 
 MONITORS: Mapping[str, Monitor] = {monitor.name: monitor for monitor in _TABLE}
-"""The names that may stand under `monitoring` in a workflow."""
+"""The names that may stand under `monitoring` in a workflow, with their defaults."""
+MAY_BE_SET = ("margin", "window_days", "owner")
 
 
-def monitors(names: Sequence[str]) -> tuple[Monitor, ...]:
-    """The monitors of these names. Raises ConfigError naming the nearest."""
-    for name in names:
-        if name not in MONITORS:
-            raise ConfigError(f"unknown monitor {name!r}{nearest(name, MONITORS)}")
-    return tuple(MONITORS[name] for name in names)
+def changed(monitor: Monitor) -> dict[str, Any]:
+    """What was set otherwise than the table has it: key -> value in force."""
+    default = MONITORS[monitor.name]
+    now = {key: getattr(monitor, key) for key in MAY_BE_SET}
+    return {key: value for key, value in now.items() if value != getattr(default, key)}
+
+
+def told_changes(monitor: Monitor) -> str:
+    """The same in words, "" where nothing was set."""
+    default, now = MONITORS[monitor.name], changed(monitor)
+    return ", ".join(f"{key} {_plain(value)} instead of {_plain(getattr(default, key))}" for key, value in now.items())
+
+
+def _plain(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 # --- what is found ---------------------------------------------------------------------------------------------------
@@ -247,30 +264,31 @@ class Reading:
 
 @dataclass(frozen=True)
 class Watched:
-    """The sessions of one version: those of its first week (`until` its end) and those of the newest one after it."""
+    """The sessions of one version until `now`: its baseline, and those after it, among which a window is."""
 
     version: str
     baseline: tuple[LiveSession, ...]
-    window: tuple[LiveSession, ...]
-    until: float
+    after: tuple[LiveSession, ...]
     now: float
 
 
 def watched(sessions: Sequence[LiveSession], version: str, now: float) -> Watched:
-    """Choose the sessions of a version's baseline and window at `now` (seconds since 1970); those of canary, holdback
-    and shadow are left out."""
+    """Choose the sessions of a version before `now` (seconds since 1970); those of canary, holdback and shadow are left
+    out."""
     own = [
         one for one in sessions if (one.record.policy_version, one.record.arm) == (version, "stable") and one.at < now
     ]
-    until = min((one.at for one in own), default=now) + WINDOW
-    window = tuple(one for one in own if one.at >= max(until, now - WINDOW))
-    return Watched(version, tuple(one for one in own if one.at < until), window, until, now)
+    until = min((one.at for one in own), default=now) + BASELINE
+    return Watched(
+        version, tuple(one for one in own if one.at < until), tuple(one for one in own if one.at >= until), now
+    )
 
 
 def read_monitor(monitor: Monitor, of: Watched) -> Reading:
     """Compare window and baseline. `not_evaluable` says what is missing."""
-    old_enough = tuple(one for one in of.window if one.at < of.now - monitor.lag)
-    everything = old_enough or of.baseline if monitor.absolute else old_enough
+    begins, ends = of.now - monitor.window_days * DAY, of.now - monitor.lag
+    window = tuple(one for one in of.after if begins <= one.at < ends)
+    everything = window or of.baseline if monitor.absolute else window
     known, known_before = _measured(monitor, everything), _measured(monitor, of.baseline)
     coverage = (len(known), len(everything))
 
@@ -278,7 +296,8 @@ def read_monitor(monitor: Monitor, of: Watched) -> Reading:
         return Reading(monitor, "not_evaluable", reason, coverage=coverage)
 
     if not monitor.absolute and not everything:
-        return missing(f"{len(of.baseline)} sessions in the version's first 7 days, and none old enough after them yet")
+        begun = f"{len(of.baseline)} sessions in the version's first 7 days, {len(of.after)} after them"
+        return missing(f"{begun}, none of these in its window: {monitor.window}")
     sides = [known] if monitor.absolute else [known, known_before]
     if (least := min(map(len, sides))) < LEAST:
         return missing(f"{least} of the sessions have it and {LEAST} are needed: it is measured on {monitor.needs}")
@@ -290,7 +309,8 @@ def read_monitor(monitor: Monitor, of: Watched) -> Reading:
     worst, part, now, before = max(found, key=lambda one: one[0])
     named = f"{part}: " if part else ""
     against = "" if before is None else f", {_told(before)} in its first week"
-    said = f"{named}{_told(now)}{against}; alarm where it {'is ' if monitor.absolute else ''}{monitor.alarm}"
+    set_otherwise = f" ({told})" if (told := told_changes(monitor)) else ""
+    said = f"{named}{_told(now)}{against}; alarm where it {monitor.alarm}{set_otherwise}"
     return Reading(monitor, "alarm" if worst > 0 else "quiet", said, part, now, before, coverage)
 
 
@@ -362,9 +382,20 @@ def markdown() -> str:
         "Made by `python -m flyball.release.monitors > docs/monitors.md`; change `src/flyball/release/monitors.py`.",
         "",
         "Each name under `monitoring` in a workflow file is one of these definitions; another name is refused where",
-        "the file is read. `flyball monitors watch FILE` looks, see [reviews.md](reviews.md).",
+        "the file is read. `flyball monitors watch FILE` looks, see [reviews.md](reviews.md). A file without the list",
+        "watches all of them, a list watches those in it. What the table says holds unless an entry is written out:",
         "",
-        "The window is the newest 7 days of the version in force, outside its baseline. An alarm is raised when the",
+        "```yaml",
+        "monitoring: [human_override_rate, {metric: tool_error_rate, margin: 0.05, window_days: 14, owner: ML}]",
+        "```",
+        "",
+        "`margin` is above 0 (the direction is the monitor's own) and in shares of 1: 0.03 is 3 points, 0.15 is 15 %;",
+        "of `policy_kl_drift` it is nats/token. `window_days` is above 0, and above what is left out. What was set is",
+        "printed beside the state of the monitor and kept in the incident of its alarm. No safety rule rests on a",
+        "monitor (the gate `no_safety_regression`, critical events of a canary and the gateway's checks are not among",
+        "them), so any may be left out.",
+        "",
+        "The window is the newest days of the version in force, outside its baseline. An alarm is raised when the",
         f"whole interval of the change lies beyond the margin ({100 * LEVEL:g} %, shared among parts).",
         f"Below {LEAST} sessions on a side, or without what it is measured on, a monitor is `not_evaluable`. An alarm",
         "opens an incident; it changes no routing and promotes nothing.",

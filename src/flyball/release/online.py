@@ -18,9 +18,12 @@ from flyball.release.gate import (
     worst_of,
 )
 from flyball.release.live import LEAST_SCORED, Live
+from flyball.release.shadow import LEAST_SHADOWED, Shadowed
 from flyball.stats.binomial import wilson
 from flyball.stats.counts import log_split_evidence
+from flyball.types import GateResult
 
+SHADOW_GATE = "shadow_agreement"
 LEAST_ARMS = 20
 """Assignments before their split is judged."""
 
@@ -64,7 +67,7 @@ def _reading(test: str) -> Callable[[Live, float], Finding]:
 
 def _shadow(live: Live, margin: float) -> Finding:
     if live.shadow is None:
-        return not_evaluable("no session was shadowed")
+        return not_evaluable(f"fewer than {LEAST_SHADOWED} shadowed sessions can be compared")
     return judge_lower(live.shadow.agreement, margin)
 
 
@@ -107,7 +110,7 @@ _SESSIONS = "canary and holdback sessions with labels; none were served"
 
 ONLINE_GATES: tuple[Gate, ...] = (
     _online(
-        "shadow_agreement",
+        SHADOW_GATE,
         "share of shadowed sessions whose first tool calls agree with the baseline",
         "above 50 % (95 %) of shadowed sessions",
         0.5,
@@ -199,10 +202,16 @@ ONLINE_GATES: tuple[Gate, ...] = (
 )
 
 
-def failing_live(live: Live | None) -> tuple[str, ...]:
-    """The online gates that fail, as reasons. What is not known yet holds nothing here: promotion has tests of its
-    own."""
+def shadow_result(found: Shadowed) -> GateResult:
+    """What the gate of the shadow says of these sessions."""
+    (gate,) = [one for one in ONLINE_GATES if one.name == SHADOW_GATE]
+    return gate.evaluate(Evidence(live=Live(shadow=found.comparison)))
+
+
+def failing_live(live: Live | None, waived: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """The online gates that fail and are not waived, as reasons. What is not known yet holds nothing here: promotion
+    has tests of its own."""
     if live is None:
         return ()
-    results = [one.evaluate(Evidence(live=live)) for one in ONLINE_GATES]
+    results = [one.evaluate(Evidence(live=live)) for one in ONLINE_GATES if one.name not in waived]
     return tuple(f"{one.name} ({one.owner}) fails: {one.reason}" for one in results if one.state == "fail")

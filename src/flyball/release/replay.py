@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from flyball.errors import FlyballError, ReleaseError
 from flyball.release.canary.steps import Standing, decide
 from flyball.release.canary.verdict import judge_canary
-from flyball.release.kept import kept_plan, kept_sessions, verdict_bytes
+from flyball.release.kept import kept_plan, kept_sessions, kept_shadow, verdict_bytes
+from flyball.release.online import shadow_result
 from flyball.release.verdict import content_id
 from flyball.store.audit import Entry
 from flyball.store.store import Store
@@ -37,13 +38,16 @@ def replay_release(store: Store, release_id: str) -> tuple[Replayed, ...]:
     found = content_id(release.baseline, release.candidate, release.gates)
     changed = "" if found == release.release_id else f"its content has digest {found[:12]}: versions or gates changed"
     offline = Replayed(-1, f"offline gates: {release.verdict}", changed)
-    looks = [entry for entry in store.acts("route", release.release_id) if "look" in entry.detail]
+    looks = [e for e in store.acts(subject=release.release_id) if e.action == "shadow" or "look" in e.detail]
     return (offline, *(_replay(store, entry) for entry in looks))
 
 
 def _replay(store: Store, entry: Entry) -> Replayed:
-    look = entry.detail["look"]
-    what = f"{look['move']} at share {look['share']:g}: {entry.reason}"
+    if entry.action == "shadow":
+        what = f"shadow {entry.detail['state']}: {entry.reason}"
+    else:
+        look = entry.detail["look"]
+        what = f"{look['move']} at share {look['share']:g}: {entry.reason}"
     try:
         with _no_collection():
             return Replayed(entry.seq, what, _differs(store, entry))
@@ -53,6 +57,10 @@ def _replay(store: Store, entry: Entry) -> Replayed:
 
 def _differs(store: Store, entry: Entry) -> str:
     """How the decision comes out differently, or ""."""
+    if entry.action == "shadow":
+        again = shadow_result(kept_shadow(store, entry.evidence["sessions"]))
+        same = (again.state, again.reason) == (entry.detail["state"], entry.reason)
+        return "" if same else f"these sessions give {again.state} ({again.reason}), which is not what was written down"
     look = entry.detail["look"]
     plan = kept_plan(store, entry.evidence["plan"])
     verdict = judge_canary(kept_sessions(store, entry.evidence["sessions"]), plan, look["now"])

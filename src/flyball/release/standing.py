@@ -8,6 +8,7 @@ of harm, and nothing here can be skipped by asking again.
 - an adversarial and a safety suite ran on this very candidate;
 - graders, suites and tool permissions are those in force, or their change was reviewed (`proposals.py`);
 - the way back was rehearsed in this release;
+- its shadow, where a gateway shadowed sessions, agrees or its owner waived it;
 - no incident is open;
 - expansion is not frozen: two failed gates within a week freeze it until `unlock_weeks` weeks passed without a failed
   gate or a new incident.
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from flyball.release.approvals import approval_digest, in_force, owners
 from flyball.release.canary.plan import CanaryPlan
 from flyball.release.gates import gate
+from flyball.release.online import SHADOW_GATE
 from flyball.release.proposals import unreviewed
 from flyball.release.safety import SAFETY_GATE
 from flyball.store.store import Store
@@ -42,6 +44,7 @@ def holds(store: Store, release: Release, plan: CanaryPlan, now: float) -> tuple
         *_unrun_suites(store, release),
         *unreviewed(store, store.version(release.baseline), store.version(release.candidate)),
         *_not_rehearsed(store, release),
+        *_shadow_holds(store, release, signed.waived),
         *_unapproved(store, release, signed.roles, signed.lapsed),
     )
 
@@ -127,6 +130,14 @@ def _not_rehearsed(store: Store, release: Release) -> list[str]:
     rehearsed = any(entry.detail["verified"] for entry in store.acts("drill", release.release_id))
     passed = any(one.state == "pass" for one in release.gates if one.name.startswith("rollback_under_"))
     return [] if rehearsed or passed else ["the way back was not rehearsed in this release: drill it"]
+
+
+def _shadow_holds(store: Store, release: Release, waived: frozenset[str]) -> list[str]:
+    """What the newest look at the shadow has against it. Disagreement is no harm, so its owner may waive it."""
+    looks = store.acts("shadow", release.release_id)
+    if not looks or looks[-1].detail["state"] == "pass" or SHADOW_GATE in waived:
+        return []
+    return [f"{SHADOW_GATE} (Platform) {looks[-1].detail['state']}: {looks[-1].reason}"]
 
 
 def _unapproved(store: Store, release: Release, roles: frozenset[str], lapsed: tuple[str, ...]) -> list[str]:

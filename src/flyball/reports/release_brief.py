@@ -23,7 +23,7 @@ from flyball.release.evidence import Evidence, SuitePair
 from flyball.release.incidents import incidents
 from flyball.release.kept import kept_plan, kept_sessions
 from flyball.release.live import Live, live_from_sessions
-from flyball.release.online import ONLINE_GATES
+from flyball.release.online import ONLINE_GATES, SHADOW_GATE
 from flyball.release.rollback import Drill, DrillStep
 from flyball.release.routing import RoutingTable
 from flyball.reports.brief import Brief, Cost, Course, Guardrail, Says, Seen, make_brief
@@ -69,7 +69,7 @@ def brief_of_release(store: Store, release_id: str, budget: EconomicsSettings) -
         unbudgeted=empty_lines(budget),
         verify=f"flyball verify {release.release_id[:12]}",
         course=_course(tables, looked, restored),
-        watched=_watched(looked, restored),
+        watched=_watched(looked, restored, entries),
         alarms=alarms_of(store, release.candidate),
         signed=signed,
         logged=len(entries),
@@ -219,12 +219,14 @@ def _decided(table: RoutingTable, looked: _Looked | None) -> Text:
     return message("decided.back", test=message(f"test.{against[0].name}"), harm=against[0].estimate)
 
 
-def _watched(looked: _Looked | None, restored: Restored | None) -> dict[str, GateState]:
-    """What online gates, tests of the canary and the confirmation of a restore say, by name."""
+def _watched(looked: _Looked | None, restored: Restored | None, entries: Sequence[Entry]) -> dict[str, GateState]:
+    """What online gates, tests of the canary, the shadow and the confirmation of a restore say, by name."""
     evidence = Evidence(live=looked.live if looked else None)
     found: dict[str, GateState] = {gate.name: gate.evaluate(evidence).state for gate in ONLINE_GATES}
     if looked:
         found |= {reading.name: _seen(reading).state for reading in looked.verdict.readings}
+    if shadow := [entry.detail["state"] for entry in entries if entry.action == "shadow"]:
+        found[SHADOW_GATE] = shadow[-1]
     if restored:
         found["restored"] = "pass"
     return found

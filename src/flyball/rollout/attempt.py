@@ -105,15 +105,16 @@ async def _run_once(
         end = _blame(end, error)
     finally:
         await door.end_session()
+    calls = door.calls
     return replace(
         attempt,
-        trajectory=Trajectory(door.calls, end.stop, end.detail),
+        trajectory=Trajectory(calls, end.stop, end.detail),
         messages=end.messages,
         hooks=end.hooks,
         state=state,
         tool_state=tool_state,
-        usage=_usage(door.calls, time.perf_counter() - started),
-        cost_usd=spent(door.calls),
+        usage=_usage(calls, time.perf_counter() - started),
+        cost_usd=spent(calls),
     )
 
 

@@ -7,6 +7,7 @@ rows of `feedback` that point at the session. The newest outcome holds; every ro
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -125,18 +126,20 @@ class ServedTables(RegistryTables, ApprovalTables, BodyTables, ExpiryTables):
         arm: str | None = None,
         version_id: str | None = None,
         since: float = 0.0,
+        until: float = math.inf,
         after: int = 0,
     ) -> Iterator[ServedCall]:
         """Yield calls (None = any) in the order they were stored, those stored while iterating too.
 
-        `since`: seconds since 1970; `after`: the `seq` of a call that was read already.
+        `since`, `until`: begun then or later, and before then, in seconds since 1970; `after`: the `seq` of a call that
+        was read already.
         """
-        sql = f"""SELECT * FROM served_calls WHERE seq > :after AND at >= :since
+        sql = f"""SELECT * FROM served_calls WHERE seq > :after AND at >= :since AND at < :until
             AND (:project IS NULL OR project = :project) AND (:session IS NULL OR session = :session)
             AND (:arm IS NULL OR arm = :arm) AND (:version IS NULL OR version_id = :version)
             ORDER BY seq LIMIT {_PAGE}"""
-        given = {"project": project, "session": session, "arm": arm, "version": version_id, "since": since}
-        while rows := self._db.rows(sql, {**given, "after": after}):
+        given = {"project": project, "session": session, "arm": arm, "version": version_id}
+        while rows := self._db.rows(sql, {**given, "since": since, "until": until, "after": after}):
             yield from map(_call, rows)
             after = rows[-1]["seq"]
 

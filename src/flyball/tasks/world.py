@@ -116,7 +116,10 @@ class WorldSpec:
         Raises DatasetError (the task's fault), WorldError (the world's) or ToolServerError (a server's).
         """
         fields = self._fields(task)
-        instance = await _call(self.name, "__init__", task, self._make, {})
+        if _made_without_user_code(self._make):
+            instance = self._make()
+        else:
+            instance = await _call(self.name, "__init__", task, self._make, {})
         connections = await self.servers.connect(Trace(trace_id, task))
         try:
             approver = self.approver.for_attempt(trace_id) if self.approver else None
@@ -268,6 +271,13 @@ def _in_turn(tools: Mapping[str, Tool]) -> dict[str, Tool]:
     """
     turn = asyncio.Lock()
     return {n: tool if inspect.iscoroutinefunction(tool.fn) else replace(tool, turn=turn) for n, tool in tools.items()}
+
+
+def _made_without_user_code(make: Callable[[], Any]) -> bool:
+    """Whether nothing of the user's runs when an instance is made: no thread is needed to bound it."""
+    if type(make) is not type:  # a factory, or a class that a metaclass of the user's makes
+        return False
+    return not any({"__init__", "__new__"} & vars(base).keys() for base in make.__mro__[:-1])
 
 
 def _example(make: Callable[[], Any]) -> Any:

@@ -76,7 +76,7 @@ class Arguments:
         Empty text reads as no arguments: several servers send it for a tool without parameters.
         """
         try:
-            value = json.loads(text or "{}", parse_float=_number, parse_constant=_refuse_constant)
+            value = _JSON.decode(text or "{}")
         except (ValueError, RecursionError) as error:
             raise MalformedArguments(f"arguments are not JSON: {error or 'nested too deeply'}") from error
         if not isinstance(value, dict):
@@ -233,3 +233,6 @@ def _number(text: str) -> float | int:
 
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
+
+
+_JSON = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant)

@@ -164,7 +164,8 @@ def find_tools(obj: object) -> dict[str, Tool]:
     Reserved names (`reset`, `export_state`, `user_reply`, `close`), names with a leading underscore, properties and
     nested classes are not tools. Raises ConfigError for a public method whose parameters have no types.
     """
-    return {found.name: replace(found, fn=getattr(obj, name)) for name, found in _methods(type(obj))}
+    cls: Any = type(obj)  # mypy takes `type[object]` for something without a hash
+    return {found.name: replace(found, fn=getattr(obj, name)) for name, found in _methods(cls)}
 
 
 def tools_of_class(cls: type) -> dict[str, Tool]:
@@ -172,7 +173,12 @@ def tools_of_class(cls: type) -> dict[str, Tool]:
     return {found.name: found for _, found in _methods(cls)}
 
 
-def _methods(cls: type) -> Iterator[tuple[str, Tool]]:
+@functools.lru_cache(maxsize=1024)  # as for `_template`: looking through a class costs more than opening a world
+def _methods(cls: type) -> tuple[tuple[str, Tool], ...]:
+    return tuple(_read_methods(cls))
+
+
+def _read_methods(cls: type) -> Iterator[tuple[str, Tool]]:
     names = dict.fromkeys(name for base in reversed(cls.__mro__[:-1]) for name in vars(base))
     seen: set[str] = set()
     for name in names:

@@ -6,15 +6,17 @@ A wrong name and a setting that the chosen preset would not read are errors at t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from flyball.config import ENGINE_FIELDS, STAGES, PreferenceSettings, RewardModelSettings, Settings, TrainingSettings
 from flyball.errors import ConfigError, nearest
 from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
-from flyball.release.monitors import MONITORS
+from flyball.release.monitoring import monitor, monitors
+from flyball.release.monitors import Monitor
 from flyball.rl.algorithms import ALGORITHMS, CHOICES, Algorithm, configured, own_choices
 from flyball.rl.guards import GUARDS
 from flyball.rl.preference_methods import METHOD_SETTINGS, METHODS
@@ -42,10 +44,8 @@ EVALUATES_ONLY = {
 
 @dataclass(frozen=True)
 class Names:
-    """The names a workflow may use. `monitors` are definitions of `release/monitors.py`; `presets` maps each to the
-    fields of `rl.algorithms.CHOICES` that it reads."""
+    """The names a workflow may use. `presets` maps each to the fields of `rl.algorithms.CHOICES` that it reads."""
 
-    monitors: Collection[str]
     presets: Mapping[str, Collection[str]]
     splits: Collection[str] | None = None
 
@@ -53,14 +53,14 @@ class Names:
 def names_in_force(splits: Collection[str] | None = None) -> Names:
     """Return the names that the folders declare, with the splits of the user's tasks once they are read."""
     presets = {name: row.reads for name, row in ALGORITHMS.items()}
-    return Names(MONITORS, presets, splits)
+    return Names(presets, splits)
 
 
 def check_names(settings: Settings, marks: Marks, names: Names) -> None:
     """Raise one ConfigError with a line for every name that no table declares and every setting nobody would read."""
     problems = [
-        *_gate_problems(settings, marks),
-        *_unknown("monitoring", "monitor", settings.monitoring, names.monitors, marks),
+        *_list_problems(("release", "gates"), settings.release.gates or (), gate, gates, marks),
+        *_monitor_problems(settings, marks),
         *_preset_problems(settings, marks, names),
         *_stage_problems(settings.training, marks),
         *_preference_problems(settings.training.preference, marks),
@@ -100,19 +100,36 @@ def _unknown(key: str, kind: str, written: Collection[str], known: Collection[st
     ]
 
 
-def _gate_problems(settings: Settings, marks: Marks) -> list[str]:
-    """What the room of releases says against each name, else against the list as a whole."""
-    written, problems = settings.release.gates or (), []
-    for i, name in enumerate(written):
+def monitors_of(settings: Settings, marks: Marks) -> tuple[Monitor, ...]:
+    """The monitors that the file asks for. Raises one ConfigError with a line for every entry that is none."""
+    if problems := _monitor_problems(settings, marks):
+        raise ConfigError("\n".join(problems))
+    return monitors(settings.monitoring)
+
+
+def _monitor_problems(settings: Settings, marks: Marks) -> list[str]:
+    return _list_problems(("monitoring",), settings.monitoring, monitor, monitors, marks)
+
+
+def _list_problems(
+    at: Location,
+    written: Sequence[Any],
+    one: Callable[[Any], object],
+    whole: Callable[[Sequence[Any]], object],
+    marks: Marks,
+) -> list[str]:
+    """What the room of releases says against each entry of a list, else against the list as a whole."""
+    problems = []
+    for i, entry in enumerate(written):
         try:
-            gate(name)
+            one(entry)
         except ConfigError as exc:
-            problems.append(f"{marks.at(('release', 'gates', i))}: {exc.args[0]}")
+            problems.append(f"{marks.at((*at, i))}: {exc.args[0]}")
     if written and not problems:
         try:
-            gates(written)
+            whole(written)
         except ConfigError as exc:
-            problems.append(f"{marks.at(('release', 'gates'))}: {exc.args[0]}")
+            problems.append(f"{marks.at(at)}: {exc.args[0]}")
     return problems
 
 

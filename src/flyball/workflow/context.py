@@ -98,7 +98,7 @@ class Context:
         def step(done: int, total: int, metrics: Mapping[str, float]) -> None:
             mine = metrics if phase == "rl" else {f"{name}/{phase}": value for name, value in metrics.items()}
             self.add_metrics(done, mine)
-            self.progress.advance(done, metrics)
+            self.progress.advance(done, metrics, total)
 
         def keep(kind: str, step: int, attempts: Sequence[GradedAttempt]) -> None:
             self.store.add_attempts(self.run_id, kind, step, attempts)

@@ -176,7 +176,7 @@ class _Keeper:
     def __init__(self, context: Context, suite: str, names: Mapping[str, str], total_each: int) -> None:
         self._context, self._waiting, self._names = context, list[GradedAttempt](), names
         self._done, self._judged, self._succeeded = 0, Counter[str](), Counter[str]()
-        context.progress.begin(f"{' and '.join(names.values())} on {suite}", len(names) * total_each)
+        context.progress.begin_part(f"{' and '.join(names.values())} on {suite}", len(names) * total_each)
 
     def keep(self, graded: GradedAttempt) -> None:
         self._waiting.append(graded)
@@ -197,7 +197,7 @@ class _Keeper:
 
     def end(self) -> None:
         shares = (f"{self._succeeded[version]}/{self._judged[version]}" for version in self._names)
-        self._context.progress.end(f"success {' and '.join(shares)}")
+        self._context.progress.end_part(f"success {' and '.join(shares)}")
 
     def _live(self) -> dict[str, float]:
         version = list(self._names)[-1]

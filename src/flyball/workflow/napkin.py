@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from flyball.config import Settings, read_settings
 from flyball.errors import ConfigError
-from flyball.release.monitors import MONITORS
+from flyball.release.monitoring import monitors
+from flyball.release.monitors import told_changes
 from flyball.settings_file import Location, Marks
 from flyball.workflow.check import EVALUATES_ONLY, Names, check_names, names_in_force
 from flyball.workflow.tracking import missing_package
@@ -145,10 +146,9 @@ def _gate(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
 
 
 def _monitor(value: Any, settings: Settings, around: Around) -> tuple[State, str]:
-    if not value:  # the list is empty
-        return "ready", ""
-    monitor = MONITORS[value]
-    return "ready", f"{monitor.owner}: alarm where it {monitor.alarm}"
+    monitor = next(one for one in monitors(settings.monitoring) if one.name == value)
+    changes = told_changes(monitor)
+    return "ready", f"{monitor.owner}: alarm where it {monitor.alarm}{f'; {changes}' if changes else ''}"
 
 
 _JUDGES: dict[str, Callable[[Any, Settings, Around], tuple[State, str]]] = {
@@ -162,6 +162,7 @@ _JUDGES: dict[str, Callable[[Any, Settings, Around], tuple[State, str]]] = {
     "release.canary_traffic_percent": _canary,
     "release.gates": _gate,
     "monitoring": _monitor,
+    "monitoring.metric": _monitor,
 }
 
 

@@ -42,7 +42,7 @@ async def own_attempts(
             inputs.prices,
             {"policy": version.version_id},
         )
-        context.progress.begin(f"attempts for {stage}", len(parts))
+        context.progress.begin_part(f"attempts for {stage}", len(parts))
         for number, part in enumerate(parts, start=1):
             made = list(context.store.attempts(context.run_id, stage, number))
             if not made:

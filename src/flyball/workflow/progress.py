@@ -14,6 +14,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -43,14 +44,20 @@ class Progress(Protocol):
     def plan(self, lines: Sequence[str]) -> None:
         """The stages that will be run, before the first starts."""
 
-    def begin(self, title: str, total: int | None = None) -> None:
-        """A stage or a part of one begins, with the number of its steps when it is known."""
+    def begin(self, title: str) -> None:
+        """A stage begins."""
 
-    def advance(self, done: int, values: Mapping[str, float]) -> None:
-        """`done` steps are done; `values` are the metrics of the last one."""
+    def begin_part(self, title: str, total: int) -> None:
+        """A part of the stage begins, of so many steps."""
+
+    def advance(self, done: int, values: Mapping[str, float], total: int | None = None) -> None:
+        """`done` steps are done, of `total` where no part said it; `values` are the metrics of the last one."""
 
     def say(self, line: str) -> None:
         """Something a person should know now. May be called from any thread."""
+
+    def end_part(self, summary: str) -> None:
+        """The part is over; the stage goes on."""
 
     def end(self, summary: str) -> None:
         """The stage is over."""
@@ -94,11 +101,15 @@ class Silent:
 
     def plan(self, lines: Sequence[str]) -> None: ...
 
-    def begin(self, title: str, total: int | None = None) -> None: ...
+    def begin(self, title: str) -> None: ...
 
-    def advance(self, done: int, values: Mapping[str, float]) -> None: ...
+    def begin_part(self, title: str, total: int) -> None: ...
+
+    def advance(self, done: int, values: Mapping[str, float], total: int | None = None) -> None: ...
 
     def say(self, line: str) -> None: ...
+
+    def end_part(self, summary: str) -> None: ...
 
     def end(self, summary: str) -> None: ...
 
@@ -115,44 +126,60 @@ class PlainProgress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._write, self._every, self._clock = write, every_seconds, clock
-        self._title = ""
+        self._stage = self._title = ""
         self._total: int | None = None
-        self._started = self._last = 0.0
+        self._stage_began = self._began = self._told = self._seen = 0.0
+        self._skipped = self._done = 0
         self._curve: list[float] = []
 
     def plan(self, lines: Sequence[str]) -> None:
         for line in lines:
             self._write(line)
 
-    def begin(self, title: str, total: int | None = None) -> None:
-        self._title, self._total, self._curve = title, total, []
-        self._started = self._last = self._clock()
-        self._write(f"{title} ...")
+    def begin(self, title: str) -> None:
+        self._stage, self._stage_began = title, self._clock()
+        self._start(title, None)
 
-    def advance(self, done: int, values: Mapping[str, float]) -> None:
+    def begin_part(self, title: str, total: int) -> None:
+        self._start(title, total)
+
+    def advance(self, done: int, values: Mapping[str, float], total: int | None = None) -> None:
+        now = self._clock()
+        if total is not None:
+            self._total = total
+        if not self._done or done <= self._done:  # the first step, perhaps of a resumed run, or steps begin anew
+            self._skipped, self._began, self._curve = done - 1, self._seen, []
+        self._done, self._seen = done, now
         if CURVE in values:
             self._curve.append(values[CURVE])
-        now = self._clock()
-        if now - self._last < self._every:
+        if now - self._told < self._every:
             return
-        self._last = now
-        total = f"/{self._total}" if self._total else ""
-        self._write(f"{self._title} {done}{total}  {self._left(done, now)}{describe(values, self._curve)}")
-
-    def _left(self, done: int, now: float) -> str:
-        if not self._total or not done:
-            return ""
-        seconds = (now - self._started) / done * (self._total - done)
-        return f"{minutes(seconds)} left  "
+        self._told = now
+        of = f"/{self._total}" if self._total else ""
+        self._write(f"{self._title} {done}{of}  {self._left(now)}{describe(values, self._curve)}")
 
     def say(self, line: str) -> None:
         self._write(line)
 
+    def end_part(self, summary: str) -> None:
+        self._write(f"{self._title}: {summary} ({minutes(self._clock() - self._began)})")
+
     def end(self, summary: str) -> None:
-        self._write(f"{self._title}: {summary} ({minutes(self._clock() - self._started)})")
+        self._write(f"{self._stage}: {summary} ({minutes(self._clock() - self._stage_began)})")
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _start(self, title: str, total: int | None) -> None:
+        self._title, self._total, self._curve, self._done = title, total, [], 0
+        self._began = self._told = self._seen = self._clock()
+        self._write(f"{title} ...")
+
+    def _left(self, now: float) -> str:
+        if not self._total:
+            return ""
+        seconds = (now - self._began) / (self._done - self._skipped) * (self._total - self._done)
+        return f"{minutes(seconds)} left  "
 
 
 class LiveProgress:
@@ -163,7 +190,7 @@ class LiveProgress:
         self._bars = RichProgress(
             TextColumn("[bold]{task.description:<28}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total}"),
+            MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -172,36 +199,49 @@ class LiveProgress:
             transient=True,
         )
         self._bar: TaskID | None = None
-        self._title, self._started = "", 0.0
+        self._stage = self._title = ""
+        self._stage_began = self._began = 0.0
         self._curve: list[float] = []
 
     def plan(self, lines: Sequence[str]) -> None:
         for line in lines:
             self._console.print(line, markup=False, highlight=False)
 
-    def begin(self, title: str, total: int | None = None) -> None:
-        self._drop()
-        self._title, self._curve, self._started = title, [], time.monotonic()
-        self._bars.start()
-        self._bar = self._bars.add_task(title, total=total, text="")
+    def begin(self, title: str) -> None:
+        self._stage, self._stage_began = title, time.monotonic()
+        self._start(title, None)
 
-    def advance(self, done: int, values: Mapping[str, float]) -> None:
+    def begin_part(self, title: str, total: int) -> None:
+        self._start(title, total)
+
+    def advance(self, done: int, values: Mapping[str, float], total: int | None = None) -> None:
         if CURVE in values:
             self._curve.append(values[CURVE])
         if self._bar is not None:
-            self._bars.update(self._bar, completed=done, text=describe(values, self._curve))
+            self._bars.update(self._bar, completed=done, total=total, text=describe(values, self._curve))
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False)
 
+    def end_part(self, summary: str) -> None:
+        self._over(self._title, summary, self._began)
+
     def end(self, summary: str) -> None:
-        self._drop()
-        took = minutes(time.monotonic() - self._started)
-        self._console.print(f"{self._title}: {summary} ({took})", markup=False, highlight=False)
+        self._over(self._stage, summary, self._stage_began)
 
     def close(self) -> None:
         self._drop()
         self._bars.stop()
+
+    def _start(self, title: str, total: int | None) -> None:
+        self._drop()
+        self._title, self._curve, self._began = title, [], time.monotonic()
+        self._bars.start()
+        self._bar = self._bars.add_task(title, total=total, text="")
+
+    def _over(self, title: str, summary: str, began: float) -> None:
+        self._drop()
+        self._console.print(f"{title}: {summary} ({minutes(time.monotonic() - began)})", markup=False, highlight=False)
 
     def _drop(self) -> None:
         if self._bar is not None:

@@ -57,6 +57,8 @@ def start(
     _refuse(workflow, store)
     inputs.check()
     check_trainable(inputs, proves=kind == "run")
+    if policy != "tiny":
+        trainer.find_policy(inputs.policy_folder_or_name(policy))
     run_id = store.new_run(kind, run_config(inputs, policy), workflow.title)
     with store.doing(run_id):
         return _go(inputs, store, trainer, progress, run_id, policy, kind)
@@ -129,7 +131,6 @@ async def _do(context: Context, stages: Sequence[Stage]) -> None:
         result = await stage.run(context)
         context.store.add_event(context.run_id, STAGE_DONE, {"name": stage.name, "result": result})
         context.results[stage.name] = result
-        context.progress.begin(stage.title)
         context.progress.end(result["note"])
 
 

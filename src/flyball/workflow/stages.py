@@ -52,11 +52,14 @@ async def prepare_data(context: Context) -> Result:
     note = ", ".join(f"{split} {count}" for split, count in counts.items())
     result: Result = {"tasks": counts, "demonstrations": 0, "note": note}
     if context.policy == "tiny" or "sft" in inputs.workflow.settings.training.order:
-        train, validation = await make_demonstrations(inputs, lambda done, total: context.progress.advance(done, {}))
+        train, validation = await make_demonstrations(
+            inputs, lambda done, total: context.progress.advance(done, {}, total)
+        )
+        demonstrated = f"{len(train)} demonstrations of {counts[TRAIN]} training tasks"
         folder = context.folder_of("data")
         write_demonstrations(folder / "train.jsonl", train)
         write_demonstrations(folder / "validation.jsonl", validation)
-        result |= {"demonstrations": len(train), "note": f"{note}; {len(train)} demonstrations"}
+        result |= {"demonstrations": len(train), "note": f"{note}; {demonstrated}"}
     return result
 
 

@@ -81,7 +81,7 @@ class Workflow:
     training: Section | Mapping[str, Any] | None = None
     evaluation: Section | Mapping[str, Any] | None = None
     release: Section | Mapping[str, Any] | None = None
-    monitoring: Sequence[str] = ()
+    monitoring: Sequence[str | Mapping[str, Any]] = ()
     prices: Section | Mapping[str, Any] | None = None
     limits: Section | Limits | Mapping[str, Any] | None = None
     name: str | None = None
