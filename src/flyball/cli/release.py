@@ -23,6 +23,8 @@ from flyball.cli.release_state import (
     plan_under_way,
     print_holds,
     print_status,
+    sessions_argument,
+    sessions_of,
     under_way,
 )
 from flyball.cli.release_tick import tick
@@ -42,7 +44,7 @@ from flyball.release.approvals import (
     owner_leaves,
     record_approval,
 )
-from flyball.release.canary.read import read_plan, read_sessions
+from flyball.release.canary.read import read_plan
 from flyball.release.controller import Controller, Restored
 from flyball.release.evidence import Evidence
 from flyball.release.gates import DEFAULT_GATES
@@ -250,14 +252,15 @@ def canary(by: str, now: float | None, home: Path) -> None:
 
 
 @release.command()
-@click.argument("sessions_file", metavar="SESSIONS.jsonl", type=click.Path(path_type=Path))
+@sessions_argument
 @by_option
 @now_option
 @home_option
-def promote(sessions_file: Path, by: str, now: float | None, home: Path) -> None:
-    """Give the candidate to everybody, as its owner, at the end of the ramp."""
+def promote(sessions_file: Path | None, by: str, now: float | None, home: Path) -> None:
+    """Give the candidate to everybody, as its owner, at the end of the ramp, on the same sessions as `tick`."""
     with open_store(home) as store:
-        Controller(store).promote(plan_under_way(store), read_sessions(sessions_file), by=by, now=moment(now))
+        sessions = sessions_of(store, home, sessions_file)
+        Controller(store).promote(plan_under_way(store), sessions, by=by, now=moment(now))
         print_status(store)
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import click
 
-from flyball.cli.options import FINITE
-from flyball.errors import ReleaseError
+from flyball.cli.options import FINITE, take_in
+from flyball.errors import ReleaseError, StoreError
+from flyball.gateway.release_sessions import release_sessions
 from flyball.release.canary.plan import CanaryPlan
+from flyball.release.canary.read import read_sessions
+from flyball.release.canary.units import ServedSession
 from flyball.release.controller import Controller
 from flyball.release.kept import kept_plan
 from flyball.release.routing import RoutingTable
 from flyball.store.store import Store
 
 by_option = click.option("--by", required=True, help="Who does this; it is written into the audit log.")
+sessions_argument = click.argument(
+    "sessions_file", metavar="[SESSIONS.jsonl]", required=False, type=click.Path(path_type=Path)
+)
 now_option = click.option("--now", type=FINITE, help="Seconds since 1970. Default: now.")
 
 
@@ -33,6 +40,16 @@ def under_way(store: Store) -> RoutingTable:
 def plan_under_way(store: Store) -> CanaryPlan:
     """The plan that the release under way follows. Raises ReleaseError before the first release."""
     return kept_plan(store, under_way(store).plan)
+
+
+def sessions_of(store: Store, home: Path, file: Path | None) -> list[ServedSession]:
+    """The sessions of a file, or those that gateways of this home served under the release; either way what they
+    spooled is in the store afterwards, as far as it can be read. Raises ReleaseError for a file that is wrong."""
+    try:
+        take_in(store, home)
+    except StoreError as error:  # what is known must still be able to send users back
+        click.echo(f"store:   not everything that was spooled could be read: {error}", err=True)
+    return read_sessions(file) if file else release_sessions(store, under_way(store))
 
 
 def print_status(store: Store) -> None:

@@ -7,12 +7,18 @@ from pathlib import Path
 import click
 
 from flyball.cli.canary import print_verdict
-from flyball.cli.options import home_option, open_store, take_in
-from flyball.cli.release_state import moment, now_option, plan_under_way, print_status, under_way
-from flyball.errors import StoreError
+from flyball.cli.options import home_option, open_store
+from flyball.cli.release_state import (
+    moment,
+    now_option,
+    plan_under_way,
+    print_status,
+    sessions_argument,
+    sessions_of,
+    under_way,
+)
 from flyball.gateway.release_facts import ARMS, ReleaseFacts, release_facts
 from flyball.gateway.shadow_facts import shadowed_sessions
-from flyball.release.canary.read import read_sessions
 from flyball.release.canary.units import ServedSession
 from flyball.release.change import WATCHED
 from flyball.release.controller import Controller, incident_name
@@ -30,7 +36,7 @@ ALARM = 3
 
 
 @click.command()
-@click.argument("sessions_file", metavar="[SESSIONS.jsonl]", required=False, type=click.Path(path_type=Path))
+@sessions_argument
 @click.option("--reference", help="Version whose distance counts; default: the one that was scored last.")
 @now_option
 @home_option
@@ -40,24 +46,17 @@ def tick(
 ) -> None:
     """Look at the sessions of the canary and do what follows: stay, hold, advance, promote or go back.
 
-    In shadow there is no file yet: what gateways shadowed is read from the store, compared and recorded, and holds the
-    canary until it agrees. Later the shadow, lost records, distance from the reference and graded quality are read from
-    there too. Once everybody has the release, look whether it became worse than it was when it was promoted: an alarm
-    opens an incident, moves nothing, and the exit code is 3.
+    The sessions are those that the gateways of this home served, or those of SESSIONS.jsonl. In shadow what was
+    shadowed is compared and recorded, and holds the canary until it agrees. Later the shadow, lost records, distance
+    from the reference and graded quality are read from the store too. Once everybody has the release, look whether it
+    became worse than it was when it was promoted: an alarm opens an incident, moves nothing, and the exit code is 3.
     """
-    sessions, at = read_sessions(sessions_file) if sessions_file else [], moment(now)
+    at = moment(now)
     with open_store(home) as store:
-        try:
-            take_in(store, home)
-        except StoreError as error:  # what the sessions of the file prove must still be able to send users back
-            click.echo(f"store:   not everything that was spooled could be read: {error}", err=True)
+        sessions = sessions_of(store, home, sessions_file)
         alarms, stage = 0, under_way(store).stage
-        if (stage == "shadow") == (sessions_file is not None):
-            raise click.UsageError(
-                "a release in shadow has no sessions of its own yet: leave SESSIONS.jsonl out"
-                if stage == "shadow"
-                else f"at stage {stage} give the sessions that were served: flyball release tick SESSIONS.jsonl"
-            )
+        if stage == "shadow" and sessions_file is not None:
+            raise click.UsageError("a release in shadow has no sessions of its own yet: leave SESSIONS.jsonl out")
         if stage == "shadow":
             _look_at_shadow(store, at)
         elif stage == "general":

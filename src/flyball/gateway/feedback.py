@@ -16,7 +16,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -33,6 +33,9 @@ MOST_REPORTS = 100_000
 """Reports whose ids a worker has at hand."""
 
 
+SAYS = ("outcome", "score", "override", "kpi", "context", "harm")
+
+
 class Report(BaseModel):
     """One report. Which session and call it is about stands in the receipt."""
 
@@ -44,11 +47,13 @@ class Report(BaseModel):
     override: Override | None = None
     kpi: Kpi | None = None
     context: Context | None = None
+    harm: Literal["unsafe", "critical"] | None = None
+    """a breach of policy; a critical one sends a canary back at once"""
 
     @model_validator(mode="after")
     def _says_something(self) -> Report:
-        if all(getattr(self, name) is None for name in ("outcome", "score", "override", "kpi", "context")):
-            raise ValueError("a report says an outcome, a score, an override, a kpi or a context")
+        if all(getattr(self, name) is None for name in SAYS):
+            raise ValueError("a report says an outcome, a score, an override, a kpi, a context or a harm")
         return self
 
 

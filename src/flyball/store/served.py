@@ -95,6 +95,26 @@ class Fact:
     facts: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class AskedCall:
+    """A call as it was assigned before the upstream was asked, and what came of it: `seconds` and `cost_usd` are 0 as
+    long as no end of it is known. `unit`, `user` (a pseudonym, "" = not drawn by user) and `reason`: how it was drawn.
+    `refused_tools`: how many of the tool calls that it asked for were refused."""
+
+    project: str
+    session: str
+    arm: str
+    version_id: str
+    at: float
+    unit: str
+    user: str
+    reason: str
+    in_experiment: bool
+    seconds: float
+    cost_usd: float
+    refused_tools: int
+
+
 class ServedTables(RegistryTables, ApprovalTables, BodyTables, ExpiryTables):
     """The part of `Store` that reads what was served."""
 
@@ -139,6 +159,23 @@ class ServedTables(RegistryTables, ApprovalTables, BodyTables, ExpiryTables):
             AND NOT EXISTS (SELECT 1 FROM served_requests e WHERE e.project = r.project AND e.call_id = r.call_id
                 AND e.kind = 'response') ORDER BY r.seq"""
         return [(row["project"], row["call_id"]) for row in self._db.rows(sql, (before,))]
+
+    def asked_calls(self, release_id: str) -> Iterator[AskedCall]:
+        """Yield every call that was assigned under a release, shadow left out, in the order they were stored."""
+        sql = f"""SELECT r.seq, r.project, r.session, r.arm, r.version_id, r.at, r.facts, c.seconds, c.cost_usd,
+            c.facts AS call_facts FROM served_requests r
+            LEFT JOIN served_calls c ON c.project = r.project AND c.call_id = r.call_id
+            WHERE r.seq > ? AND r.kind = 'request' AND r.release_id = ? AND r.arm != 'shadow'
+            ORDER BY r.seq LIMIT {_PAGE}"""
+        after = 0
+        while rows := self._db.rows(sql, (after, release_id)):
+            yield from map(_asked, rows)
+            after = rows[-1]["seq"]
+
+    def silent_since(self) -> dict[tuple[str, str], float]:
+        """Return until when (seconds since 1970) each session (project, name) was served that a gateway saw ended."""
+        sql = "SELECT project, session, max(at + duration_ms / 1000.0) FROM served_sessions GROUP BY project, session"
+        return {(row[0], row[1]): float(row[2]) for row in self._db.rows(sql)}
 
     def add_feedback(self, fact: FeedbackFrame) -> bool:
         """Write a fact that came late; False when this very report is there already.
@@ -217,6 +254,22 @@ class ServedTables(RegistryTables, ApprovalTables, BodyTables, ExpiryTables):
 def _call(row: Row) -> ServedCall:
     values = {name: row[name] for name in ServedCall.__dataclass_fields__}
     return ServedCall(**{**values, "facts": orjson.loads(row["facts"])})
+
+
+def _asked(row: Row) -> AskedCall:
+    told = orjson.loads(row["facts"])
+    unit = told.get("unit") or {}
+    checks = orjson.loads(row["call_facts"] or "{}").get("checks") or ()
+    return AskedCall(
+        **{name: row[name] for name in ("project", "session", "arm", "version_id", "at")},
+        unit=unit.get("level") or "",
+        user=unit.get("key") or "",
+        reason=told.get("reason", ""),
+        in_experiment=bool(told.get("in_experiment")),
+        seconds=float(row["seconds"] or 0.0),
+        cost_usd=float(row["cost_usd"] or 0.0),
+        refused_tools=sum(check["kind"] == "tool" for check in checks),
+    )
 
 
 def _fact(row: Row) -> Fact:
