@@ -20,6 +20,7 @@ from flyball.release.registry import new_version
 from flyball.rl.guards import Alarm
 from flyball.store.store import Store
 from flyball.types import Attempt, Call, GradedAttempt, Missing, Outcome, RewardEvent, StopReason, Task, Trajectory
+from flyball.workflow.best_of import best_of
 from flyball.workflow.fake import FakeTrainer, write_policy
 from flyball.workflow.learning import by_success
 from flyball.workflow.progress import Silent
@@ -119,6 +120,8 @@ def test_a_whole_run_leaves_everything_in_the_store(project: Path, tmp_path: Pat
         assert store.count_attempts(finished.run_id, "rl") == 3 * 2 * 2
         assert store.count_attempts(finished.run_id, "eval") == 4 * (SPLITS["test"] + SPLITS["adversarial"])
         assert [step for step, _ in store.metrics(finished.run_id)["success_rate"]] == [1, 2, 3]
+        with pytest.raises(EvalError, match="no task has two attempts"):  # of one policy: there are four here
+            best_of(store, finished.run_id, "eval", "reward")
         assert record.drill is not None
         assert record.drill.verified
         assert finished.release is not None
