@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from flyball.cli.canary import plan_argument
+from flyball.cli.canary import plan_argument, print_detection
 from flyball.cli.group import Group
 from flyball.cli.options import FINITE, home_option, open_store, slice_option, take_in
 from flyball.cli.output import print_release, table
@@ -206,10 +206,15 @@ def approve(
 @now_option
 @home_option
 def launch(release_id: str, plan_file: Path, base: float, per_day: float, now: float | None, home: Path) -> None:
-    """Begin the shadow of a release under a plan, if its canary will be able to see the harm in time."""
+    """Begin the shadow of a release under a plan, if its canary will be able to see the harm in time.
+
+    What it will see, and when, is printed and kept in the record; the Reliability Brief has it.
+    """
     with open_store(home) as store:
-        found = store.release(release_id)
-        Controller(store).launch(found, read_plan(plan_file), base=base, units_per_day=per_day, now=moment(now))
+        found, plan = store.release(release_id), read_plan(plan_file)
+        seen = Controller(store).launch(found, plan, base=base, units_per_day=per_day, now=moment(now))
+        click.echo(f"canary:  {100 * seen.share:g} % of {seen.units_per_day:g} {seen.unit}s a day will see")
+        print_detection(seen.rows, seen.unit)
         print_status(store)
 
 

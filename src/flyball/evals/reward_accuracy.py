@@ -6,10 +6,14 @@ learns from a reward model goes where that model was never trained; its accuracy
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from flyball.stats.intervals import rate_interval
+from flyball.store.store import Store
 from flyball.types import Estimate, GradedAttempt, Missing
+
+REFRESHED = "reward_model_refreshed"
+"""Kind of event of a run: {step, version}; with `failed` where the old version goes on."""
 
 
 def reward_accuracy(graded: Iterable[GradedAttempt]) -> Estimate | None:
@@ -54,3 +58,15 @@ def needs_refresh(first: Estimate, now: Estimate, fall: float = 0.1) -> str:
         f"its accuracy fell from {first.value:.1%} [{first.low:.1%}, {first.high:.1%}] (n {first.n}) "
         f"to {now.value:.1%} [{now.low:.1%}, {now.high:.1%}] (n {now.n})"
     )
+
+
+def refreshed_after(store: Store, run_id: str) -> Sequence[int]:
+    """The steps of RL after which a run trained its reward model anew."""
+    events = store.events(run_id, REFRESHED)
+    return [event.payload["step"] for event in events if "failed" not in event.payload]
+
+
+def newest_judge(store: Store, run_id: str) -> str | None:
+    """The version that the run trained anew last; None where it trained none."""
+    made = [event.payload["version"] for event in store.events(run_id, REFRESHED)]
+    return made[-1] if made else None
