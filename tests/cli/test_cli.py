@@ -195,7 +195,7 @@ def test_doctor_reads_a_chat_template_without_weights(flyball: Run, tmp_path: Pa
     assert lost.code == 1 and "verdict: not prefix-stable" in lost.out
     assert "turn 2: the text of message 2 is left out once more is said" in lost.out
     assert "attempts go on as a new branch there" in lost.out
-    assert "no usable tokenizer" in flyball("doctor", "template", str(tmp_path)).err
+    assert f"{tmp_path} has no tokenizer (tokenizer.json" in flyball("doctor", "template", str(tmp_path)).err
     assert (
         "did you mean 'hermes'" in flyball("doctor", "template", str(tmp_path / "kept"), "--tool-format", "herme").err
     )
@@ -446,7 +446,7 @@ def test_a_world_that_raises_in_reset_is_missing_not_zero(flyball: Run, tmp_path
     code = Path(FILE).read_text().replace("self.shelf, self.taken = shelf, 0", "self.shelf, self.taken = 1 / 0, 0")
     Path(FILE).write_text(code)
     done = flyball("eval", FILE, "--policy", str(write_policy(tmp_path / "p", 1.0)))
-    assert done.code == 0
+    assert done.code == 0 and "none of the 24 attempts at the suite 'test' has an outcome; 24 times: " in done.err
     shown = flyball("show", run_id(), "--failed")
     assert "missing (infrastructure)" in shown.out
     assert "ZeroDivisionError" in shown.out

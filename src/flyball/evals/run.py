@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,8 @@ from flyball.types import Attempt, EvalRun, GradedAttempt, Missing, Task, TaskRe
 T = TypeVar("T")
 K = TypeVar("K")
 NUM_GRADINGS = 3
+_WHOSE = re.compile(r", (?:on attempt|for task) ")
+"""Where a cause begins to tell which attempt it is of."""
 _NOT_OFFERED = ("unknown_tool", "not_allowed")
 
 
@@ -209,18 +212,23 @@ async def attempt_all(
     return [kept[key] for key in keys]
 
 
-def require_some(found: Sequence[object], what: str) -> None:
-    """Raise EvalError when attempts were made and each one's outcome (or reward) is Missing: nothing was measured.
+def nothing_measured(found: Sequence[object], what: str) -> str:
+    """Where attempts were made and each one's outcome (or reward) is Missing: that, and the commonest cause; else ''.
 
     A policy's failure is an outcome, so this is the fault of the agent's program, the world, a grader or the engine.
     """
     missing = [one for one in found if isinstance(one, Missing)]
-    if missing and len(missing) == len(found):
-        cause, times = Counter(one.cause.partition(", on attempt ")[0] for one in missing).most_common(1)[0]
-        raise EvalError(
-            f"none of the {len(found)} {what} has an outcome, so there is nothing to learn or to compare; {times} "
-            f"times: {cause}; mend it, then start anew or go on with --resume"
-        )
+    if not missing or len(missing) < len(found):
+        return ""
+    causes = Counter(_WHOSE.split(one.cause)[0] for one in missing)
+    cause, times = causes.most_common(1)[0]
+    return f"none of the {len(found)} {what} has an outcome; {times} times: {cause}"
+
+
+def require_some(found: Sequence[object], what: str) -> None:
+    """Raise EvalError where nothing was measured."""
+    if why := nothing_measured(found, what):
+        raise EvalError(f"{why}; mend it, then start anew or go on with --resume")
 
 
 async def _at_most(concurrency: int, keys: Sequence[K], do: Callable[[K], Awaitable[None]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from flyball.engine.protocol import Engine
 from flyball.errors import EvalError
 from flyball.evals.compare import compare
-from flyball.evals.run import Arm, Turn, attempt_all, evaluate_in_turn, require_some
+from flyball.evals.run import Arm, Turn, attempt_all, evaluate_in_turn, nothing_measured, require_some
 from flyball.evals.suite import Suite
 from flyball.metrics import measured
 from flyball.models.chat import ChatFormat
@@ -143,7 +143,9 @@ async def _evaluate(
     finally:
         keeper.flush()
     keeper.end()
-    require_some([result.success for run in runs for result in run.results], f"attempts at the suite {suite.name!r}")
+    outcomes = [result.success for run in runs for result in run.results]
+    if why := nothing_measured(outcomes, f"attempts at the suite {suite.name!r}"):
+        context.progress.say(why)
     await require_anchors(inputs)
     context.store.add_event(context.run_id, ORDER, order_record(suite.name, order))
     for run in runs:

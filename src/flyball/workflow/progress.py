@@ -144,7 +144,7 @@ class PlainProgress:
         self._start(title, total)
 
     def advance(self, done: int, values: Mapping[str, float], total: int | None = None) -> None:
-        """Write a line if none was written for a while."""
+        """Write a line if the last one is long enough ago."""
         now = self._clock()
         if total is not None:
             self._total = total

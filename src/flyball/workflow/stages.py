@@ -16,9 +16,10 @@ from flyball.release.evidence import TokenSpeed
 from flyball.release.gates import DEFAULT_GATES
 from flyball.release.slices import with_slices
 from flyball.release.verdict import judge_release
+from flyball.types import Missing
 from flyball.workflow.context import Context, Result, Stage
 from flyball.workflow.demonstrations import make_demonstrations
-from flyball.workflow.evaluation import compare_first, evaluate_suites, rehearse_rollback
+from flyball.workflow.evaluation import compare_first, evaluate_suites, finished_eval, rehearse_rollback
 from flyball.workflow.inputs import TRAIN
 from flyball.workflow.learning import (
     TRAINING,
@@ -85,11 +86,14 @@ async def evaluate_versions(context: Context) -> Result:
     speed = await evaluate_suites(context, pair, [one for arm, one in arms.items() if arm not in (BASELINE, CANDIDATE)])
     first = compare_first(context, arms["baseline"], arms["candidate"])
     before, after, gain = first.baseline_estimate, first.candidate_estimate, first.difference
+    runs = [finished_eval(context, version, context.inputs.suites[0]) for version in pair]
+    missing = sum(isinstance(result.success, Missing) for run in runs if run for result in run.results)
+    against = f"; {missing} missing outcomes count against the candidate" if missing else ""
     return {
         "arms": {arm: version.version_id for arm, version in arms.items()},
         "token_speed": token_speed_of(speed),
         "note": f"{first.suite}: success {before.value:.1%} -> {after.value:.1%}, difference {100 * gain.value:+.1f} "
-        f"points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], n {gain.n}",
+        f"points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], n {gain.n}{against}",
     }
 
 
