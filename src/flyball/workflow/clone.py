@@ -16,8 +16,8 @@ from flyball.config import read_settings
 from flyball.errors import ConfigError
 from flyball.release.standing import frozen, open_incidents
 from flyball.reports.budget import UnitEconomics, optimistic, unit_economics
-from flyball.reports.tables import format_estimate
 from flyball.reports.weekly import WEEK, advise, by_week, of_users, recoveries, week_of
+from flyball.stats.written import format_estimate
 from flyball.store.store import Store
 from flyball.types import SessionRecord
 
