@@ -145,6 +145,15 @@ def test_a_command_that_cannot_start_says_so() -> None:
         Command("")
 
 
+def test_a_command_runs_in_the_folder_of_its_workflow_unless_it_has_its_own(tmp_path: Path) -> None:
+    where = [sys.executable, "-c", "import os; print(os.getcwd())"]
+    (tmp_path / "own").mkdir()
+    for command, expected in ((Command(where), tmp_path), (Command(where, cwd=tmp_path / "own"), tmp_path / "own")):
+        end, _, _ = drive(command.beside(tmp_path), FakeEngine(["x"]))
+        assert end.messages[-1]["content"] == str(expected.resolve())
+        assert command.beside(tmp_path).name == command.name
+
+
 def test_past_a_limit_the_command_and_its_children_are_killed(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     text = f"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import orjson
@@ -129,7 +130,13 @@ def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
     assert "verdict: ready for shadow" in judged
     release = judged.split("release: ")[1].strip()
 
-    said(capsys, "release", "launch", release, "plan.yaml", "--base", 0.8, "--per-day", 8640, "--now", 0)
+    assert "**OFF** canary: none is planned: what harm it would show is not known" in brief_of(
+        capsys, here, release, "en-US"
+    )
+    launched = said(capsys, "release", "launch", release, "plan.yaml", "--base", 0.8, "--per-day", 8640, "--now", 0)
+    assert "canary:  5 % of 8640 sessions a day will see" in launched and "extra failures" in launched
+    seen = re.search(r"^10 +([\d,]+) +([\d,]+) +([\d.]+) ", launched, re.MULTILINE)
+    assert seen is not None
     assert "Product has no owner" in said(capsys, "release", "canary", "--by", "ada", "--now", 0, code=4)
     for role, name in (("ML", "mia"), ("Platform", "pat"), ("Product", "ada")):
         public = said(capsys, "log", "key", f"{role}.key").strip()
@@ -137,7 +144,9 @@ def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
         who = ("--role", role, "--key", f"{role}.key", "--by", name, "--now", 0)
         said(capsys, "release", "approve", release, "plan.yaml", *who)
     assert "rehearsed" in said(capsys, "release", "status", "--now", 0)
-    assert "In shadow" in brief_of(capsys, here, release, "en-GB")
+    page = brief_of(capsys, here, release, "en-GB")
+    assert "In shadow" in page and "5% of 8,640 sessions a day, success 80%; median [9 of 10] of 400" in page
+    assert f"by 10 points, {seen[3]} d, {seen[1]} [{seen[2]}]; by 15 points, " in page
     drilled = said(capsys, "release", "drill", "--seconds", 40, "--by", "pat", "--now", 0)
     assert "held" not in drilled and "next:    flyball release canary --by NAME" in drilled
     assert "canary at 5 %" in said(capsys, "release", "canary", "--by", "ada", "--now", 0)
@@ -149,6 +158,7 @@ def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
     with Store(here / "home") as store:
         assert store.alias(PRODUCTION) == candidate
     page = brief_of(capsys, here, release, "fr-FR")
+    assert "Ce que peut voir le canari" in page and f"de 10 points, {seen[3].replace('.', ',')} j, {seen[1]} [" in page
     assert "Sert tout le monde" in page and "sessions d’utilisateurs l’ont rencontrée" in page
     assert "| sessions manquées | " in page and "préjudice exclu" in page and "ML, Platform, Product" in page
     assert said(capsys, "verify", release).count("same") == 4

@@ -10,8 +10,10 @@ import pytest
 
 from flyball.config import read_settings
 from flyball.release.incidents import open_incident
+from flyball.reports.decision import decide_on
 from flyball.store.audit import Act
 from flyball.store.store import Store
+from flyball.workflow.clone import may_expand
 from tests.store.served import report, session, spooled
 
 DAY = 24 * 3600.0
@@ -67,7 +69,10 @@ def test_one_that_pays_is_copied(flyball: Callable[..., Any], folder: Path) -> N
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("value_of_success_usd: 2.0", "value_of_success_usd: 1.1"), "its lower bound is not above $1"),
+        (
+            ("value_of_success_usd: 2.0", "value_of_success_usd: 1.1"),
+            "the margin per success is above $1: $",
+        ),
         (("  retries: 0\n", ""), "optimistic by default: nothing is budgeted for retries"),
         (("  least_margin_usd: 1.0\n", ""), "economics.least_margin_usd are needed"),
         (("retries: 0", "retries: -1"), "economics.retries"),
@@ -90,6 +95,40 @@ def test_a_standing_that_is_not_stable_is_refused(flyball: Callable[..., Any], f
         store.add_act(Act(action="route", actor="f", at=NOW - DAY, subject="r1", reason="harm", detail=detail))
     done = clone(flyball, folder)
     assert done.code == 4 and "incident i1 is open" in done.err and "r1 was rolled back: harm" in done.err
+
+
+def acted(store: Store, action: str, days: float, **detail: Any) -> None:
+    store.add_act(Act(action=action, actor="f", at=NOW - days * DAY, subject="r1", reason="harm", detail=detail))
+
+
+def two_gates_fail(store: Store) -> None:
+    acted(store, "gate_failed", 3)
+    acted(store, "gate_failed", 2)
+
+
+STANDINGS: dict[str, Callable[[Store], None]] = {
+    "stop while an incident is open": lambda store: open_incident(store, "i", by="b", reason="harm", at=NOW - 60 * DAY),
+    "stop after two failed gates within a week": two_gates_fail,
+    "stop when a release was taken back in these weeks": lambda store: acted(store, "route", 28, stage="rolled_back"),
+}
+MARGIN = "stop unless the whole interval of the margin per success is above $1"
+FILES = {
+    MARGIN: FILE.replace("usd: 2.0", "usd: 1.1"),
+    "stop while a line of the budget is empty": FILE.replace("  retries: 0\n", ""),
+}
+
+
+@pytest.mark.parametrize("rule", ["", *STANDINGS, *FILES])
+def test_what_the_decision_page_stops_is_not_cloned_and_for_the_same_reason(folder: Path, rule: str) -> None:
+    source = folder / "refunds.yaml"
+    source.write_text(FILES.get(rule, FILE))
+    with Store(folder / "home") as store:
+        STANDINGS.get(rule, lambda store: None)(store)
+        against = may_expand(store, source, weeks=4, now=NOW).against
+        page = decide_on(store, weeks=4, now=NOW, budget=read_settings(source)[0].economics).phases[2]
+    assert [one.text for one in page.stopped] == ([rule] if rule else [])
+    assert against == tuple(f"{one.text}: {one.found}" for one in page.stopped)
+    assert all(one.state == "pass" for one in page.stops if one not in page.stopped)
 
 
 def test_names_and_folders(flyball: Callable[..., Any], folder: Path) -> None:

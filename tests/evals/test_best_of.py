@@ -31,6 +31,14 @@ def test_by_hand() -> None:
     assert all(row.kept.value <= row.any_of_them.value + 1e-12 and row.kept.n == 2 for row in found.rows)
 
 
+def test_intervals_of_few_tasks_are_shares() -> None:
+    tasks = [each for name in "abcd" for each in made(name, (2.0, name == "a"), (1.0, name == "a"))]
+    found = best_of_attempts(tasks, lambda one: one.reward)
+    for row in found.rows:
+        for share in (row.kept, row.any_of_them):
+            assert share.value == pytest.approx(0.25) and 0.0 <= share.low < 0.25 < share.high <= 1.0
+
+
 def test_single_attempts_are_no_choice() -> None:
     found = best_of_attempts([*made("a", (1.0, True)), *made("b", (0.5, True), (0.1, False))], lambda one: one.reward)
     assert (found.num_tasks, found.left_out) == (1, 1)

@@ -14,7 +14,7 @@ from flyball.engine.fake import FakeEngine, Prompt
 from flyball.engine.protocol import SamplingParams
 from flyball.errors import EvalError, Fault, StoreError
 from flyball.evals.compare import compare
-from flyball.evals.run import attempt_all, evaluate, evaluate_in_turn
+from flyball.evals.run import attempt_all, evaluate, evaluate_in_turn, require_some
 from flyball.evals.scripted import do_nothing, say, scripted_arm, use
 from flyball.evals.suite import Suite
 from flyball.graders.grade import GraderSet
@@ -132,6 +132,15 @@ def test_a_world_that_fails_is_missing_not_zero() -> None:
     (only,) = run_suite(Suite.of("test", tasks(1)), ["done"], world=WorldSpec(Broken)).results
     assert isinstance(only.success, Missing) and only.success.fault is Fault.INFRASTRUCTURE
     assert "no database" in only.success.cause
+
+
+def test_attempts_without_any_outcome_are_an_error_that_tells_the_commonest_cause() -> None:
+    causes = ("no such program, on attempt a1", "too late", "no such program, on attempt a2")
+    dead, late, gone = (Missing(cause, Fault.INFRASTRUCTURE) for cause in causes)
+    require_some([], "attempts")
+    require_some([dead, False, gone], "attempts")
+    with pytest.raises(EvalError, match=r"none of the 3 attempts has an outcome.*; 2 times: no such program; mend it"):
+        require_some([dead, late, gone], "attempts")
 
 
 def test_suites_are_frozen_by_what_they_hold_and_where() -> None:

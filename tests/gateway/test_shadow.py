@@ -73,6 +73,25 @@ def test_a_shadow_stops_where_it_would_have_acted_otherwise(tmp_path: Path) -> N
     go(test)
 
 
+def test_a_session_that_left_one_candidate_is_followed_by_the_next(tmp_path: Path) -> None:
+    old, new = (
+        Mock(lambda asked, tool=tool: json_answer(text_answer("", tool_calls=[tool_call(tool)]))) for tool in "ab"
+    )
+    tables = Tables(SHADOW)
+
+    async def test() -> None:
+        async with running(tmp_path, {"old": old, "new": new, "next": old}, table=tables) as gateway:
+            await gateway.chat("hi", path="/s/s1/v1/chat/completions")
+            await settled(gateway, tool=1)
+            tables.table = replace(SHADOW, version=2, release_id="r2", candidate="next")
+            while gateway.app.router.table.version < 2:
+                await asyncio.sleep(0.005)
+            await gateway.chat("hi", path="/s/s1/v1/chat/completions")
+            await settled(gateway, tool=1, same=1)
+
+    go(test)
+
+
 def test_a_shadow_is_bounded_and_never_delays_anybody(tmp_path: Path) -> None:
     old = Mock(lambda asked: json_answer(text_answer("ok")))
     new = Mock(lambda asked: json_answer(text_answer("ok"), delay=30.0))

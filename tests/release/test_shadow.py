@@ -14,6 +14,7 @@ from flyball.gateway.shadow_facts import LATE_SECONDS, shadowed_sessions
 from flyball.release.approvals import ROLES, record_approval
 from flyball.release.controller import Controller
 from flyball.release.shadow import ShadowAnswer
+from flyball.reports.release_brief import _watched
 from tests.gateway.servers import KEYS, Mock, Running, go, json_answer, running, text_answer, tool_call
 from tests.gateway.test_shadow import settled
 from tests.release.conftest import TRAFFIC, drilled
@@ -90,6 +91,7 @@ def test_a_tick_reads_the_shadow_of_a_running_gateway_and_holds_until_it_is_enou
     said("release", "tick")
     assert shadows() == [("not_evaluable", 3), ("not_evaluable", 3), ("pass", 33)], "what is known is not told again"
     assert "canary at 5 %" in said("release", "canary", "--by", "ada")
+    assert _watched(None, None, store.acts())["shadow_agreement"] == "pass"
     assert shadows()[3:] == [("pass", 33)], "the canary rests on the last look"
     assert said("verify", release.release_id).count("same") == 5
 
@@ -181,12 +183,16 @@ def test_what_was_not_sent_is_nobodys_and_leaves_out_a_session_without_a_tool_ca
     assert set(found) == {"chosen", "shop~b"} and found["chosen"] == 4
 
 
-def test_other_releases_later_stages_and_old_rows_are_not_counted(store, release, controller) -> None:
+def test_other_releases_later_stages_and_old_rows_are_not_counted(store, release, plan, controller) -> None:
     other = [("call", {**frame, "release_id": "another"}) for _, frame in turn(release, "a", 1, "same", "x", "x")]
     old = [("call", {k: v for k, v in f.items() if k != "shadow"}) for _, f in turn(release, "b", 1, "same", "x", "x")]
     del old[1][1]["checks"][0]["tools"]
     canary = [("call", {**frame, "arm": "canary"}) for _, frame in turn(release, "c", 1, "busy")]
     assert pairs_of(store, controller, *other, *old, *canary) == {"chosen": 0}
+    controller.begin_canary(plan, by="ada", now=time.time())
+    late = turn(release, "d", 1, "same", "x", "x")  # a worker that still went by the table before
+    store.ingest(spooled(store.root / "spool" / "1", *late, arm="stable"))
+    assert shadowed_sessions(store, controller.table(), now=time.time() + 100.0).chosen == 0
 
 
 def test_a_tick_says_which_stage_needs_sessions(tmp_path: Path, store, plan, controller, said) -> None:

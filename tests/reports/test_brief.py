@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from flyball.release.canary.detection import Detection, DetectionTable
 from flyball.release.controller import Restored
 from flyball.release.evidence import Evidence
 from flyball.release.incidents import open_incident, raise_incident
@@ -38,6 +40,16 @@ from flyball.types import Estimate
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WORDS = "long words that fill the space they are given and then go on for some more of it, as real ones do. "
+
+
+FORESEEN = DetectionTable(
+    "session", 0.8, 2000.0, 0.05,
+    (
+        Detection(0.03, math.inf, math.inf, math.inf, math.inf), Detection(0.05, 4310.0, 11207.0, 3.8e6, 215.5),
+        *(Detection(drop, 1234.0, 12345.0, 1.2e6, 99.0) for drop in (0.10, 0.125, 0.20, 0.30)),
+    ),
+)  # fmt: skip
+"""What `detection_table` makes, with as many digits as it may have."""
 
 
 def crowded(brief: Brief) -> Brief:
@@ -72,16 +84,25 @@ def with_users(brief: Brief) -> Brief:
     ]  # fmt: skip
     decided = message("decided.back", test=message("test.success"), harm=seen[1].estimate)
     course = Course((0.05, 0.25), 3.25 * 86400, 1834, 1790, tuple(seen), decided, Restored(78_120.0, 0.5))
-    return replace(brief, course=course, signed=("ML", "Product"), release=replace(brief.release, stage="rolled_back"))
+    return replace(
+        brief, foreseen=FORESEEN, course=course, signed=("ML", "Product"),
+        release=replace(brief.release, stage="rolled_back"),
+    )  # fmt: skip
+
+
+def at_stage(brief: Brief, stage: str) -> Brief:
+    if stage == "shadow":
+        return replace(brief, foreseen=FORESEEN, release=replace(brief.release, stage="shadow"))
+    return brief if stage == "offline" else with_users(brief)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the printed page is not measured")
 @pytest.mark.parametrize("locale", LOCALES)
-@pytest.mark.parametrize("users", [False, True])
-def test_it_prints_on_one_page(brief, tmp_path, locale, users):
+@pytest.mark.parametrize("stage", ["offline", "shadow", "rolled_back"])
+def test_it_prints_on_one_page(brief, tmp_path, locale, stage):
     """With more of everything than a page holds, in the language of the longest words too."""
     source, target = tmp_path / "brief.html", tmp_path / "brief.pdf"
-    full = crowded(with_users(brief) if users else brief)
+    full = crowded(at_stage(brief, stage))
     source.write_text(brief_html(full, locale), encoding="utf-8")
     subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -210,6 +231,25 @@ def test_a_monitor_stands_behind_a_claim_under_a_name_that_exists(brief):
         assert "<code>missing_rate</code>" in brief_html(everybody) and "telemetry_loss</code>" not in brief_html(
             everybody
         )
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_what_the_canary_can_see_is_told_on_both_pages(brief, locale):
+    words = words_of(locale)
+    planned = at_stage(brief, "shadow")
+    html, markdown = text_of(brief_html(planned, locale)), brief_markdown(planned, locale)
+    said = {
+        "en": "by 5 points, 44.0 d, 4,310 [11,207]; by 10 points",
+        "fr": "de 5 points, 44,0 j, 4\u202f310 [11\u202f207]",
+    }
+    unseen = {"en": "by 3 points, not within 100,000;", "fr": "de 3 points, pas en 100\u202f000\u202f;"}
+    for page in (html, markdown):
+        assert said[locale[:2]] in page and unseen[locale[:2]] in page and words.say("foreseen") in page
+    old = replace(planned, foreseen=None)
+    assert words.say("foreseen.not_kept") in brief_html(old, locale) and words.say(
+        "foreseen.not_kept"
+    ) in brief_markdown(old, locale)
+    assert words.say("foreseen") not in brief_markdown(brief, locale), "nobody has planned a canary of it"
 
 
 def test_only_an_open_alarm_of_the_candidate_is_told(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 
 from flyball.config import EconomicsSettings
 from flyball.release.incidents import open_incident
-from flyball.reports.decision import Decision, Phase, Rule, decide_on, decision_html
+from flyball.reports.decision import Decision, Phase, decide_on, decision_html
+from flyball.reports.expansion import Rule
 from flyball.store.audit import Act
 from flyball.store.store import Store
 from tests.store.served import report, session, spooled
@@ -75,7 +76,7 @@ def test_an_open_incident_and_two_failed_gates_stop_what_comes_after_validation(
         "stop after two failed gates within a week",
     ]
     assert "refunds to the wrong card" in reliability.stopped[0].found
-    assert reliability.ends[2].state == "fail" and reliability.ends[2].found == "3 in the last week"
+    assert reliability.ends[2].state == "fail" and reliability.ends[2].found == "3 in that week"
     later = decide_on(store, weeks=2, now=NOW + 21 * DAY, budget=NOTHING_SAID).phases[1]
     assert later.ends[2].state == "pass" and [one.text for one in later.stopped] == ["stop while an incident is open"]
 

@@ -37,7 +37,8 @@ def test_what_is_spooled_later_is_read_later_and_done_segments_go(store: Store, 
         spooled(folder, *frames, segment_bytes=4000)  # type: ignore[arg-type]
         assert store.ingest(folder).stored == 20
         assert len(segments(folder)) == 1
-    assert len(list(store.calls())) == 60
+    assert len(list(store.calls())) == len(list(store.calls(since=1000.0, until=1000.5))) == 60
+    assert not list(store.calls(until=1000.0))
     assert store.reconciliations(missing_only=True) == []
     assert {one.life for one in store.reconciliations()} > {1}
 

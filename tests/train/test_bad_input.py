@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import resource
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from flyball.errors import Fault, TrainError
+from flyball.errors import Fault, StoreError, TrainError
 from flyball.rl.algorithms import ALGORITHMS, algorithm
-from flyball.rl.samples import attempt_samples, samples_from_groups
+from flyball.rl.samples import attempt_samples, rewarded_samples, samples_from_groups
 from flyball.train.learner import LossSpec
 from flyball.train.progress import Checkpoints, Progress
 from flyball.train.update import update
@@ -89,9 +92,17 @@ def test_logprobs_that_nothing_was_sampled_with_are_refused(logprob: float) -> N
 def test_tokens_of_an_adapter_are_not_trained_as_the_policys() -> None:
     good, bad = group(1.0, 0.0)
     other = with_calls(bad, sampling={"temperature": 1.0, "adapter": "desk", "adapter_version": "d1"})
-    with pytest.raises(TrainError, match="drawn by the adapter 'desk'"):
-        samples_from_groups([[good, other]], algorithm("rloo"))
+    (sample,) = samples_from_groups([[good, other]], algorithm("rloo")).samples
+    assert sample.attempt_id == good.attempt.attempt_id and sample.loss_mask.sum() == 6
     assert attempt_samples(other), "their text may be imitated"
+
+    own = replace(bad.attempt.trajectory.calls[0], call_id="own", parent_id=other.attempt.trajectory.calls[0].call_id)
+    both = replace(other.attempt.trajectory, calls=(*other.attempt.trajectory.calls, own))
+    mixed = replace(other, attempt=replace(other.attempt, trajectory=both))
+    for made in (attempt_samples(mixed, np.array([3.0, -1.0])), rewarded_samples(mixed)):
+        assert [sample.loss_mask.nonzero()[0].tolist() for sample in made] == [[18, 19, 20, 21, 22, 23]]
+    (sample,) = attempt_samples(mixed, np.array([3.0, -1.0]))
+    assert set(sample.advantages[sample.loss_mask]) == {-1.0} and not sample.advantages[:18].any()
 
 
 def test_lengths_that_differ_are_refused_where_they_arise() -> None:
@@ -111,6 +122,30 @@ def broken_learner() -> Any:
     with torch.no_grad():
         learner.model.get_input_embeddings().weight[3, 2] = math.nan
     return learner
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Whatever is written meanwhile meets the error of a full disk after so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_named_and_the_checkpoint_before_stays(tmp_path: Path) -> None:
+    learner = small_learner()
+    checkpoints = Checkpoints(tmp_path, learner)
+    checkpoints.save(Progress(step=1), force=True)
+    learner.version = 2
+    with files_of_at_most(2000):
+        with pytest.raises(StoreError, match=r"step-2 cannot be written \(.*MB are free there.*then resume"):
+            checkpoints.save(Progress(step=2), force=True)
+        with pytest.raises(StoreError, match=r"publishing cannot be written \(.*then resume"):
+            checkpoints.keep_best(Progress(step=2), 1.0)
+    assert Checkpoints(tmp_path, learner).resume().step == 1 and learner.version == 0
 
 
 def test_a_checkpoint_with_nan_is_refused_and_the_one_before_stays(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from flyball.evals.reward_accuracy import REFRESHED
 from flyball.models.reward_head import ImplicitRewardModel, load_reward_model
 from flyball.store.store import Store
 from flyball.workflow.local_trainer import LocalTrainer
 from flyball.workflow.progress import Silent
-from flyball.workflow.reward_refresh import REFRESHED, WORN
+from flyball.workflow.reward_refresh import WORN
 from flyball.workflow.run import Finished, start
 from flyball.workflow.tool_filter import WITH, WITHOUT
 from flyball.workflow.workflow import load_workflow

@@ -17,7 +17,7 @@ import torch
 from benchmarks.tiny_job import Desk, tiny_job
 from flyball.engine.local_process import ProcessEngine
 from flyball.engine.protocol import Completion, Request
-from flyball.errors import EngineLostError, Fault
+from flyball.errors import EngineLostError, EvalError, Fault
 from flyball.metrics import check
 from flyball.types import Attempt, AttemptGroup, GradedAttempt, Missing, Score
 from flyball.workflow import local_trainer
@@ -95,6 +95,14 @@ def test_every_planned_attempt_is_trained_whatever_the_version_mode(tmp_path: Pa
     if "version_mode" in mode:
         calls = [graded.attempt.trajectory.calls for graded in ear.kept]
         assert all(len({v for call in one for v in call.policy_versions}) == 1 for one in calls)
+
+
+def test_a_step_without_any_reward_ends_the_run_and_is_not_kept(tmp_path: Path) -> None:
+    def broken(attempt: Attempt, hidden: Mapping[str, Any]) -> float:
+        raise KeyError("price")
+
+    with pytest.raises(EvalError, match=f"none of the {SIZE * GROUP} attempts of step 1 has an outcome.*KeyError"):
+        go(tmp_path / "run", reward=broken)
 
 
 def test_in_reference_mode_a_batch_ahead_of_none_is_training_in_turn(tmp_path: Path) -> None:

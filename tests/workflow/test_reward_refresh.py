@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from flyball.config import EconomicsSettings
 from flyball.errors import ConfigError, TrainError
+from flyball.evals.reward_accuracy import REFRESHED, newest_judge
 from flyball.graders.grade import REWARD
 from flyball.graders.make import as_grader
 from flyball.release.registry import new_version
+from flyball.reports.brief import brief_markdown
+from flyball.reports.release_brief import brief_of_release
 from flyball.store.store import Store
 from flyball.types import Attempt, Call, GradedAttempt, Outcome, StopReason, Trajectory
 from flyball.workflow.fake import FakeTrainer, write_policy
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.progress import Silent
-from flyball.workflow.reward_refresh import REFRESHED, WORN, left_to_refresh, newest_judge
+from flyball.workflow.reward_refresh import WORN, left_to_refresh
 from flyball.workflow.run import Finished, resume, start
+from flyball.workflow.stages import Kind
 from flyball.workflow.trainer import RewardModelJob, RLJob, Trained, Watch
 from flyball.workflow.workflow import load_workflow
 
@@ -93,9 +99,9 @@ def workflow_file(project: Path, refresh: str, more: str = "") -> Path:
     return file
 
 
-def run(file: Path, home: Path, trainer: FakeTrainer) -> Finished:
+def run(file: Path, home: Path, trainer: FakeTrainer, kind: Kind = "train") -> Finished:
     with Store(home) as store:
-        return start(load_workflow(file), store, trainer, Silent(), kind="train")
+        return start(load_workflow(file), store, trainer, Silent(), kind=kind)
 
 
 def test_a_fall_of_accuracy_starts_a_refresh_and_rl_goes_on_with_the_new_version(judged: Path, tmp_path: Path) -> None:
@@ -113,6 +119,20 @@ def test_a_fall_of_accuracy_starts_a_refresh_and_rl_goes_on_with_the_new_version
     assert [trainer.judged_by[step] == old for step in range(1, STEPS + 1)] == [True] * 8 + [False] * 4
     assert trainer.learned_from == [8 * 2 * PER_SIDE], "everything that the run did so far"
     assert "rm_v1 was trained anew 1 times" in finished.results["rl"]["note"]
+
+
+def test_the_briefs_tell_a_refresh_of_the_version_that_learned_from_it(judged: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    finished = run(workflow_file(judged, "{every: 4}"), home, WearingOut(tmp_path / "old"), "run")
+    line = "its reward model trained anew after step 8"
+    assert f"RL with tools, {line}\n" in (home / "runs" / finished.run_id / "brief.md").read_text()
+    with Store(home) as store:
+        release = store.release(finished.results["gates"]["release"])
+        back = replace(release, release_id="f" * 64, baseline=release.candidate, candidate=release.baseline)
+        store.put_release(back)  # of a version that this run only judged
+        told, quiet = (brief_of_release(store, one.release_id, EconomicsSettings()) for one in (release, back))
+    assert f"which serves users. While it learned: {line}." in brief_markdown(told)
+    assert "réentraîné après l’étape 8" in brief_markdown(told, "fr-FR") and line not in brief_markdown(quiet)
 
 
 def test_a_model_that_stays_right_is_kept(judged: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from flyball.errors import ConfigError, Fault, ModelError, StoreError, TrainError
+from flyball.agent.command import Command
+from flyball.errors import ConfigError, EvalError, Fault, ModelError, StoreError, TrainError
 from flyball.release.registry import new_version
 from flyball.rl.guards import Alarm
 from flyball.store.store import Store
 from flyball.types import Attempt, Call, GradedAttempt, Missing, Outcome, RewardEvent, StopReason, Task, Trajectory
+from flyball.workflow.best_of import best_of
 from flyball.workflow.fake import FakeTrainer, write_policy
 from flyball.workflow.learning import by_success
 from flyball.workflow.progress import Silent
@@ -117,6 +120,8 @@ def test_a_whole_run_leaves_everything_in_the_store(project: Path, tmp_path: Pat
         assert store.count_attempts(finished.run_id, "rl") == 3 * 2 * 2
         assert store.count_attempts(finished.run_id, "eval") == 4 * (SPLITS["test"] + SPLITS["adversarial"])
         assert [step for step, _ in store.metrics(finished.run_id)["success_rate"]] == [1, 2, 3]
+        with pytest.raises(EvalError, match="no task has two attempts"):  # of one policy: there are four here
+            best_of(store, finished.run_id, "eval", "reward")
         assert record.drill is not None
         assert record.drill.verified
         assert finished.release is not None
@@ -147,6 +152,39 @@ def test_a_failed_run_keeps_its_reason_and_can_go_on(project: Path, tmp_path: Pa
         failed = store.runs()[0]
         assert (failed.status, "the loss is NaN" in failed.reason) == ("failed", True)
     assert list(go_on(failed.run_id, tmp_path / "home").results) == STAGES
+
+
+class FullDiskTrainer(FakeTrainer):
+    """Meets a full disk in RL."""
+
+    async def rl(self, job: RLJob, watch: Watch) -> Trained:
+        raise OSError(errno.ENOSPC, "No space left on device", "schedule.jsonl")
+
+
+def test_a_full_disk_is_the_reason_of_a_failed_run(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"schedule\.jsonl cannot grow: the disk, .*then resume \(No space left"):
+        run(project, tmp_path / "home", FullDiskTrainer(answers()))
+    with Store(tmp_path / "home") as store:
+        (failed,) = store.runs()
+        assert failed.status == "failed" and "No space left" in failed.reason
+
+
+def test_an_agent_that_cannot_start_ends_the_run_with_its_reason(project: Path, tmp_path: Path) -> None:
+    flow = dataclasses.replace(load_workflow(project), agent=Command("no-such-agent"))
+    with Store(tmp_path / "home") as store:
+        with pytest.raises(EvalError, match=r"none of the 4 attempts at validation tasks.*no-such-agent could not be"):
+            start(flow, store, FakeTrainer(answers()), Silent())
+        (failed,) = store.runs()
+        assert failed.status == "failed" and "no-such-agent" in failed.reason
+
+
+def test_a_grader_that_always_raises_is_named_by_the_demonstrations(project: Path, tmp_path: Path) -> None:
+    def broken(attempt: Attempt, hidden: Mapping[str, object]) -> bool:
+        raise KeyError("stock")
+
+    flow = dataclasses.replace(load_workflow(project), success=broken)
+    with Store(tmp_path / "home") as store, pytest.raises(EvalError, match="; 8 times: grader 'success' raised KeyErr"):
+        start(flow, store, FakeTrainer(answers()), Silent())
 
 
 def test_a_killed_run_loses_nothing_acknowledged(project: Path, tmp_path: Path) -> None:

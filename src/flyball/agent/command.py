@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import orjson
 
@@ -29,7 +30,10 @@ POLL_SECONDS = 0.02
 
 
 class Command:
-    """Runs a command per attempt. A string is split as a shell would, but no shell runs; `env` adds variables."""
+    """Runs a command per attempt. A string is split as a shell would, but no shell runs; `env` adds variables.
+
+    It runs in `cwd`; where none is given a workflow runs it in its own folder, so that a file runs from anywhere.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,10 @@ class Command:
         self._env = dict(env or {})
         self._cwd = cwd
         self._loopback = Loopback()
+
+    def beside(self, folder: Path) -> Command:
+        """The same, run in `folder` unless it has a `cwd`."""
+        return Command(self._argv, env=self._env, cwd=folder if self._cwd is None else self._cwd)
 
     @property
     def name(self) -> str:

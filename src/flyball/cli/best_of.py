@@ -22,6 +22,7 @@ def best_of(run_id: str, by: str, phase: str, home: Path) -> None:
 
     RUN may be the beginning of a run's id. For n = 1, 2, 4, ... up to the fewest attempts of a task: success of the one
     that the score ranks first, over all draws of n, and the chance that any of the n succeeds. n = 1 is plain success.
+    Of an evaluation it takes the attempts of the candidate.
     """
     with open_store(home) as store:
         found = best_of_run(store, store.run(run_id).run_id, phase, by)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from flyball.cli.group import Group
 from flyball.cli.output import table
-from flyball.release.canary.detection import detection_table, recommended_share
+from flyball.release.canary.detection import Detection, detection_table, recommended_share
+from flyball.release.canary.plan import Unit
 from flyball.release.canary.read import read_plan, read_sessions
 from flyball.release.canary.readings import Reading
 from flyball.release.canary.verdict import CanaryVerdict, judge_canary
@@ -42,17 +44,7 @@ def plan(plan_file: Path, base: float, per_day: float) -> None:
         f"{100 * share:g} % canary and {100 * share:g} % holdback show a drop of {100 * found.harm:g} points within "
         f"{found.horizon / 86_400:.3g} days\n"
     )
-    rows = [
-        [
-            f"{100 * row.drop:g}",
-            _number(row.units),
-            _number(row.units_90),
-            _days(row.seconds),
-            _number(row.extra_failures),
-        ]
-        for row in detection_table(found, base=base, units_per_day=per_day, share=share)
-    ]
-    table(["drop, points", f"{found.unit}s per arm (median)", "(9 of 10)", "days", "extra failures"], rows)
+    print_detection(detection_table(found, base=base, units_per_day=per_day, share=share), found.unit)
 
 
 @canary.command()
@@ -67,6 +59,21 @@ def judge(plan_file: Path, sessions_file: Path, now: float) -> None:
     verdict = judge_canary(read_sessions(sessions_file), read_plan(plan_file), now)
     print_verdict(verdict)
     click.get_current_context().exit(EXIT_CODES[verdict.word])
+
+
+def print_detection(found: Sequence[Detection], unit: Unit) -> None:
+    """Print after how many units and days a canary takes a drop of success back."""
+    rows = [
+        [
+            f"{100 * row.drop:g}",
+            _number(row.units),
+            _number(row.units_90),
+            _days(row.seconds),
+            _number(row.extra_failures),
+        ]
+        for row in found
+    ]
+    table(["drop, points", f"{unit}s per arm (median)", "(9 of 10)", "days", "extra failures"], rows)
 
 
 def print_verdict(verdict: CanaryVerdict) -> None:

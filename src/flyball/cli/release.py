@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from flyball.cli.canary import plan_argument
+from flyball.cli.canary import plan_argument, print_detection
 from flyball.cli.group import Group
 from flyball.cli.options import FINITE, home_option, open_store, slice_option, take_in
 from flyball.cli.output import print_release, table
@@ -230,7 +230,10 @@ def approve(
 @now_option
 @home_option
 def launch(release_id: str, plan_file: Path, base: float, per_day: float, now: float | None, home: Path) -> None:
-    """Begin the shadow of a release under a plan, if its canary will be able to see the harm in time."""
+    """Begin the shadow of a release under a plan, if its canary will be able to see the harm in time.
+
+    What it will see, and when, is printed and kept in the record; the Reliability Brief has it.
+    """
     plan, at = read_plan(plan_file), moment(now)
     if len(plan.stages) > 1 and not plan.signed_by:
         raise ReleaseError(
@@ -238,7 +241,10 @@ def launch(release_id: str, plan_file: Path, base: float, per_day: float, now: f
             "goes back at the horizon: add `signed_by` with the owner who lets it follow the stages, or plan one stage"
         )
     with open_store(home) as store:
-        Controller(store).launch(store.release(release_id), plan, base=base, units_per_day=per_day, now=at)
+        found = store.release(release_id)
+        seen = Controller(store).launch(found, plan, base=base, units_per_day=per_day, now=at)
+        click.echo(f"canary:  {100 * seen.share:g} % of {seen.units_per_day:g} {seen.unit}s a day will see")
+        print_detection(seen.rows, seen.unit)
         print_status(store)
         print_holds(store, at)
 

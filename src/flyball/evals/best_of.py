@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flyball.errors import EvalError
 from flyball.stats.best_of_n import best_of_n
-from flyball.stats.intervals import mean_interval
+from flyball.stats.intervals import proportion_interval
 from flyball.stats.pass_k import pass_at_k
 from flyball.types import Estimate, GradedAttempt, Missing
 
@@ -65,4 +65,4 @@ def best_of_attempts(graded: Iterable[GradedAttempt], score: Scorer) -> BestOfTa
 
 def _any(tasks: dict[str, list[tuple[float, float]]], n: int) -> Estimate:
     chances = [pass_at_k(len(a), int(sum(won for _score, won in a)), n) for a in tasks.values()]
-    return mean_interval(chances, unit="share")
+    return proportion_interval(chances)

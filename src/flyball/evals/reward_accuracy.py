@@ -6,11 +6,15 @@ learns from a reward model goes where that model was never trained; its accuracy
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from flyball.stats.intervals import rate_interval
 from flyball.stats.written import format_estimate
+from flyball.store.store import Store
 from flyball.types import Estimate, GradedAttempt, Missing
+
+REFRESHED = "reward_model_refreshed"
+"""Kind of event of a run: {step, version}; with `failed` where the old version goes on."""
 
 
 def reward_accuracy(graded: Iterable[GradedAttempt]) -> Estimate | None:
@@ -52,3 +56,15 @@ def needs_refresh(first: Estimate, now: Estimate, fall: float = 0.1) -> str:
     if now.high >= first.low - fall:
         return ""
     return f"its accuracy fell from {format_estimate(first)} to {format_estimate(now)}"
+
+
+def refreshed_after(store: Store, run_id: str) -> Sequence[int]:
+    """The steps of RL after which a run trained its reward model anew."""
+    events = store.events(run_id, REFRESHED)
+    return [event.payload["step"] for event in events if "failed" not in event.payload]
+
+
+def newest_judge(store: Store, run_id: str) -> str | None:
+    """The version that the run trained anew last; None where it trained none."""
+    made = [event.payload["version"] for event in store.events(run_id, REFRESHED)]
+    return made[-1] if made else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -206,6 +207,20 @@ async def attempt_all(
 
     await _at_most(concurrency, keys, attempt)
     return [kept[key] for key in keys]
+
+
+def require_some(found: Sequence[object], what: str) -> None:
+    """Raise EvalError when attempts were made and each one's outcome (or reward) is Missing: nothing was measured.
+
+    A policy's failure is an outcome, so this is the fault of the agent's program, the world, a grader or the engine.
+    """
+    missing = [one for one in found if isinstance(one, Missing)]
+    if missing and len(missing) == len(found):
+        cause, times = Counter(one.cause.partition(", on attempt ")[0] for one in missing).most_common(1)[0]
+        raise EvalError(
+            f"none of the {len(found)} {what} has an outcome, so there is nothing to learn or to compare; {times} "
+            f"times: {cause}; mend it, then start anew or go on with --resume"
+        )
 
 
 async def _at_most(concurrency: int, keys: Sequence[K], do: Callable[[K], Awaitable[None]]) -> None:

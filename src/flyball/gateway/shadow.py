@@ -59,7 +59,7 @@ class Shadow:
         return "sent"
 
     def _dropped(self, served: Served, version: str) -> str:
-        if f"{served.caller.project}~{served.session}" in self._diverged:
+        if _followed(served, version) in self._diverged:
             return "after divergence"
         if self._relay.find(version) is None:
             return "no upstream"
@@ -103,7 +103,7 @@ class Shadow:
         copy.checks.append({"kind": "shadow", "name": "agreement", "said": difference or "same", **tools})
         self.counts[difference or "same"] += 1
         if difference in ACTED_OTHERWISE:
-            self._diverged[f"{primary.caller.project}~{primary.session}"] = None
+            self._diverged[_followed(primary, version)] = None
             if len(self._diverged) > MOST_DIVERGED:
                 self._diverged.popitem(last=False)
         self._capture.end(copy)
@@ -123,6 +123,10 @@ def first_difference(theirs: Message | None, ours: Message | None) -> str:
             return "arguments"
     same = " ".join(str(theirs.get("content")).split()) == " ".join(str(ours.get("content")).split())
     return "" if same else "text"
+
+
+def _followed(served: Served, version: str) -> str:
+    return f"{version}~{served.caller.project}~{served.session}"
 
 
 def _tools(message: Message | None) -> list[str]:

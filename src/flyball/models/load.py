@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from flyball.errors import ModelError
+from flyball.errors import ModelError, StoreError
 from flyball.models.planted import plant_copying
 from flyball.models.tiny import TinyConfig
 from flyball.store.artifacts import tree_digest
@@ -69,12 +72,28 @@ def load_model(path: Path, dtype: torch.dtype = torch.float32) -> Any:
     return model
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise StoreError where files in the folder `path` cannot be written: torch and safetensors have errors of their
+    own for a full disk."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        free = shutil.disk_usage(path).free / 1e6
+        raise StoreError(
+            f"{path} cannot be written ({said[0]}); {free:.0f} MB are free there. What was saved before is whole: free "
+            "some space, then resume"
+        ) from error
+
+
 def save_model(model: Any, tokenizer: Any, path: Path, state: dict[str, torch.Tensor] | None = None) -> str:
     """Write a Hugging Face folder, with `state` in place of the model's own; returns the digest.
 
-    It is the digest that the store and the registry give.
+    It is the digest that the store and the registry give. Raises StoreError where the disk refuses.
     """
     path.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(path, state_dict=state)
-    tokenizer.save_pretrained(path)
+    with writing(path):
+        model.save_pretrained(path, state_dict=state)
+        tokenizer.save_pretrained(path)
     return tree_digest(path)

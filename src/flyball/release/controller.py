@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 from flyball.errors import ReleaseError
 from flyball.release.approvals import approval_digest, in_force
-from flyball.release.canary.detection import Detection, check_launch
+from flyball.release.canary.detection import DetectionTable, check_launch
 from flyball.release.canary.plan import CanaryPlan
 from flyball.release.canary.steps import Decision, Standing, decide
 from flyball.release.canary.units import ServedSession
 from flyball.release.canary.verdict import CanaryVerdict, judge_canary
 from flyball.release.change import Alarm, change_alarms, reference_of
 from flyball.release.incidents import observed_restored, raise_incident
-from flyball.release.kept import keep_plan, keep_sessions, keep_shadow, keep_verdict, kept_sessions
+from flyball.release.kept import keep_detection, keep_plan, keep_sessions, keep_shadow, keep_verdict, kept_sessions
 from flyball.release.live import Live
 from flyball.release.online import failing_live, shadow_result
 from flyball.release.registry import PRODUCTION, Registry
@@ -75,8 +75,8 @@ class Controller:
 
     def launch(
         self, release: Release, plan: CanaryPlan, *, base: float, units_per_day: float, now: float
-    ) -> tuple[Detection, ...]:
-        """Begin the shadow of a release and return what its canary will be able to see.
+    ) -> DetectionTable:
+        """Begin the shadow of a release, and keep and return what its canary will be able to see.
 
         `base`: success of the version in force, `units_per_day`: traffic. Raises ReleaseError unless the offline gates
         said ready, the baseline serves production, nothing else is under way, and the harm that the owner named can be
@@ -109,7 +109,7 @@ class Controller:
                 f"production serves {serving}, the release was judged against {release.baseline}; judge it again"
             )
         seen = check_launch(plan, base=base, units_per_day=units_per_day)
-        keep_plan(self._store, plan)
+        evidence = {"plan": keep_plan(self._store, plan), "detection": keep_detection(self._store, seen)}
         self._write(
             RoutingTable(
                 version=1 if current is None else current.version + 1,
@@ -126,6 +126,7 @@ class Controller:
                 reason="offline gates passed",
             ),
             at=now,
+            evidence=evidence,
         )
         return seen
 
@@ -374,7 +375,9 @@ class Controller:
             self._store, name, source=source, by=self._actor, reason=reason, at=now, began_at=began_at, release=release
         )
 
-    def _write(self, table: RoutingTable, *, at: float, look: _Look | None = None) -> None:
+    def _write(
+        self, table: RoutingTable, *, at: float, look: _Look | None = None, evidence: Mapping[str, str] | None = None
+    ) -> None:
         """The table, its entry in the audit log, and what follows from the table: all of it or nothing."""
         act = Act(
             action="route",
@@ -382,7 +385,7 @@ class Controller:
             at=at,
             subject=table.release_id,
             reason=table.reason,
-            evidence=look.keep(self._store) if look else {"plan": table.plan},
+            evidence=look.keep(self._store) if look else evidence or {"plan": table.plan},
             detail={**asdict(table), "look": look.detail} if look else asdict(table),
         )
         with self._store.together():

@@ -1,4 +1,4 @@
-"""What a decision rests on, kept in the store under its own digest: plan, sessions, verdict, shadow.
+"""What a decision rests on, kept in the store under its own digest: plan, detection, shadow, sessions, verdict.
 
 A route in the audit log names these digests, so the decision can be worked out again from what is stored, years later
 and by somebody else (`replay.py`).
@@ -12,6 +12,7 @@ from dataclasses import asdict
 import orjson
 from pydantic import TypeAdapter
 
+from flyball.release.canary.detection import Detection, DetectionTable
 from flyball.release.canary.plan import CanaryPlan
 from flyball.release.canary.read import plan_from_json, sessions_from_lines
 from flyball.release.canary.units import ServedSession
@@ -31,6 +32,17 @@ def keep_plan(store: Store, plan: CanaryPlan) -> str:
 def kept_plan(store: Store, digest: str) -> CanaryPlan:
     """Read a plan back. Raises StoreError when it is absent or damaged."""
     return plan_from_json(store.artifacts.get_bytes(digest))
+
+
+def keep_detection(store: Store, table: DetectionTable) -> str:
+    """Store what a canary was said to see before it began."""
+    return store.artifacts.put_bytes(records.to_json(asdict(table)).encode())
+
+
+def kept_detection(store: Store, digest: str) -> DetectionTable:
+    """Read the table back. Raises StoreError when it is absent or damaged."""
+    kept = records.from_json(store.artifacts.get_bytes(digest))
+    return DetectionTable(**{**kept, "rows": tuple(Detection(**row) for row in kept["rows"])})
 
 
 def keep_sessions(store: Store, sessions: Sequence[ServedSession]) -> str:

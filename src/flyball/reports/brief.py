@@ -8,11 +8,13 @@ those of the release.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from flyball.release.canary.detection import MOST_UNITS, SIMULATED, DetectionTable
 from flyball.release.controller import Restored
 from flyball.release.evidence import Evidence
 from flyball.release.gates import DEFAULT_GATES, gate
@@ -120,6 +122,7 @@ class Course:
 class Brief:
     """The one record behind all renderings. `date` is ISO 8601; `verify` is the command that repeats the judgement.
 
+    `foreseen` is what its canary was said to see before it began, None where that was not kept or none was planned;
     `course` is None before users met the candidate; `signed` are the roles whose approval is in force, `logged` counts
     its entries in the audit log.
     """
@@ -140,6 +143,7 @@ class Brief:
     cost: Cost | None
     drill: Drill | None
     verify: str
+    foreseen: DetectionTable | None = None
     course: Course | None = None
     signed: tuple[str, ...] = ()
     logged: int = 0
@@ -184,6 +188,20 @@ class Brief:
         }
 
     @property
+    def sees(self) -> Text:
+        """From which drop of success on, and after how long, the canary takes the candidate back."""
+        table = self.foreseen
+        if table is None:
+            return message("foreseen.not_kept")
+        rows = [
+            message("foreseen.row", drop=row.drop, days=row.seconds / 86_400.0, units=row.units, units_90=row.units_90)
+            if math.isfinite(row.units)
+            else message("foreseen.unseen", drop=row.drop, most=MOST_UNITS)
+            for row in table.rows
+        ]
+        return message("foreseen.rows", unit=message(f"unit.{table.unit}"), rows=rows)
+
+    @property
     def readings(self) -> tuple[Seen, ...]:
         return self.course.readings if self.course else ()
 
@@ -207,6 +225,7 @@ def make_brief(
     cost: Cost | None = None,
     unbudgeted: Sequence[str] = (),
     verify: str = "",
+    foreseen: DetectionTable | None = None,
     course: Course | None = None,
     watched: Mapping[str, GateState] | None = None,
     alarms: Collection[str] = (),
@@ -249,6 +268,7 @@ def make_brief(
         cost=cost,
         drill=evidence.drill,
         verify=verify,
+        foreseen=foreseen,
         course=course,
         signed=tuple(signed),
         logged=logged,
@@ -344,8 +364,8 @@ def _cut(rows: Sequence[object], most: int) -> Cut:
 
 
 def _page(brief: Brief) -> dict[str, object]:
-    """What of each list is shown. With users' sessions to show, there is less room for what came before them."""
-    less = 1 if brief.course else 0
+    """What of each list is shown. With a canary to show, there is less room for what came before it."""
+    less = 0 if brief.release.stage == "offline" else 1
     most = MAX_CLAIMS - less
     against_first = sorted(brief.claims, key=lambda claim: claim.made)
     return {
@@ -356,4 +376,5 @@ def _page(brief: Brief) -> dict[str, object]:
         "guardrails": _cut(brief.guardrails, MAX_GUARDRAILS),
         "limits": _cut(brief.limits, MAX_LIMITS - 2 * less),
         "max_reason": MAX_REASON,
+        "simulated": SIMULATED,
     }

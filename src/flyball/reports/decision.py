@@ -19,12 +19,12 @@ from flyball.config import EconomicsSettings
 from flyball.release.incidents import incidents
 from flyball.release.replay import replay_release
 from flyball.release.routing import RoutingTable
-from flyball.release.standing import frozen, open_incidents
 from flyball.release.verdict import is_ready
-from flyball.reports.budget import LINES, UnitEconomics, empty_lines, optimistic, unit_economics
+from flyball.reports.budget import LINES, UnitEconomics, empty_lines, unit_economics
 from flyball.reports.economics import cost_change
+from flyball.reports.expansion import STABLE_WEEKS, Rule, expansion_rules, standing_rules
 from flyball.reports.render import render
-from flyball.reports.weekly import LEAST_COVERAGE, WEEK, Week, advise, by_week, recoveries, week_of
+from flyball.reports.weekly import LEAST_COVERAGE, WEEK, Week, by_week, recoveries, week_of
 from flyball.stats.binomial import wilson
 from flyball.stats.intervals import mean_interval, ratio_interval
 from flyball.stats.written import NO_VALUE, format_estimate
@@ -33,9 +33,6 @@ from flyball.store.store import Store
 from flyball.types import Estimate, GateState, Release, SessionRecord
 
 DAY = 24 * 3600.0
-STABLE_WEEKS = 1
-"""Weeks without a failed gate or a new incident that end a freeze, as in a plan's default."""
-NOT_SAID = "not said in a workflow file (--workflow)"
 
 HOLDS: Mapping[GateState, str] = {"pass": "yes", "fail": "not yet", "not_evaluable": "not known"}
 """Whether what ends a phase holds, in a reader's words."""
@@ -48,15 +45,6 @@ class Answer:
     """One number of the frame with its n and interval, or why there is none."""
 
     question: str
-    found: str
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule of a phase and what the record says to it."""
-
-    text: str
-    state: GateState
     found: str
 
 
@@ -120,7 +108,6 @@ def decide_on(
     releases = store.releases()
     everything = [session for of_week in by for session in of_week]
     paid = unit_economics(everything, budget, weeks * WEEK / DAY) if everything else None
-    standing = _standing(store, reviewed, now)
     frame = (
         ("Economics: is it worth it?", (*_economics(by), *_worth(paid, budget))),
         ("Quality: is it good?", _quality(reviewed[-1])),
@@ -129,8 +116,8 @@ def decide_on(
     )
     phases = (
         _validation(releases, acts),
-        _reliability(releases, acts, reviewed, standing, now),
-        _expansion(acts, weeks, paid, budget, standing, now),
+        _reliability(releases, acts, reviewed, standing_rules(store, reviewed, now), now),
+        Phase("expansion", "Does it carry the next workflow?", (), expansion_rules(store, reviewed, paid, budget, now)),
     )
     return Decision(datetime.fromtimestamp(now, UTC).date().isoformat(), weeks, frame, phases)
 
@@ -232,8 +219,8 @@ def _validation(releases: Sequence[Release], acts: Sequence[Entry]) -> Phase:
         "validation",
         "Does it work on tasks that count?",
         (
-            _rule("a release passes every offline gate", bool(ready), f"{len(ready)} of {len(releases)} releases"),
-            _rule("the way back was rehearsed and verified", bool(verified), f"{len(verified)} rehearsals"),
+            Rule.held("a release passes every offline gate", bool(ready), f"{len(ready)} of {len(releases)} releases"),
+            Rule.held("the way back was rehearsed and verified", bool(verified), f"{len(verified)} rehearsals"),
         ),
         (
             Rule(
@@ -242,17 +229,6 @@ def _validation(releases: Sequence[Release], acts: Sequence[Entry]) -> Phase:
                 "nothing was judged" if newest is None else ", ".join(failed) or "none fails",
             ),
         ),
-    )
-
-
-def _standing(store: Store, reviewed: Sequence[Week | None], now: float) -> tuple[Rule, ...]:
-    """Stop rules from the first user on."""
-    advice = advise(reviewed)
-    against, ice = open_incidents(store), frozen(store, STABLE_WEEKS, now)
-    return (
-        _rule("stop while an incident is open", not against, "; ".join(against) or "none is open"),
-        _rule("stop after two failed gates within a week", not ice, "; ".join(ice) or "not frozen"),
-        _rule("pause training when cost rises and the score does not", not advice.pause, advice.reason),
     )
 
 
@@ -270,58 +246,13 @@ def _reliability(
         "reliability",
         "Does it hold with users?",
         (
-            _rule("a release serves everybody", bool(general), f"{len(general)} of {len(releases)} releases"),
+            Rule.held("a release serves everybody", bool(general), f"{len(general)} of {len(releases)} releases"),
             Rule(
                 f"at least {100 * LEAST_COVERAGE:g} % of the newest week's sessions have a label",
                 "not_evaluable" if last is None else "pass" if last.coverage.value >= LEAST_COVERAGE else "fail",
                 "no session was served" if last is None else format_estimate(last.coverage),
             ),
-            _rule("a week without a failed gate or a new incident", not troubles, f"{len(troubles)} in the last week"),
+            Rule.held("a week without a failed gate or a new incident", not troubles, f"{len(troubles)} in that week"),
         ),
         standing,
     )
-
-
-def _expansion(
-    acts: Sequence[Entry],
-    weeks: int,
-    paid: UnitEconomics | None,
-    budget: EconomicsSettings,
-    standing: tuple[Rule, ...],
-    now: float,
-) -> Phase:
-    back = [one for one in recoveries(acts) if one.at > now - weeks * WEEK]
-    return Phase(
-        "expansion",
-        "Does it carry the next workflow?",
-        (),
-        (
-            _margin_rule(paid, budget),
-            _budget_rule(budget),
-            _rule("stop when a release was taken back in these weeks", not back, f"{len(back)} in {weeks} weeks"),
-            *standing,
-        ),
-    )
-
-
-def _margin_rule(paid: UnitEconomics | None, budget: EconomicsSettings) -> Rule:
-    """As `flyball workflow clone` asks it. Without its two numbers or a session nobody knows what it says."""
-    least = budget.least_margin_usd
-    if budget.value_of_success_usd is None or least is None:
-        text = "stop unless the margin per success is above the least one"
-        return Rule(text, "not_evaluable", f"the value of a success and the least margin: {NOT_SAID}")
-    text = f"stop unless the whole interval of the margin per success is above ${least:g}"
-    if paid is None:
-        return Rule(text, "not_evaluable", "no session was served")
-    return _rule(text, paid.pays, _said(paid.margin))
-
-
-def _budget_rule(budget: EconomicsSettings) -> Rule:
-    text, empty = "stop while a line of the budget is empty", optimistic(empty_lines(budget))
-    if budget == EconomicsSettings():
-        return Rule(text, "not_evaluable", f"the budget: {NOT_SAID}")
-    return _rule(text, not empty, empty or "every line is filled in")
-
-
-def _rule(text: str, holds: bool, found: str) -> Rule:
-    return Rule(text, "pass" if holds else "fail", found)

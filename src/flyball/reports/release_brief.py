@@ -13,15 +13,17 @@ from datetime import UTC, datetime
 from flyball.config import EconomicsSettings
 from flyball.errors import EvalError
 from flyball.evals.compare import compare
+from flyball.evals.reward_accuracy import newest_judge, refreshed_after
 from flyball.evals.summary import summarise
 from flyball.release.approvals import approval_digest, in_force
+from flyball.release.canary.detection import DetectionTable
 from flyball.release.canary.plan import CanaryPlan
 from flyball.release.canary.readings import CANARY_TESTS, Reading
 from flyball.release.canary.verdict import CanaryVerdict
 from flyball.release.controller import Restored
 from flyball.release.evidence import Evidence, SuitePair
 from flyball.release.incidents import incidents
-from flyball.release.kept import kept_plan, kept_sessions
+from flyball.release.kept import kept_detection, kept_plan, kept_sessions
 from flyball.release.live import Live, live_from_sessions
 from flyball.release.online import ONLINE_GATES, SHADOW_GATE
 from flyball.release.rollback import Drill, DrillStep
@@ -62,12 +64,13 @@ def brief_of_release(store: Store, release_id: str, budget: EconomicsSettings) -
         candidate=candidate,
         release=release,
         evidence=evidence,
-        summary=message("summary.release", candidate=candidate.name, baseline=baseline.name),
+        summary=_summary(store, baseline, candidate),
         guardrails=_guardrails(candidate, plan, evidence.drill, signed),
         limits=[*apart, message("limits.imported"), *([message("limits.rare")] if looked else [])],
         cost=_cost(evidence),
         unbudgeted=empty_lines(budget),
         verify=f"flyball verify {release.release_id[:12]}",
+        foreseen=_foreseen(store, entries),
         course=_course(tables, looked, restored),
         watched=_watched(looked, restored, entries),
         alarms=alarms_of(store, release.candidate),
@@ -77,6 +80,20 @@ def brief_of_release(store: Store, release_id: str, budget: EconomicsSettings) -
 
 
 # --- before users ----------------------------------------------------------------------------------------------------
+
+
+def _summary(store: Store, baseline: PolicyVersion, candidate: PolicyVersion) -> Text:
+    said = message("summary.release", candidate=candidate.name, baseline=baseline.name)
+    for run_id in {run.run_id for run in store.evals(candidate.version_id)}:
+        steps = refreshed_after(store, run_id)
+        if steps and newest_judge(store, run_id) == candidate.reward_model:  # so the run trained it, not only judged it
+            return message("summary.refreshed", said=said, how=refreshed(steps))
+    return said
+
+
+def refreshed(steps: Sequence[int]) -> Text:
+    """That a reward model was trained anew while the policy learned from it, after these steps."""
+    return message("method.refreshed", n=len(steps), last=steps[-1])
 
 
 def _offline(store: Store, release: Release, entries: Sequence[Entry]) -> tuple[Evidence, list[Text]]:
@@ -120,6 +137,12 @@ def _cost(evidence: Evidence) -> Cost | None:
     return None if before is None or after is None else Cost(before, after, message("prices.recorded"))
 
 
+def _foreseen(store: Store, entries: Sequence[Entry]) -> DetectionTable | None:
+    """The detection table of the launch; None before it, or where the launch is older than the table's keeping."""
+    kept = [entry.evidence["detection"] for entry in entries if "detection" in entry.evidence]
+    return kept_detection(store, kept[-1]) if kept else None
+
+
 def _guardrails(
     candidate: PolicyVersion, plan: CanaryPlan | None, drill: Drill | None, signed: Sequence[str]
 ) -> list[Guardrail]:
@@ -137,7 +160,8 @@ def _guardrails(
         ),
     ]
     if plan is None:
-        return [*found, Guardrail(message("rail.tools"), True, message("rail.tools.of", n=len(candidate.tools)))]
+        tools = Guardrail(message("rail.tools"), True, message("rail.tools.of", n=len(candidate.tools)))
+        return [*found, tools, Guardrail(message("rail.canary"), False, message("rail.canary.none"))]
     return [
         Guardrail(
             message("rail.automatic"),

@@ -155,22 +155,25 @@ def was_cut(graded: GradedAttempt) -> bool:
 
 def attempt_samples(graded: GradedAttempt, advantages: Floats | None = None) -> list[TrainingSample]:
     """One sample per branch that has a token to train; `advantages` [K] of its calls, None = 0 (imitation, which
-    reads no logprobs)."""
+    reads no logprobs). What an adapter drew has logprobs of its own and is given, not trained, unless it is imitated.
+    """
     attempt = graded.attempt
-    by_call = np.zeros(len(attempt.trajectory.calls)) if advantages is None else advantages
+    calls = attempt.trajectory.calls
+    by_call = np.zeros(len(calls)) if advantages is None else advantages
+    trains = np.array([advantages is None or "adapter" not in call.sampling for call in calls], np.bool_)
     out = []
     for i, branch in enumerate(attempt.trajectory.branches()):
-        if branch.loss_mask.any():
+        mask = branch.loss_mask & trains[branch.call_index]
+        if mask.any():
             if advantages is not None:
                 _refuse_chosen(branch.calls, attempt.attempt_id)
-                _refuse_impossible(branch.sampling_logprobs[branch.loss_mask], attempt.attempt_id)
-                _refuse_adapters(branch.calls, attempt.attempt_id)
+                _refuse_impossible(branch.sampling_logprobs[mask], attempt.attempt_id)
             mine = np.zeros(len(branch.token_ids), np.float32)
-            mine[branch.loss_mask] = by_call[branch.call_index[branch.loss_mask]]
+            mine[mask] = by_call[branch.call_index[mask]]
             out.append(
                 TrainingSample(
                     branch.token_ids,
-                    branch.loss_mask,
+                    mask,
                     branch.sampling_logprobs,
                     mine,
                     np.zeros(len(branch.token_ids), np.float32),
@@ -197,7 +200,7 @@ def rewarded_samples(graded: GradedAttempt, *, punish_overlong: bool = False) ->
     for i, branch in enumerate(graded.attempt.trajectory.branches()):
         if i not in by_call:
             continue
-        trained = np.flatnonzero(branch.loss_mask)
+        trained = np.flatnonzero(by_call[i].loss_mask)
         calls = branch.call_index[trained]
         last = np.append(calls[1:] != calls[:-1], True)
         returns = np.append(to_go[calls[last]], 0.0)
@@ -214,15 +217,6 @@ def _refuse_impossible(logprobs: npt.NDArray[np.float32], attempt_id: str) -> No
             f"attempt {attempt_id!r}: {len(wrong)} of {len(logprobs)} sampled tokens have no usable logprob, the first "
             f"is {wrong[0]}; a sampled token has one from {IMPOSSIBLE:g} to 0, so the engine did not report it"
         )
-
-
-def _refuse_adapters(calls: Sequence[Call], attempt_id: str) -> None:
-    for call in calls:
-        if (adapter := call.sampling.get("adapter")) is not None:
-            raise TrainError(
-                f"attempt {attempt_id!r}: call {call.call_id!r} was drawn by the adapter {adapter!r}, so its logprobs "
-                "are not the policy's; train on attempts that ask for the policy alone"
-            )
 
 
 def _conflict_scales(

@@ -13,7 +13,7 @@ from math import comb
 import numpy as np
 
 from flyball.errors import EvalError
-from flyball.stats.intervals import mean_interval
+from flyball.stats.intervals import proportion_interval
 from flyball.types import Estimate
 
 
@@ -26,7 +26,7 @@ def best_of_n(tasks: Mapping[str, Sequence[tuple[float, float]]], n: int, level:
         raise EvalError(f"best of {n} over {len(tasks)} tasks: give n of at least 1 and at least one task")
     if short := [name for name, attempts in tasks.items() if len(attempts) < n]:
         raise EvalError(f"best of {n}: task {short[0]!r} has {len(tasks[short[0]])} attempts; sample n or more of each")
-    return mean_interval([_of_task(attempts, n) for attempts in tasks.values()], level=level, unit="share")
+    return proportion_interval([_of_task(attempts, n) for attempts in tasks.values()], level=level)
 
 
 def _of_task(attempts: Sequence[tuple[float, float]], n: int) -> float:
@@ -37,4 +37,4 @@ def _of_task(attempts: Sequence[tuple[float, float]], n: int) -> float:
     for value in np.unique(ranked):
         alike = ranked == value
         shares[alike] = shares[alike].mean()
-    return float((shares * success[order]).sum())
+    return min(float((shares * success[order]).sum()), 1.0)  # rounding may carry a sure success past 1

@@ -134,7 +134,8 @@ class ServedTables(RegistryTables, ApprovalTables, BodyTables, ExpiryTables):
         `since`, `until`: begun then or later, and before then, in seconds since 1970; `after`: the `seq` of a call that
         was read already.
         """
-        sql = f"""SELECT * FROM served_calls WHERE seq > :after AND at >= :since AND at < :until
+        # `+at`: with both bounds SQLite would go by the index of times, and sort all of them again for every page
+        sql = f"""SELECT * FROM served_calls WHERE seq > :after AND +at >= :since AND +at < :until
             AND (:project IS NULL OR project = :project) AND (:session IS NULL OR session = :session)
             AND (:arm IS NULL OR arm = :arm) AND (:version IS NULL OR version_id = :version)
             ORDER BY seq LIMIT {_PAGE}"""

@@ -22,7 +22,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from flyball.errors import ConfigError, TrainError, TrainMemoryError, nearest, no_memory
-from flyball.models.load import save_model
+from flyball.models.load import save_model, writing
 from flyball.models.lora import ADAPTER, has_lora, merged_state, save_adapter
 from flyball.rl.loss import TOKEN_LOSSES, Tokens
 from flyball.rl.pack import Pack, packs
@@ -168,14 +168,15 @@ class LocalLearner:
     def save(self, path: Path) -> None:
         """Weights, optimizer and version: what `load` needs to go on bit for bit. Of an adapted model, the adapter.
 
-        Raises TrainError for weights that are no numbers; nothing is then written.
+        Raises TrainError for weights that are no numbers; nothing is then written. StoreError where the disk refuses.
         """
         self._refuse_broken()
         path.mkdir(parents=True, exist_ok=True)
         state = {"model": self._trained_state(), "version": self.version}
         state |= {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
         partial = path / "learner.pt.partial"
-        torch.save(state, partial)
+        with writing(path):
+            torch.save(state, partial)
         partial.rename(path / "learner.pt")
 
     def load(self, path: Path) -> None:
@@ -193,7 +194,9 @@ class LocalLearner:
         """
         self._refuse_broken()
         if has_lora(self.model):
-            save_adapter(self.model, path / ADAPTER)
+            path.mkdir(parents=True, exist_ok=True)
+            with writing(path):
+                save_adapter(self.model, path / ADAPTER)
         digest = save_model(self.model, self.tokenizer, path, self.weights())
         return WeightsRef(self.version, str(path), digest)
 

@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from flyball.capture.openai_form import POLICY
 from flyball.engine.protocol import Completion, Engine, Request
 from flyball.errors import ModelError
+from flyball.models.fetch import sha256_of
+from flyball.store.records import digest
 from flyball.types import PolicyVersion, WeightsRef
 
 BASE = "base.json"
@@ -21,13 +24,23 @@ BASE = "base.json"
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def make_policy(adapter: Path, base: PolicyVersion, folder: Path) -> Path:
-    """Lay out the policy in `folder`. Raises ModelError for a folder without an adapter."""
-    if missing := [name for name in FILES if not (adapter / name).is_file()]:
+def check_adapter(folder: Path) -> None:
+    """Raise ModelError for a folder without an adapter."""
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise ModelError(
-            f"{adapter} holds no adapter of peft's format: {', '.join(missing)} is missing; engine.adapters names "
+            f"{folder} holds no adapter of peft's format: {', '.join(missing)} is missing; engine.adapters names "
             "folders such as the `adapter/` that training.lora leaves beside the merged weights"
         )
+
+
+def adapter_digest(folder: Path) -> str:
+    """The digest of what an adapter consists of."""
+    return digest({name: sha256_of(folder / name) for name in FILES})
+
+
+def make_policy(adapter: Path, base: PolicyVersion, folder: Path) -> Path:
+    """Lay out the policy in `folder`. Raises ModelError for a folder without an adapter."""
+    check_adapter(adapter)
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(adapter / name, folder / name)
@@ -48,10 +61,10 @@ def base_of(folder: Path) -> Path | None:
 
 
 class AdapterEngine:
-    """An engine whose every request names one adapter."""
+    """An engine whose policy is the adapter `POLICY`; a request may name one of the others in its place."""
 
-    def __init__(self, engine: Engine, adapter: str) -> None:
-        self._engine, self._adapter = engine, adapter
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     @property
     def max_context(self) -> int:
@@ -63,10 +76,10 @@ class AdapterEngine:
 
     @property
     def adapters(self) -> Mapping[str, str]:
-        return {}  # its adapter is the policy, whatever a request names
+        return {name: version for name, version in self._engine.adapters.items() if name != POLICY}
 
     async def generate(self, request: Request) -> Completion:
-        return await self._engine.generate(replace(request, adapter=self._adapter))
+        return await self._engine.generate(replace(request, adapter=request.adapter or POLICY))
 
     async def abort(self, session: str) -> None:
         await self._engine.abort(session)

@@ -10,6 +10,7 @@ from flyball.evals.best_of import BestOfTable, best_of_attempts
 from flyball.graders.make import as_grader
 from flyball.store.store import Store
 from flyball.types import GradedAttempt, Missing
+from flyball.workflow.record import CANDIDATE, finished_stages
 
 REWARD = "reward"
 
@@ -18,9 +19,10 @@ def best_of(store: Store, run_id: str, phase: str, by: str) -> BestOfTable:
     """Choose among the attempts that a run made for `phase`, by what `by` names.
 
     That is `reward`, a score that the attempts carry, a reward model in the registry (its newest version), or the
-    folder of one. Raises ConfigError for anything else, EvalError when there is nothing to choose among.
+    folder of one. Of an evaluation of several versions the attempts of the candidate are taken: nobody chooses among
+    those of different policies. Raises ConfigError for anything else, EvalError when there is nothing to choose among.
     """
-    made = list(store.attempts(run_id, phase))
+    made = _of_one_policy(list(store.attempts(run_id, phase)), store, run_id)
     if by == REWARD:
         return best_of_attempts(made, lambda one: one.reward)
     scored = {name for one in made for name in one.scores}
@@ -33,6 +35,17 @@ def best_of(store: Store, run_id: str, phase: str, by: str) -> BestOfTable:
         raise ConfigError(f"--by {by}: no score of these attempts, reward model or folder{nearest(by, known)}")
     values = asyncio.run(_by_model(made, folder))
     return best_of_attempts(made, lambda one: values[one.attempt.attempt_id])
+
+
+def _of_one_policy(made: list[GradedAttempt], store: Store, run_id: str) -> list[GradedAttempt]:
+    policies = {one.attempt.versions.get("policy") for one in made}
+    if len(policies) < 2:
+        return made
+    evaluated = finished_stages(store, run_id).get("evaluate")
+    if evaluated is None:
+        raise ConfigError(f"run {run_id} evaluated {len(policies)} policies and is not finished; go on with --resume")
+    candidate = evaluated["arms"][CANDIDATE]
+    return [one for one in made if one.attempt.versions.get("policy") == candidate]
 
 
 async def _by_model(made: list[GradedAttempt], folder: Path) -> dict[str, float | Missing]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from flyball.capture.openai_form import POLICY
 from flyball.config import ENGINE_FIELDS, STAGES, PreferenceSettings, RewardModelSettings, Settings, TrainingSettings
 from flyball.errors import ConfigError, nearest
 from flyball.models.tool_formats import TOOL_FORMATS
@@ -216,6 +217,9 @@ def _engine_problems(settings: Settings, marks: Marks) -> list[str]:
         problems.append(
             f"{where}: unknown tool_format {engine.tool_format!r}{nearest(engine.tool_format, TOOL_FORMATS)}"
         )
+    if POLICY in (engine.adapters or {}):
+        where = marks.at(("engine", "adapters", POLICY))
+        problems.append(f"{where}: {POLICY!r} is what an agent calls the policy itself; give this adapter another name")
     if engine.kind == "vllm":
         problems += _too_many_stops(settings, marks)
     if engine.kind == "vllm" and settings.training.rl is not None:

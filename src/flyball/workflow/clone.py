@@ -1,8 +1,6 @@
 """An adjacent workflow begins as a copy of one that pays and stands still: expansion by a rule, not by enthusiasm.
 
-The rule: the lower 95 % bound of the margin per success lies above `economics.least_margin_usd`, no line of the budget
-is empty, no incident is open, nothing is frozen or was rolled back in the period, and no flat score with rising cost
-asks for a pause.
+The rules are those of the decision page (`reports/expansion.py`), and all of them must be met.
 """
 
 from __future__ import annotations
@@ -14,14 +12,12 @@ from pathlib import Path
 
 from flyball.config import read_settings
 from flyball.errors import ConfigError
-from flyball.release.standing import frozen, open_incidents
-from flyball.reports.budget import UnitEconomics, optimistic, unit_economics
-from flyball.reports.weekly import WEEK, advise, by_week, of_users, recoveries, week_of
-from flyball.stats.written import format_estimate
+from flyball.reports.budget import UnitEconomics, unit_economics
+from flyball.reports.expansion import expansion_rules
+from flyball.reports.weekly import WEEK, by_week, week_of
 from flyball.store.store import Store
-from flyball.types import SessionRecord
 
-UNLOCK_WEEKS = 1
+DAY = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -43,26 +39,10 @@ def may_expand(store: Store, source: Path, *, weeks: int, now: float, project: s
             f"{source}: economics.value_of_success_usd and economics.least_margin_usd are needed: the margin rule "
             "compares what a success earns with what it costs"
         )
-    begins = now - weeks * WEEK
-    by_age = by_week(store.served_sessions(project=project, since=begins), now, weeks)
-    served: list[SessionRecord] = [session for week in by_age for session in of_users(week)]
-    found = unit_economics(served, budget, weeks * WEEK / 86_400.0)
-    assert found.margin is not None  # there is a value of a success
-    against: list[str] = []
-    if not found.pays:
-        against.append(
-            f"margin per success {format_estimate(found.margin)}: its lower bound is not above "
-            f"${budget.least_margin_usd:g}"
-        )
-    if found.empty:
-        against.append(optimistic(found.empty))
-    against += [*open_incidents(store), *frozen(store, UNLOCK_WEEKS, now)]
-    back = [one for one in recoveries(store.acts()) if begins <= one.at < now]
-    against += [f"release {one.release[:12]} was rolled back: {one.reason}" for one in back]
-    advice = advise([week_of(week) for week in by_age])
-    if advice.pause:
-        against.append(f"training pauses: {advice.reason}")
-    return Expansion(found, tuple(against))
+    by = by_week(store.served_sessions(project=project, since=now - weeks * WEEK), now, weeks)
+    found = unit_economics([session for week in by for session in week], budget, weeks * WEEK / DAY)
+    rules = expansion_rules(store, [week_of(week) for week in by], found, budget, now)
+    return Expansion(found, tuple(f"{rule.text}: {rule.found}" for rule in rules if rule.state != "pass"))
 
 
 def clone_file(source: Path, target: Path, name: str) -> None:

@@ -19,10 +19,11 @@ from flyball.capture.door import Door
 from flyball.engine.fake import FakeEngine
 from flyball.engine.protocol import SamplingParams
 from flyball.errors import DatasetError
+from flyball.evals.run import require_some
 from flyball.evals.scripted import ScriptedAgent
 from flyball.rollout.attempt import run_attempt
 from flyball.tasks.world import World
-from flyball.types import Limits, Task
+from flyball.types import Limits, Missing, Task
 from flyball.workflow.inputs import TRAIN, VALIDATION, Inputs
 from flyball.workflow.trainer import Demonstration
 
@@ -81,6 +82,8 @@ async def _from_oracle(
     engine = FakeEngine([""])  # never asked: the script gives every turn
     gate, done = asyncio.Semaphore(AT_ONCE), 0
 
+    outcomes: list[bool | Missing] = []
+
     async def one(task: Task) -> Demonstration | None:
         nonlocal done
         async with gate:
@@ -96,11 +99,13 @@ async def _from_oracle(
             graded = await inputs.graders.grade(attempt)
         done += 1
         on_done(done, len(tasks))
+        outcomes.append(graded.outcome.success)
         if graded.outcome.success is not True:
             return None
         return Demonstration(task.task_id, attempt.messages, recorder.tools[task.task_id])
 
     made = await asyncio.gather(*(one(task) for task in tasks))
+    require_some(outcomes, "demonstrations of the oracle")
     return [demonstration for demonstration in made if demonstration is not None]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from flyball.engine.protocol import Engine
 from flyball.errors import EvalError
 from flyball.evals.compare import compare
-from flyball.evals.run import Arm, Turn, attempt_all, evaluate_in_turn
+from flyball.evals.run import Arm, Turn, attempt_all, evaluate_in_turn, require_some
 from flyball.evals.suite import Suite
 from flyball.metrics import measured
 from flyball.models.chat import ChatFormat
@@ -94,6 +94,7 @@ async def confirm(context: Context, version: PolicyVersion, tasks: Sequence[Task
             concurrency=settings.evaluation.concurrency,
             reduce=lambda graded: graded.outcome.success,
         )
+    require_some(outcomes, "attempts at validation tasks")
     return wilson(sum(outcome is True for outcome in outcomes), len(outcomes))
 
 
@@ -142,6 +143,7 @@ async def _evaluate(
     finally:
         keeper.flush()
     keeper.end()
+    require_some([result.success for run in runs for result in run.results], f"attempts at the suite {suite.name!r}")
     await require_anchors(inputs)
     context.store.add_event(context.run_id, ORDER, order_record(suite.name, order))
     for run in runs:
@@ -213,7 +215,7 @@ async def engine_of(
     settings = context.inputs.workflow.settings
     at_once = concurrency or settings.evaluation.concurrency
     engine, chat = await context.trainer.open_engine(
-        Path(version.path), settings.engine, concurrency=at_once, seed=settings.training.seed
+        Path(version.path), context.inputs.engine, concurrency=at_once, seed=settings.training.seed
     )
     try:
         yield engine, chat

@@ -62,7 +62,7 @@ async def _examine(inputs: Inputs, policy: str | None, make_trainer: Callable[[W
     trainer = make_trainer(inputs.workflow)
     folder = trainer.find_policy(inputs.policy_folder_or_name(policy))
     engine, chat = await trainer.open_engine(
-        folder, settings.engine, concurrency=rl.concurrency, seed=settings.training.seed
+        folder, inputs.engine, concurrency=rl.concurrency, seed=settings.training.seed
     )
     try:
         arm = Arm(inputs.world, inputs.runner, engine, chat, inputs.sampling(rl), inputs.graders, inputs.prices)

@@ -38,7 +38,7 @@ async def _ablate(inputs: Inputs, policy: str, trainer: Trainer, max_calls: int)
     settings = inputs.workflow.settings
     evaluation, seed = settings.evaluation, settings.training.seed
     folder = trainer.find_policy(inputs.policy_folder_or_name(policy))
-    engine, chat = await trainer.open_engine(folder, settings.engine, concurrency=evaluation.concurrency, seed=seed)
+    engine, chat = await trainer.open_engine(folder, inputs.engine, concurrency=evaluation.concurrency, seed=seed)
     try:
         sampling = inputs.sampling(evaluation)
         arm = Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)

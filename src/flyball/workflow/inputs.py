@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from flyball.agent.callable import CallableAgent
+from flyball.agent.command import Command
 from flyball.agent.hooks import Hooks
 from flyball.agent.loop import ToolLoop
 from flyball.agent.runner import AgentRunner
 from flyball.capture.best_of import BestOf, ranked_by
+from flyball.config import EngineSettings
 from flyball.engine.protocol import SamplingParams
 from flyball.errors import ConfigError, DatasetError, GraderError, nearest
 from flyball.evals.fresh import FRESH, fresh_tasks
@@ -36,6 +38,7 @@ from flyball.tasks.world import WorldSpec
 from flyball.tools.permissions import Permissions
 from flyball.tools.servers import tool_servers
 from flyball.types import Limits, Task
+from flyball.workflow.adapters import adapter_digest, check_adapter
 from flyball.workflow.check import check_names, names_in_force, preset_of
 from flyball.workflow.workflow import Workflow
 
@@ -148,11 +151,20 @@ class Inputs:
         agent = self.workflow.agent
         if agent is None:
             return ToolLoop(self.hooks)
+        if isinstance(agent, Command):
+            return agent.beside(self.workflow.folder)
         if callable(getattr(agent, "run", None)):
             return agent  # type: ignore[no-any-return]
         if callable(agent):
             return CallableAgent(agent)
         raise ConfigError(f"agent is {agent!r}; give an async function (attempt, client), fb.Command or fb.Http")
+
+    @cached_property
+    def engine(self) -> EngineSettings:
+        """The settings of the engine, with the folders of its adapters by whole path."""
+        written = self.workflow.settings.engine
+        found = {name: str(self.workflow.folder / path) for name, path in (written.adapters or {}).items()}
+        return written.model_copy(update={"adapters": found}) if found else written
 
     @cached_property
     def hooks(self) -> Hooks:
@@ -204,6 +216,8 @@ class Inputs:
                 f'approver would be ignored: no tool of {self.world.name} has approval="human"; remove it, or mark the '
                 'tools that a person must approve with `@fb.tool(approval="human")`'
             )
+        for folder in (self.engine.adapters or {}).values():
+            check_adapter(Path(folder))
         self._check_fresh()
         self._check_audit()
         self._check_reward_model()
@@ -285,14 +299,17 @@ class Inputs:
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """Digest of everything that a resumed run must find unchanged, by what it is."""
-        settings = self.workflow.settings
-        return {
+        settings, adapters = self.workflow.settings, self.engine.adapters or {}
+        found = {
             "settings": digest(settings.model_dump(exclude={"tracking"})),  # it is told, and decides nothing
             "tasks": dataset_digest(self.tasks),
             "world": self.world.version,
             "graders": self.graders.version,
             "agent": self.runner.name,
         }
+        if adapters:
+            found["adapters"] = digest({name: adapter_digest(Path(folder)) for name, folder in adapters.items()})
+        return found
 
 
 async def require_anchors(inputs: Inputs) -> None:

@@ -22,7 +22,7 @@ import orjson
 
 from flyball.config import RewardModelSettings, TrainingSettings
 from flyball.errors import ConfigError, TrainError
-from flyball.evals.reward_accuracy import accuracy_by_version, needs_refresh
+from flyball.evals.reward_accuracy import REFRESHED, accuracy_by_version, needs_refresh, newest_judge, refreshed_after
 from flyball.metrics import measured
 from flyball.rl.pairs import best_attempts
 from flyball.rl_settings import OwnAttemptsSettings
@@ -37,7 +37,7 @@ from flyball.workflow.labels import read_labels
 from flyball.workflow.own_attempts import own_attempts
 from flyball.workflow.preferences import read_pairs
 from flyball.workflow.record import finished_stages
-from flyball.workflow.reward_refresh import REFRESHED, Lookout, Worn, left_to_refresh, newest_judge
+from flyball.workflow.reward_refresh import Lookout, Worn, left_to_refresh
 from flyball.workflow.tool_filter import tasks_that_need_tools
 from flyball.workflow.trainer import Demonstration, PreferenceJob, RejectionJob, RewardModelJob, RLJob, SFTJob, Trained
 
@@ -232,8 +232,7 @@ def _judge_the_judge(context: Context, judge: PolicyVersion) -> str:
         return f"{judge.name}: no task has a success and a failure to tell apart"
     accuracies = list(found.values())
     first, last = accuracies[0], accuracies[-1]
-    times = sum("failed" not in event.payload for event in context.store.events(context.run_id, REFRESHED))
-    if times:
+    if times := len(refreshed_after(context.store, context.run_id)):
         at_the_end = f"at the end it orders {format_estimate(last)} of pairs right"
         return f"{judge.name} was trained anew {times} times; {at_the_end}"
     fallen = needs_refresh(first, last)

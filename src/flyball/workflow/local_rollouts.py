@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from flyball.engine.protocol import Engine
-from flyball.evals.run import Arm, attempt_all, rank_again_if_missing
+from flyball.evals.run import Arm, attempt_all, rank_again_if_missing, require_some
 from flyball.rl.algorithms import Algorithm
 from flyball.rl.samples import GREEDY, teaches
 from flyball.rl_settings import CurriculumSettings
@@ -81,6 +81,8 @@ def _in_turn(
             concurrency=job.settings.concurrency,
             reduce=lambda graded: graded,
         )
+        if rank is None:
+            require_some([graded.reward for graded in flat], f"attempts of step {step + 1}")
         groups = [flat[i : i + size] for i in range(0, len(flat), size)]
         if algorithm.greedy_baseline:
             best = await attempt_all(

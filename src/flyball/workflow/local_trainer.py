@@ -18,19 +18,20 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flyball.capture.openai_form import POLICY
 from flyball.config import EngineSettings, LoraSettings, SFTSettings, TinySettings
 from flyball.engine.local import LocalEngine
 from flyball.engine.local_process import ProcessEngine, ProcessSpec
 from flyball.engine.protocol import Engine, SamplingParams
 from flyball.errors import TrainError
-from flyball.evals.run import Arm, attempt_all
+from flyball.evals.run import Arm, attempt_all, require_some
 from flyball.graders.grade import GraderSet
 from flyball.models import names
 from flyball.models.chat import ChatFormat
 from flyball.models.heads import with_value_head
 from flyball.models.hf_chat import HfChat, load_chat, signature
 from flyball.models.load import load_model, new_tiny_model, pays_bfloat16, save_model
-from flyball.models.lora import ADAPTER, add_lora
+from flyball.models.lora import add_lora
 from flyball.models.planted import hold_planted
 from flyball.models.tiny import TinyConfig, train_tokenizer
 from flyball.rl.algorithms import Algorithm, configured, own_choices
@@ -198,8 +199,8 @@ class LocalTrainer:
             return Arm(inputs.world, inputs.runner, engine, chat, sampling, graders, inputs.prices, board=board)
 
         ledger = Ledger(lambda step, graded: watch.keep("rl", step, graded), lambda step: watch.kept("rl", step))
-        new = partial(_rl_engine, job.policy, reference.model, chat, settings, inputs.workflow.settings.engine)
-        engines = Engines(partial(_follower, inputs.workflow.settings.engine, learner, new, job.folder), new)
+        new = partial(_rl_engine, job.policy, reference.model, chat, settings, inputs.engine)
+        engines = Engines(partial(_follower, inputs.engine, learner, new, job.folder), new)
         sampled = partial(arm, drawn, inputs.graders.waiting())
         source = await source_of(job, plan.algorithm, learner, engines, sampled, ledger)
         network = _credit_network(plan.algorithm, model, chat, settings)
@@ -243,8 +244,8 @@ class LocalTrainer:
         if (base := base_of(folder)) is not None:
             chat = load_chat(base, settings.tool_format)
             engine = _local_engine(base, lambda: load_model(base), chat, settings, concurrency)
-            engine.add_adapter(ADAPTER, folder)
-            return AdapterEngine(engine, ADAPTER), chat
+            engine.add_adapter(POLICY, folder)
+            return AdapterEngine(engine), chat
         chat = load_chat(folder, settings.tool_format)
         if settings.kind == "vllm":
             return await open_vllm(folder, settings), chat
@@ -304,9 +305,9 @@ async def _validating(model: Any, chat: HfChat, learner: LocalLearner, job: FitJ
     settings = job.inputs.workflow.settings
     tasks = job.inputs.splits.get("validation", [])[: job.settings.validation_tasks]
     new = partial(
-        _local_engine, job.policy, lambda: copy.deepcopy(model), chat, settings.engine, VALIDATION_CONCURRENCY
+        _local_engine, job.policy, lambda: copy.deepcopy(model), chat, job.inputs.engine, VALIDATION_CONCURRENCY
     )
-    follower = await _follower(settings.engine, learner, new, job.folder)
+    follower = await _follower(job.inputs.engine, learner, new, job.folder)
     arm = _arm(job.inputs, follower.engine, chat, settings.evaluation)
     try:
         yield _validator(partial(_newest, follower), lambda _: arm, tasks, job.seed) if tasks else None
@@ -445,17 +446,25 @@ def _local_engine(
     on_new_weights: Literal["recompute", "keep"] = "recompute",
     reference: bool = False,
 ) -> LocalEngine | ProcessEngine:
-    """The engine of the settings: in this process, with the `model`, or in one of its own, which reads `folder`."""
+    """The engine of the settings: in this process, with the `model`, or in one of its own, which reads `folder`.
+
+    It has the adapters of the settings, for agents that ask for them by `model`.
+    """
     deterministic = reference or bool(settings.deterministic)
+    engine: LocalEngine | ProcessEngine
     if settings.separate_process:
-        return ProcessEngine(ProcessSpec(str(folder), num_slots, on_new_weights, deterministic, settings.tool_format))
-    return LocalEngine(
-        _for_sampling(model()),
-        num_slots=num_slots,
-        tokenizer=chat.tokenizer,
-        on_new_weights=on_new_weights,
-        deterministic=deterministic,
-    )
+        engine = ProcessEngine(ProcessSpec(str(folder), num_slots, on_new_weights, deterministic, settings.tool_format))
+    else:
+        engine = LocalEngine(
+            _for_sampling(model()),
+            num_slots=num_slots,
+            tokenizer=chat.tokenizer,
+            on_new_weights=on_new_weights,
+            deterministic=deterministic,
+        )
+    for name, adapter in (settings.adapters or {}).items():
+        engine.add_adapter(name, adapter)
+    return engine
 
 
 async def _follower(
@@ -511,6 +520,7 @@ def _validator(
             concurrency=VALIDATION_CONCURRENCY,
             reduce=lambda graded: graded.outcome.success,
         )
+        require_some(outcomes, "attempts of a validation")
         return wilson(sum(o is True for o in outcomes), len(outcomes))
 
     return validate

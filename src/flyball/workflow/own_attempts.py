@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from flyball.evals.run import Arm, attempt_all
+from flyball.evals.run import Arm, attempt_all, require_some
 from flyball.metrics import measured
 from flyball.rl_settings import OwnAttemptsSettings
 from flyball.rng import derive
@@ -54,6 +54,7 @@ async def own_attempts(
                     concurrency=settings.concurrency,
                     reduce=lambda graded: graded,
                 )
+                require_some([graded.reward for graded in made], f"attempts for {stage}")
                 context.store.add_attempts(context.run_id, stage, number, made)
             found += made
             successes = sum(graded.outcome.success is True for graded in found)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flyball.config import EconomicsSettings
 from flyball.errors import StoreError
+from flyball.evals.reward_accuracy import refreshed_after
 from flyball.evals.summary import summarise
 from flyball.metrics import check, part
 from flyball.release.hacking import HACKING_GATE
@@ -21,6 +22,7 @@ from flyball.reports.audit_page import AuditPage, audit_page_html, caught_exampl
 from flyball.reports.brief import Cost, Guardrail, brief_html, brief_markdown, make_brief
 from flyball.reports.budget import empty_lines
 from flyball.reports.chart import Chart, Curve, curve
+from flyball.reports.release_brief import refreshed
 from flyball.reports.run_page import Example, Highlight, RunPage, failed_examples, run_page_html
 from flyball.reports.tables import Grid, Summaries, group_grid, metric_grid, suite_grid
 from flyball.reports.words import LOCALES, Text, message, words_of
@@ -131,7 +133,9 @@ def _write_brief(record: Record, folder: Path, locale: str) -> Path:
 
 
 def _summary(record: Record) -> Text:
-    how = [message(f"method.{stage}") for stage in record.results if stage in METHODS]
+    how: list[Text] = [message(f"method.{stage}") for stage in record.results if stage in METHODS]
+    if steps := refreshed_after(record.store, record.run.run_id):
+        how.append(refreshed(steps))
     target = record.run.config["settings"]["workflow"]["target"]
     trained = message("summary.trained", policy=record.run.config["policy"], how=how)
     return message("summary.for", trained=trained, target=target) if target else trained

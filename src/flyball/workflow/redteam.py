@@ -58,7 +58,7 @@ async def _attack(inputs: Inputs, make_trainer: Callable[[], Trainer], policy: s
     trainer = make_trainer()
     folder = trainer.find_policy(inputs.policy_folder_or_name(policy))
     concurrency = settings.evaluation.concurrency
-    engine, chat = await trainer.open_engine(folder, settings.engine, concurrency=concurrency, seed=effort.seed)
+    engine, chat = await trainer.open_engine(folder, inputs.engine, concurrency=concurrency, seed=effort.seed)
     try:
         sampling = inputs.sampling(settings.evaluation)
         arm = Arm(inputs.world, inputs.runner, engine, chat, sampling, inputs.graders, inputs.prices)

@@ -15,14 +15,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flyball.evals.reward_accuracy import needs_refresh, reward_accuracy
+from flyball.evals.reward_accuracy import REFRESHED, needs_refresh, reward_accuracy
 from flyball.rl_settings import RefreshSettings
 from flyball.store.store import Store
 from flyball.types import GradedAttempt
 from flyball.workflow.trainer import Watch
 
-WORN, REFRESHED = "reward_model_worn", "reward_model_refreshed"
-"""Kinds of events: {step, reason, version} of the worn one; {step, version} of the new one."""
+WORN = "reward_model_worn"
+"""Kind of event of a run: {step, reason, version}."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,3 @@ def left_to_refresh(store: Store, run_id: str) -> Worn | None:
     replaced = {event.payload["step"] for event in store.events(run_id, REFRESHED)}
     left = [event.payload for event in store.events(run_id, WORN) if event.payload["step"] not in replaced]
     return Worn(**left[-1]) if left else None
-
-
-def newest_judge(store: Store, run_id: str) -> str | None:
-    """The version that the run trained anew last; None where it trained none."""
-    made = [event.payload["version"] for event in store.events(run_id, REFRESHED)]
-    return made[-1] if made else None

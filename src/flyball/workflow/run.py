@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flyball.errors import ConfigError, FlyballError
+from flyball.store.failures import from_os
 from flyball.store.runs import Run
 from flyball.store.store import Store
 from flyball.types import Release
@@ -113,6 +114,10 @@ def _go(
         except FlyballError as exc:
             store.set_run_status(run_id, "failed", str(exc))
             raise
+        except OSError as exc:  # of the run's own files; what user code raises has a boundary of its own
+            refused = from_os(Path(exc.filename or context.folder), exc)
+            store.set_run_status(run_id, "failed", str(refused))
+            raise refused from exc
         finally:
             context.close_tracking(complete=all(stage.name in context.results for stage in stages))
             progress.close()

@@ -87,9 +87,9 @@ def _newest(store: Store, workflow: Workflow) -> str:
 def _version(context: Context, name: str) -> PolicyVersion:
     """Return a version of the registry, or register the folder or known name."""
     known = [] if context.inputs.workflow.settings.engine.kind == "http" else context.store.versions()
-    adapters = context.inputs.workflow.settings.engine.adapters or {}
+    adapters = context.inputs.engine.adapters or {}
     if name in adapters:
-        return _adapter(context, name, adapters[name])
+        return _adapter(context, name, Path(adapters[name]))
     if found := [v for v in known if v.name == name] or [v for v in known if v.version_id.startswith(name)]:
         return found[-1]
     if name == "tiny":
@@ -98,8 +98,8 @@ def _version(context: Context, name: str) -> PolicyVersion:
     return context.register(Path(name).name, folder)
 
 
-def _adapter(context: Context, name: str, folder: str) -> PolicyVersion:
+def _adapter(context: Context, name: str, folder: Path) -> PolicyVersion:
     """Register an adapter on the workflow's policy, which is registered before it."""
     base = _version(context, str(context.inputs.workflow.policy))
-    made = make_policy(context.inputs.workflow.folder / folder, base, context.folder_of(f"adapters/{name}"))
+    made = make_policy(folder, base, context.folder_of(f"adapters/{name}"))
     return context.register(name, made, parent=base)

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from flyball.errors import ReleaseError
-from flyball.release.canary.plan import CanaryPlan
+from flyball.release.canary.plan import CanaryPlan, Unit
 from flyball.stats.betting import first_rejection, log_evidence
 from flyball.stats.design import Floats
 
@@ -37,6 +37,18 @@ class Detection:
     units_90: float
     seconds: float
     extra_failures: float
+
+
+@dataclass(frozen=True)
+class DetectionTable:
+    """What a canary will see, published before it starts: `share` of `units_per_day`, where `base` is success in
+    force."""
+
+    unit: Unit
+    base: float
+    units_per_day: float
+    share: float
+    rows: tuple[Detection, ...]
 
 
 def detection_table(
@@ -124,8 +136,11 @@ def recommended_share(plan: CanaryPlan, *, base: float, units_per_day: float) ->
     )
 
 
-def check_launch(plan: CanaryPlan, *, base: float, units_per_day: float) -> tuple[Detection, ...]:
-    """The table at the plan's first stage that can see the harm in time. Raises ReleaseError when none of them can."""
+def check_launch(plan: CanaryPlan, *, base: float, units_per_day: float) -> DetectionTable:
+    """The table, with a row for the owner's harm, at the plan's first stage that can see that harm in time.
+
+    Raises ReleaseError when none of them can.
+    """
     need = recommended_share(plan, base=base, units_per_day=units_per_day)
     if plan.stages[-1] < need:
         raise ReleaseError(
@@ -134,4 +149,6 @@ def check_launch(plan: CanaryPlan, *, base: float, units_per_day: float) -> tupl
             "add a stage"
         )
     share = next(stage for stage in plan.stages if stage >= need)
-    return detection_table(plan, base=base, units_per_day=units_per_day, share=share)
+    drops = sorted({*DROPS, plan.harm})
+    rows = detection_table(plan, base=base, units_per_day=units_per_day, share=share, drops=drops)
+    return DetectionTable(plan.unit, base, units_per_day, share, rows)
