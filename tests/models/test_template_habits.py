@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flyball.evals.policy_checks import check_template
-from flyball.models.fetch import cache_folder
 from flyball.models.hf_chat import HfChat, load_chat
-from flyball.models.names import SMOLLM2_135M
 from flyball.models.template_habits import CONVERSATIONS, Audit, audit
 from flyball.models.tiny import train_tokenizer
 
@@ -178,10 +177,18 @@ def test_doctor_of_a_workflow_warns_of_a_template_that_changes_the_past(tokenize
     assert "2 of 7 kinds of conversation, first: reasoning, turn 2: the reasoning of message 2 is left" in finding.text
 
 
-def test_a_published_template_is_stable_and_adds_its_own_system_message() -> None:
-    folders = sorted(cache_folder().glob(f"{SMOLLM2_135M.name}*/tokenizer_config.json"))
-    if not folders:
-        pytest.skip("smollm2-135m is not in the cache")
-    found = audit(load_chat(folders[0].parent))
+SMOLLM2 = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou "
+    "are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + "
+    "message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""The chat template of SmolLM2-135M-Instruct, as published (Apache-2.0)."""
+
+
+def test_a_published_template_is_stable_and_adds_its_own_system_message(tokenizer: Any) -> None:
+    ending = copy.deepcopy(tokenizer)
+    ending.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]})
+    found = audited(ending, SMOLLM2)
     assert found.is_stable and not found.renders_tools
     assert any("You are a helpful AI assistant named SmolLM" in habit for habit in found.habits)

@@ -144,6 +144,7 @@ class PlainProgress:
         self._start(title, total)
 
     def advance(self, done: int, values: Mapping[str, float], total: int | None = None) -> None:
+        """Write a line if none was written for a while."""
         now = self._clock()
         if total is not None:
             self._total = total
