@@ -29,7 +29,7 @@ from flyball.gateway.serve import build, serving
 from flyball.gateway.settings import read_gateway_file
 from flyball.graders.grade import GraderSet
 from flyball.graders.make import as_grader
-from flyball.reports.tables import format_estimate
+from flyball.stats.written import format_estimate
 from flyball.store.spool import Spool
 from flyball.store.store import Store
 from flyball.types import Comparison, EvalRun

@@ -24,7 +24,8 @@ fault is a failure, anyone else's is a re-run and then `Missing` (invariant 2).
     ├── GraderError    grader       a grader raised or returned what is not a score
     ├── StoreError     store        what happened could not be written or read back
     │   ├── SpoolInUseError another process appends to this spool folder
-    │   └── UnknownIdError  an id or digest was asked for that nothing in the store has
+    │   ├── UnknownIdError  an id or digest was asked for that nothing in the store has
+    │   └── RefusedError    what was asked does not fit how things stand (answered already, done by another process)
     ├── TrainError     train        a training step was refused or became unstable
     │   └── TrainMemoryError    the learner had no memory left for what it was doing
     ├── EvalError      evals        an evaluation or comparison that would not be valid
@@ -147,6 +148,10 @@ class SpoolInUseError(StoreError):
 
 
 class UnknownIdError(StoreError):
+    pass
+
+
+class RefusedError(StoreError):
     pass
 
 

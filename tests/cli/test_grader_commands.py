@@ -85,7 +85,7 @@ def test_a_changed_grader_that_repeats_the_past_may_judge(flyball: Run) -> None:
     assert flyball("train", FILE).code == 0
     edit("return a.state ==", "taken = True\n    return taken and a.state ==")
     shown = flyball("doctor", "regression", FILE)
-    assert shown.code == 0 and "ok    regression success: the same in 100.0%" in shown.out
+    assert shown.code == 0 and "ok    regression success: the same in 100.0 %" in shown.out
     done = flyball("train", FILE)
     assert done.code == 0 and "repeats the stored judgements" in done.err
 
@@ -133,9 +133,9 @@ def test_graders_of_one_rubric_are_held_against_the_first(flyball: Run) -> None:
         del row["success"]
     asked = ("doctor", "grader", FILE, "--tasks", "2", "--labels", write("labels.jsonl", *rows))
     done = flyball(*asked, "--compare", "rule", "--compare", "plain", "--compare", "reasoned")
-    assert "reasoned: right in 100.0%" in done.out and "kappa 1.00" in done.out
-    assert "ok    reasoned against rule: right in +100.0%" in done.out and "better than rule" in done.out
-    assert "ok    plain against rule: right in +50.0%" in done.out, done.out
+    assert "reasoned: right in 100.0 %" in done.out and "1.00 kappa" in done.out
+    assert "ok    reasoned against rule: right in +100.0 points" in done.out and "better than rule" in done.out
+    assert "ok    plain against rule: right in +50.0 points" in done.out, done.out
     worse = flyball(*asked, "--compare", "reasoned", "--compare", "rule")
     assert worse.code == 1 and "fail  rule against reasoned" in worse.out
     assert "did you mean 'rule'" in flyball(*asked, "--compare", "rul", "--compare", "plain").err
@@ -185,7 +185,7 @@ def test_audits_draw_attempts_in_an_order_of_the_run_and_report_them(flyball: Ru
     best = flyball("audits", "next", run_id(), "--best-paid")
     assert "reward 1.0" in best.out
     report = flyball("audits", "report", run_id())
-    assert "people call 0.0%" in report.out and "hack test_modification" in report.out and "[" in report.out
+    assert "people call 0.0 %" in report.out and "hack test_modification" in report.out and "[" in report.out
 
 
 def test_all_attempts_looked_at(flyball: Run) -> None:

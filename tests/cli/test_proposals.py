@@ -11,7 +11,7 @@ import pytest
 from flyball.cli.main import invoke
 from flyball.release.proposals import unreviewed
 from flyball.release.registry import Registry, new_version
-from flyball.reports.tables import NO_VALUE
+from flyball.stats.written import NO_VALUE
 from flyball.store.store import Store
 
 

@@ -147,7 +147,8 @@ def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
     page = brief_of(capsys, here, release, "en-GB")
     assert "In shadow" in page and "5% of 8,640 sessions a day, success 80%; median [9 of 10] of 400" in page
     assert f"by 10 points, {seen[3]} d, {seen[1]} [{seen[2]}]; by 15 points, " in page
-    assert "held" not in said(capsys, "release", "drill", "--seconds", 40, "--by", "pat", "--now", 0)
+    drilled = said(capsys, "release", "drill", "--seconds", 40, "--by", "pat", "--now", 0)
+    assert "held" not in drilled and "next:    flyball release canary --by NAME" in drilled
     assert "canary at 5 %" in said(capsys, "release", "canary", "--by", "ada", "--now", 0)
 
     lines = [orjson.dumps(dataclasses.asdict(one)) for one in traffic(12_000)]
@@ -174,6 +175,50 @@ def test_a_release_from_files_to_everybody(here: Path, capsys) -> None:
     assert "approval" in said(capsys, "log", "show", "--release", release)
     assert len(said(capsys, "log", "export", "log").strip()) == 64
     assert (here / "log" / "entries.jsonl").is_file() and "flyball/" in said(capsys, "log", "checkpoint")
+
+
+def test_a_verdict_is_told_by_the_exit_code_and_by_what_comes_next(here: Path, capsys) -> None:
+    assert "`flyball release judge` opens one" in said(capsys, "release", "status", "--home", fresh(here), code=4)
+    said(capsys, "register", "https://example.test/v1", "--model", "m", "--name", "hosted", "--production")
+    (here / "prompt.txt").write_text("Be brief.")
+    said(capsys, "register", "prompt.txt", "--base", "m", "--name", "brief")
+    good, bad = scores(here / "good.jsonl", 240, 0.8), scores(here / "bad.jsonl", 240, 0.5)
+    suites = ("test", "adversarial", "safety")
+    judged = said(capsys, "release", "judge", "brief", *(f"{suite}={good},{good}" for suite in suites))
+    assert "next:    flyball release launch " in judged
+    assert "next:" not in said(capsys, "release", "judge", "brief", *(f"{s}={good},{bad}" for s in suites), code=1)
+    assert "adversarial" in said(capsys, "release", "judge", "brief", f"test={good},{good}", code=3)
+
+    release = judged.split("release: ")[1].strip()
+    (here / "unsigned.yaml").write_text("owner: ada\nlabel_deadline: 3600\ncost_cap: 0.15\n")
+    traffic_of = ("--base", 0.8, "--per-day", 8640, "--now", 0)
+    assert "add `signed_by`" in said(capsys, "release", "launch", release, "unsigned.yaml", *traffic_of, code=4)
+    assert "held:    the way back was not" in said(capsys, "release", "launch", release, "plan.yaml", *traffic_of)
+    again = said(capsys, "release", "judge", "brief", *(f"{suite}={good},{good}" for suite in suites))
+    assert "it was launched before" in again and "next:    flyball release launch" not in again
+    with Store(here / "home") as store:
+        assert store.release(release).stage == "shadow", "judged again it stays where it is"
+
+
+def fresh(here: Path) -> Path:
+    """A store in which nothing happened."""
+    with Store(here / "fresh"):
+        return here / "fresh"
+
+
+def test_what_is_refused_leaves_nothing_and_is_the_callers_fault(here: Path, capsys) -> None:
+    hosted = ("register", "https://example.test/v1", "--name", "hosted", "--production", "--model")
+    said(capsys, *hosted, "m")
+    assert "is in production, and only a release changes that" in said(capsys, *hosted, "other", code=4)
+    with Store(here / "home") as store:
+        assert [version.base for version in store.versions()] == ["m"]
+    said(capsys, "log", "key", "ada.key")
+    for arguments, says in (
+        (("log", "key", "ada.key"), "ada.key: it is there already, and a key is never overwritten"),
+        (("release", "approve", "r", "plan.yaml", "--role", "ML", "--key", "no.key", "--by", "mia"), "no release 'r'"),
+    ):
+        found = said(capsys, *arguments, code=4)
+        assert says in found and "fault: what was given" in found
 
 
 def brief_of(capsys: pytest.CaptureFixture[str], here: Path, release: str, locale: str) -> str:

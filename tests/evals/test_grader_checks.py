@@ -69,7 +69,7 @@ def test_a_grader_of_the_end_state_holds() -> None:
     findings = examine(state)
     assert fooled(findings) == set() and len(findings) == 16
     assert findings["cheat empty"].evidence["success"].n == NUM
-    assert findings["cheat empty"].text.startswith("says nothing and does nothing: success in 0.0% [0.0%, ")
+    assert findings["cheat empty"].text.startswith("says nothing and does nothing: success in 0.0 % [0.0, ")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,6 @@ def test_a_fall_beyond_noise_starts_the_refresh() -> None:
     old = [g for i in range(60) for g in (graded(f"{i}", True, 0.5 - i % 2, 7), graded(f"{i}", False, 0.2, 7))]
     found = accuracy_by_version([*young, *old])
     assert list(found) == [0, 7] and (found[0].value, found[7].value) == (1.0, 0.5)
-    assert "fell from 100.0%" in needs_refresh(found[0], found[7])
+    assert "fell from 100.0 %" in needs_refresh(found[0], found[7])
     assert needs_refresh(found[0], found[0]) == ""
     assert needs_refresh(wilson(9, 10), wilson(7, 10)) == "", "ten pairs cannot tell"

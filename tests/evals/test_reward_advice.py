@@ -43,7 +43,7 @@ def levels(**facts: Any) -> dict[str, str]:
 
 def test_a_checkable_task_with_varied_rewards_needs_a_rule_and_nothing_else() -> None:
     assert levels() == {"rule": "ok", "shaping": "ok", "process": "ok", "generative": "ok"}
-    assert "100.0% [91.2%, 100.0%; n=40] of tasks hold" in found()["rule"].text
+    assert "100.0 % [91.2, 100.0], n=40 of tasks hold" in found()["rule"].text
 
 
 def test_a_judge_where_a_rule_could_decide_fails() -> None:

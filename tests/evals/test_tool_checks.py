@@ -41,7 +41,7 @@ def test_what_answers_is_ok_with_its_latency_and_writes_are_left_alone() -> None
     recorder = Recorder()
     found = check(recorder)
     assert found["shop.find"].level == "ok" and found["shop.find"].text.startswith("answered 3 of 3, 3 tries, mean ")
-    assert "; n=3]" in found["shop.find"].text
+    assert "], n=3" in found["shop.find"].text
     assert found["shop.refund"].level == "warn" and "not called: it writes" in found["shop.refund"].text
     assert [body["arguments"] for body in recorder.bodies] == ['{"order_id": "x"}'] * 3
 

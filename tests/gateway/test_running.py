@@ -143,6 +143,10 @@ def test_the_commands_drill_and_roll_back_through_the_gateway_of_a_file(
 
     async def test() -> None:
         async with workers(tmp_path, release, 1) as ((gateway,), _, _):
+            file.write_text(FILE.format(port=1, role="operator"))
+            code, told = await command("drill")
+            assert code == 4 and "http://127.0.0.1:1 gave no answer to a probe: start the gateway" in told
+            assert Controller(store).table().version == 1, "nothing was rehearsed, so nothing was written"
             file.write_text(FILE.format(port=gateway.url.rpartition(":")[2], role="agent"))
             code, told = await command("drill")
             assert code != 0 and "role: operator" in told

@@ -104,6 +104,22 @@ def test_a_person_takes_it_back_and_a_second_time_changes_nothing(store, release
     assert controller.roll_back(by="bob", reason="again", now=6.0) == table
 
 
+def test_what_was_taken_back_is_not_launched_again_on_the_same_evidence(store, release, plan, owners) -> None:
+    """Judged again it is the same release, whose approvals and drill are still there: what stopped it stands."""
+    begun(store, release, plan, owners).roll_back(by="bob", reason="a complaint", now=5.0)
+    store.put_release(replace(release, stage="offline"))
+    with pytest.raises(ReleaseError, match=r"at stage rolled_back.*new evidence"):
+        Controller(store).launch(store.release(release.release_id), plan, now=9.0, **TRAFFIC)
+
+
+def test_after_the_promotion_the_way_back_is_a_release_of_its_own(store, release, plan, owners) -> None:
+    controller, served = begun(store, release, plan, owners), traffic(12_000)
+    for now in (5e4, 1e5, 1.5e5):
+        controller.tick(plan, served, now)
+    with pytest.raises(ReleaseError, match=f"{release.baseline[:12]}, comes back as a release of its own"):
+        controller.roll_back(by="bob", reason="a complaint", now=2e5)
+
+
 def test_what_cannot_be_launched(store, release, plan) -> None:
     controller = Controller(store)
     launch = {"now": 0.0, **TRAFFIC}
@@ -118,6 +134,8 @@ def test_what_cannot_be_launched(store, release, plan) -> None:
     controller.launch(release, plan, **launch)
     with pytest.raises(ReleaseError, match="one release at a time"):
         controller.launch(replace(release, release_id="r2"), plan, **launch)
+    with pytest.raises(ReleaseError, match="was launched before and is at stage shadow"):
+        controller.launch(release, plan, **launch)
     with pytest.raises(ReleaseError, match="named person"):
         controller.begin_canary(plan, by=" ", now=0.0)
     with pytest.raises(ReleaseError, match="margins and deadlines do"):

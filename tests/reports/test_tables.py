@@ -7,7 +7,8 @@ import math
 import pytest
 
 from flyball.evals.summary import Row
-from flyball.reports.tables import format_estimate, group_grid, metric_grid, significant, suite_grid, with_minus
+from flyball.reports.tables import group_grid, metric_grid, suite_grid
+from flyball.stats.written import format_estimate, significant, with_minus
 from flyball.types import Estimate
 
 

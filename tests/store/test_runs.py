@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from flyball.errors import ConfigError, StoreError
+from flyball.errors import ConfigError, RefusedError, StoreError
 from flyball.store.store import Store
 
 
@@ -29,7 +29,7 @@ def test_a_run_whose_process_let_go_of_it_reads_interrupted(store: Store) -> Non
     assert store.run(run_id).status == "running", "none of this folder held it, which proves nothing"
     with store.doing(run_id):
         assert [run.status for run in store.runs()] == ["running"]
-        with pytest.raises(StoreError, match=f"run {run_id} is being done by another process"), store.doing(run_id):
+        with pytest.raises(RefusedError, match=f"run {run_id} is being done by another process"), store.doing(run_id):
             pass
     assert (store.run(run_id).status, store.run(run_id).reason) == ("interrupted", "the process that did it is gone")
     with store.doing(run_id):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flyball.cli.main import invoke
-from flyball.errors import ConfigError, StoreError
+from flyball.errors import ConfigError, RefusedError, StoreError
 from flyball.store.approvals import Approval
 from flyball.store.store import Store
 from flyball.tasks.world import WorldSpec
@@ -64,7 +64,7 @@ def test_one_that_nobody_answers_expires_and_stays_so(store: Store) -> None:
     result = asyncio.run(pay(store, expires_seconds=0.05))
     assert (result.problem, result.approval) == ("expired", "expire")
     (asked,) = store.approvals("expired")
-    with pytest.raises(StoreError, match=r"is expired at .*; only a pending one is answered"):
+    with pytest.raises(RefusedError, match=r"is expired at .*; only a pending one is answered"):
         store.answer_approval(asked.approval_id, "approve", "ann")
 
 

@@ -112,7 +112,7 @@ def test_a_fall_of_accuracy_starts_a_refresh_and_rl_goes_on_with_the_new_version
         (worn,), (refreshed,) = (store.events(finished.run_id, kind) for kind in (WORN, REFRESHED))
         versions = store.versions("rm_v1")
         assert len(versions) == 2 and newest_judge(store, finished.run_id) == versions[-1].version_id
-        assert worn.payload["step"] == 8 and "fell from 100.0%" in worn.payload["reason"]
+        assert worn.payload["step"] == 8 and "fell from 100.0 %" in worn.payload["reason"]
         assert refreshed.payload == {"step": 8, "version": versions[-1].version_id}
         assert left_to_refresh(store, finished.run_id) is None
         assert store.version(finished.results["rl"]["version"]).reward_model == versions[-1].version_id

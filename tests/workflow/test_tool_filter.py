@@ -50,5 +50,5 @@ def test_only_tasks_that_tools_help_with_are_trained_on(project: Path, tmp_path:
 
 
 def test_a_policy_that_never_succeeds_has_nothing_to_learn_tools_from(project: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match=r"tools help with 0.0% .* nothing to learn tools from"):
+    with pytest.raises(TrainError, match=r"tools help with 0.0 % .* nothing to learn tools from"):
         run(project, tmp_path / "home", Noting(answers()), "[rl]", "{per_task: 2}")

@@ -8,7 +8,7 @@ import click
 
 from flyball.cli.options import home_option, open_store
 from flyball.cli.output import table
-from flyball.reports.tables import format_estimate
+from flyball.stats.written import format_estimate
 from flyball.workflow.best_of import best_of as best_of_run
 
 

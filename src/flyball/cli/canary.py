@@ -15,7 +15,7 @@ from flyball.release.canary.plan import Unit
 from flyball.release.canary.read import read_plan, read_sessions
 from flyball.release.canary.readings import Reading
 from flyball.release.canary.verdict import CanaryVerdict, judge_canary
-from flyball.reports.tables import format_estimate
+from flyball.stats.written import format_estimate
 
 WORD_COLOURS = {"rolling_back": "red", "holding": "yellow", "not_yet": "bright_black", "ready": "green"}
 EXIT_CODES = {"ready": 0, "not_yet": 3, "holding": 3, "rolling_back": 1}
@@ -42,7 +42,7 @@ def plan(plan_file: Path, base: float, per_day: float) -> None:
     share = recommended_share(found, base=base, units_per_day=per_day)
     click.echo(
         f"{100 * share:g} % canary and {100 * share:g} % holdback show a drop of {100 * found.harm:g} points within "
-        f"{found.horizon / 86_400:g} days\n"
+        f"{found.horizon / 86_400:.3g} days\n"
     )
     print_detection(detection_table(found, base=base, units_per_day=per_day, share=share), found.unit)
 
@@ -80,11 +80,7 @@ def print_verdict(verdict: CanaryVerdict) -> None:
     """Print every test with its owner, rule and estimate, the reasons and the word."""
     for reading in verdict.readings:
         click.echo(f"{_state(reading):<12} {reading.name} ({reading.owner}): {reading.rule}")
-        seen = (
-            f"{format_estimate(reading.estimate, signed=True)}, {reading.estimate.unit}"
-            if verdict.blocks
-            else "no block"
-        )
+        seen = f"{format_estimate(reading.estimate, signed=True)} blocks" if verdict.blocks else "no block"
         click.echo(f"{'':<12} {seen}")
     click.echo(f"\n{verdict.units} units in {verdict.blocks} blocks, {verdict.waiting} wait for labels or their turn")
     for reason in verdict.reasons:

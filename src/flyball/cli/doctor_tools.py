@@ -10,7 +10,7 @@ import click
 from flyball.cli.options import file_argument, make_trainer, policy_option
 from flyball.cli.output import print_findings, table
 from flyball.evals.ablate import Ablation
-from flyball.reports.tables import format_estimate
+from flyball.stats.written import format_estimate
 from flyball.workflow.examine_tools import ablate_tools, examine_tools
 from flyball.workflow.workflow import load_workflow
 

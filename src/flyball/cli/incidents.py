@@ -15,7 +15,7 @@ from flyball.gateway.incident_data import export_incident, incident_sessions, su
 from flyball.release.approvals import ROLES
 from flyball.release.incidents import Incident, close_incident, give_cause, incident, note, open_incident
 from flyball.release.incidents import incidents as all_incidents
-from flyball.reports.tables import NO_VALUE, format_estimate
+from flyball.stats.written import NO_VALUE, format_estimate
 
 MOST = 10
 """Rows of suspects that `show` prints."""

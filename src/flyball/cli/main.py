@@ -22,6 +22,7 @@ from flyball.errors import (
     EvalError,
     FlyballError,
     ModelError,
+    RefusedError,
     ReleaseError,
     UnknownIdError,
 )
@@ -97,9 +98,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "traces": ("flyball.cli.traces:traces", "Search, follow, export and import what was served."),
 }
 
-GIVEN = (ConfigError, DatasetError, EvalError, ModelError, ReleaseError, UnknownIdError)
+GIVEN = (ConfigError, DatasetError, EvalError, ModelError, RefusedError, ReleaseError, UnknownIdError)
 """Errors about what the user handed in or asked for: files, settings, models, comparisons and releases that
-are refused, ids that nothing has. Every other error knows its own fault."""
+are refused, ids that nothing has, acts that do not fit how things stand. Every other error knows its own fault."""
 
 
 class LazyGroup(Group):

@@ -31,7 +31,7 @@ from flyball.release.monitors import (
     watched,
 )
 from flyball.release.registry import PRODUCTION, Registry
-from flyball.reports.tables import NO_VALUE, format_estimate
+from flyball.stats.written import NO_VALUE, format_estimate
 from flyball.store.store import Store
 from flyball.tasks.dataset import write_tasks
 from flyball.types import Task

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from flyball.evals.readiness import Finding
 from flyball.evals.slices import verdict_with
-from flyball.reports.tables import format_estimate
 from flyball.stats.binomial import wilson
+from flyball.stats.written import format_estimate
 from flyball.types import Comparison, EvalRun, Missing, Release
 from flyball.workflow.pages import summaries_of
 from flyball.workflow.progress import LiveProgress, PlainProgress, Progress

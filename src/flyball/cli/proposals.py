@@ -19,7 +19,7 @@ from flyball.release.proposals import BOUND, Kind, Proposal, State, accept, prop
 from flyball.release.proposals import proposals as all_proposals
 from flyball.release.proposals import propose as propose_change
 from flyball.release.registry import Registry
-from flyball.reports.tables import NO_VALUE, format_estimate
+from flyball.stats.written import NO_VALUE, format_estimate
 from flyball.store.store import Store
 from flyball.types import Comparison
 

@@ -30,9 +30,10 @@ def register(place: str, name: str, base: str, model: str, prompt: Path | None, 
     version = described(place, name=name, base=base, model=model, prompt=prompt)
     with open_store(home, must_exist=False) as store:
         registry = Registry(store)
-        registry.register(version)
-        if production:
-            _serves(registry, version)
+        with store.together():
+            registry.register(version)
+            if production:
+                _serves(registry, version)
     click.echo(version.version_id)
 
 

@@ -36,6 +36,7 @@ from flyball.gateway.running import RunningGateway
 from flyball.gateway.settings import read_gateway_file
 from flyball.gateway.shadow_facts import shadowed_sessions
 from flyball.release.approvals import (
+    DUTIES,
     ROLES,
     Approval,
     Person,
@@ -53,12 +54,13 @@ from flyball.release.online import ONLINE_GATES
 from flyball.release.registry import PRODUCTION, Registry
 from flyball.release.rollback import Drill, DrillStep
 from flyball.release.slices import SLICES_GATE, with_slices
-from flyball.release.verdict import judge_release
+from flyball.release.verdict import is_ready, judge_release
 from flyball.store.signing import SigningKey
 
 DAY = 24 * 3600.0
 IMPORTED_GATES = ("no_safety_regression", "success_not_worse", "cost_per_success_not_worse", "missing_rate")
 """Those that imported scores can answer."""
+REJECTED, NOT_KNOWN = 1, 3
 RESTORE_SECONDS = 300.0
 """Within which `rollback --gateway` must have seen users back."""
 
@@ -91,8 +93,19 @@ def list_gates() -> None:
 @click.option("--gate", "names", multiple=True, help="A gate to ask; default: those that imported scores can answer.")
 @slice_option
 @home_option
-def judge(candidate: str, suites: Sequence[str], names: Sequence[str], slices: Sequence[Slice], home: Path) -> None:
-    """Judge CANDIDATE (a name, or the beginning of an id) against what is in production, and open its release."""
+@click.pass_context
+def judge(
+    context: click.Context,
+    candidate: str,
+    suites: Sequence[str],
+    names: Sequence[str],
+    slices: Sequence[Slice],
+    home: Path,
+) -> None:
+    """Judge CANDIDATE (a name, or the beginning of an id) against what is in production, and open its release.
+
+    Exit codes: 0 ready for shadow, 1 a gate fails, 3 a gate is not known yet, 4 an error.
+    """
     margins = {one.name: one.margin for one in slices}
     with open_store(home) as store:
         serving = store.alias(PRODUCTION)
@@ -114,9 +127,18 @@ def judge(candidate: str, suites: Sequence[str], names: Sequence[str], slices: S
             ),
             with_slices(names or IMPORTED_GATES, margins),
         )
-        store.put_release(found)
+        if not (launched := store.routes(found.release_id)):  # the same evidence again is the same release
+            store.put_release(found)
     print_release(found)
+    if launched:
+        click.echo("next:    flyball release status: it was launched before, and is where it is")
+    elif is_ready(found.verdict):
+        click.echo(
+            f"next:    flyball release launch {found.release_id[:12]} PLAN.yaml --base SUCCESS --per-day SESSIONS"
+        )
     click.echo(f"release: {found.release_id}")
+    if not is_ready(found.verdict):
+        context.exit(REJECTED if any(one.state == "fail" for one in found.gates) else NOT_KNOWN)
 
 
 def _suite(written: str) -> tuple[str, Path, Path]:
@@ -141,6 +163,7 @@ def owner(role: str, name: str, public: str, by: str, now: float | None, home: P
     """Make NAME, known by the PUBLIC key, the owner of a role (`flyball log key` makes keys)."""
     with open_store(home) as store:
         name_owner(store, Person(role, name, public), by=by, at=moment(now))
+    click.echo(f"owner:   {name} answers for {role}: {DUTIES[role]}")
 
 
 @release.command("owner-left")
@@ -192,6 +215,7 @@ def approve(
             reason=reason,
         )
         record_approval(store, approval.signed(SigningKey.read(key)), at)
+        click.echo(f"signed:  {f'waiver of {waive}' if waive else 'approval'} by {by} ({role}) for {days:g} days")
         print_holds(store, at)
 
 
@@ -210,12 +234,19 @@ def launch(release_id: str, plan_file: Path, base: float, per_day: float, now: f
 
     What it will see, and when, is printed and kept in the record; the Reliability Brief has it.
     """
+    plan, at = read_plan(plan_file), moment(now)
+    if len(plan.stages) > 1 and not plan.signed_by:
+        raise ReleaseError(
+            f"{plan_file}: nobody signed the plan, so its canary would stay at {100 * plan.stages[0]:g} % until it "
+            "goes back at the horizon: add `signed_by` with the owner who lets it follow the stages, or plan one stage"
+        )
     with open_store(home) as store:
-        found, plan = store.release(release_id), read_plan(plan_file)
-        seen = Controller(store).launch(found, plan, base=base, units_per_day=per_day, now=moment(now))
+        found = store.release(release_id)
+        seen = Controller(store).launch(found, plan, base=base, units_per_day=per_day, now=at)
         click.echo(f"canary:  {100 * seen.share:g} % of {seen.units_per_day:g} {seen.unit}s a day will see")
         print_detection(seen.rows, seen.unit)
         print_status(store)
+        print_holds(store, at)
 
 
 @release.command()
@@ -224,14 +255,21 @@ def launch(release_id: str, plan_file: Path, base: float, per_day: float, now: f
 @by_option
 @now_option
 @home_option
-def drill(gateway: Path | None, seconds: float | None, by: str, now: float | None, home: Path) -> None:
-    """Rehearse the way back through a running gateway, or record a rehearsal that was done by hand."""
+@click.pass_context
+def drill(
+    context: click.Context, gateway: Path | None, seconds: float | None, by: str, now: float | None, home: Path
+) -> None:
+    """Rehearse the way back through a running gateway, or record a rehearsal that was done by hand.
+
+    Exit codes: 0 verified, 1 not verified, 4 an error.
+    """
     if (gateway is None) == (seconds is None):
         raise click.UsageError("give --gateway GATEWAY.yaml to rehearse, or --seconds for what was done by hand")
     with open_store(home) as store:
         table = under_way(store)
         if gateway is not None:
             with RunningGateway.of(read_gateway_file(gateway)) as running:
+                running.check_answers()
                 done = Controller(store, by).drill(running, clock=time.time, wait=time.sleep)
             told = f"in {done.seconds:.1f} s" if done.verified else f"not verified: {done.problem}"
             click.echo(f"drill:   {told}")
@@ -240,6 +278,7 @@ def drill(gateway: Path | None, seconds: float | None, by: str, now: float | Non
             done = Drill(table.stable, table.candidate, steps, True)
             Controller(store).record_drill(done, now=moment(now), by=by)
         print_holds(store, moment(now))
+    context.exit(0 if done.verified else REJECTED)
 
 
 @release.command()

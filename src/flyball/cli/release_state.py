@@ -22,6 +22,8 @@ by_option = click.option("--by", required=True, help="Who does this; it is writt
 sessions_argument = click.argument(
     "sessions_file", metavar="[SESSIONS.jsonl]", required=False, type=click.Path(path_type=Path)
 )
+NEXT = {"shadow": "flyball release canary --by NAME", "canary": "flyball release tick, by a schedule"}
+"""What to do with a release that nothing holds, by its stage."""
 now_option = click.option("--now", type=FINITE, help="Seconds since 1970. Default: now.")
 
 
@@ -33,7 +35,9 @@ def moment(now: float | None) -> float:
 def under_way(store: Store) -> RoutingTable:
     """The routing table in force. Raises ReleaseError before the first release."""
     if (found := Controller(store).table()) is None:
-        raise ReleaseError("no release was launched yet")
+        raise ReleaseError(
+            "no release was launched yet: `flyball release judge` opens one, `flyball release launch` begins its shadow"
+        )
     return found
 
 
@@ -60,8 +64,12 @@ def print_status(store: Store) -> None:
 
 
 def print_holds(store: Store, now: float) -> None:
-    """Print what holds a release that may still expand, one line each."""
+    """Print what holds a release that may still expand, one line each, or what comes next."""
     controller = Controller(store)
-    if (table := controller.table()) is not None and table.stage in ("shadow", "canary"):
-        for reason in controller.holds(plan_under_way(store), now):
-            click.echo(f"held:    {reason}")
+    if (table := controller.table()) is None or table.stage not in NEXT:
+        return
+    reasons = controller.holds(plan_under_way(store), now)
+    for reason in reasons:
+        click.echo(f"held:    {reason}")
+    if not reasons:
+        click.echo(f"next:    {NEXT[table.stage]}")

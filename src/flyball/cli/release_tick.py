@@ -19,6 +19,7 @@ from flyball.cli.release_state import (
 )
 from flyball.gateway.release_facts import ARMS, ReleaseFacts, release_facts
 from flyball.gateway.shadow_facts import shadowed_sessions
+from flyball.release.canary.steps import Decision
 from flyball.release.canary.units import ServedSession
 from flyball.release.change import WATCHED
 from flyball.release.controller import Controller, incident_name
@@ -28,11 +29,11 @@ from flyball.release.live import live_from_sessions
 from flyball.release.online import ONLINE_GATES
 from flyball.release.registry import Registry
 from flyball.release.shadow import Shadowed
-from flyball.reports.tables import format_estimate
+from flyball.stats.written import format_estimate
 from flyball.store.store import Store
 from flyball.types import GateResult
 
-ALARM = 3
+WENT_BACK, ALARM = 1, 3
 
 
 @click.command()
@@ -49,22 +50,24 @@ def tick(
     The sessions are those that the gateways of this home served, or those of SESSIONS.jsonl. In shadow what was
     shadowed is compared and recorded, and holds the canary until it agrees. Later the shadow, lost records, distance
     from the reference and graded quality are read from the store too. Once everybody has the release, look whether it
-    became worse than it was when it was promoted: an alarm opens an incident, moves nothing, and the exit code is 3.
+    became worse than it was when it was promoted: an alarm opens an incident and moves nothing.
+
+    Exit codes: 0 whatever else was done, 1 the canary went back, 3 an alarm, 4 an error.
     """
     at = moment(now)
     with open_store(home) as store:
         sessions = sessions_of(store, home, sessions_file)
-        alarms, stage = 0, under_way(store).stage
+        code, stage = 0, under_way(store).stage
         if stage == "shadow" and sessions_file is not None:
             raise click.UsageError("a release in shadow has no sessions of its own yet: leave SESSIONS.jsonl out")
         if stage == "shadow":
             _look_at_shadow(store, at)
         elif stage == "general":
-            alarms = _watch(store, sessions, at)
+            code = ALARM if _watch(store, sessions, at) else 0
         else:
-            _look(store, sessions, at, reference)
+            code = WENT_BACK if _look(store, sessions, at, reference).move == "go_back" else 0
         print_status(store)
-    context.exit(ALARM if alarms else 0)
+    context.exit(code)
 
 
 def _look_at_shadow(store: Store, now: float) -> None:
@@ -92,7 +95,7 @@ def _shadow(found: Shadowed) -> str:
     return "; ".join([said, *more])
 
 
-def _look(store: Store, sessions: list[ServedSession], now: float, reference: str | None) -> None:
+def _look(store: Store, sessions: list[ServedSession], now: float, reference: str | None) -> Decision:
     controller, plan = Controller(store), plan_under_way(store)
     frozen = Registry(store).named(reference).version_id if reference else None
     found = release_facts(store, under_way(store), since=controller.begun(), now=now, reference=frozen)
@@ -112,6 +115,7 @@ def _look(store: Store, sessions: list[ServedSession], now: float, reference: st
     click.echo(f"shadow:  {_shadow(found.shadow)}")
     click.echo(f"store:   {_coverage(found)}")
     click.echo(f"move:    {looked.decision.move}: {looked.decision.reason}")
+    return looked.decision
 
 
 def _coverage(found: ReleaseFacts) -> str:

@@ -20,7 +20,7 @@ from flyball.reports.budget import UnitEconomics, empty_lines, numbers, optimist
 from flyball.reports.economics import CostChange, cost_change
 from flyball.reports.review_page import WORST, ReviewPage, review_page_html, sampled, session_example, worst
 from flyball.reports.run_page import Example
-from flyball.reports.tables import NO_VALUE, Grid, format_estimate
+from flyball.reports.tables import Grid
 from flyball.reports.weekly import (
     NO_INTENT,
     WEEK,
@@ -34,6 +34,7 @@ from flyball.reports.weekly import (
     recoveries,
     week_of,
 )
+from flyball.stats.written import NO_VALUE, format_estimate
 from flyball.store.store import Store
 from flyball.types import Estimate, SessionRecord
 

@@ -11,7 +11,7 @@ from flyball.cli.options import home_option, open_store
 from flyball.cli.output import table
 from flyball.errors import EvalError, StoreError, nearest
 from flyball.evals.summary import summarise
-from flyball.reports.tables import format_estimate
+from flyball.stats.written import format_estimate
 from flyball.store.store import Store
 from flyball.types import EvalRun
 

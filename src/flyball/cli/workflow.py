@@ -12,7 +12,7 @@ from flyball.cli.options import FINITE, home_option, open_store
 from flyball.cli.output import table
 from flyball.errors import ReleaseError
 from flyball.reports.budget import numbers
-from flyball.reports.tables import format_estimate
+from flyball.stats.written import format_estimate
 from flyball.workflow.clone import clone_file, may_expand
 
 

@@ -12,7 +12,7 @@ from flyball.agent.hooks import Hooks
 from flyball.agent.loop import NO_HOOKS
 from flyball.errors import EvalError
 from flyball.evals.doctor import spread
-from flyball.evals.readiness import Finding, Level, percent, share, succeeded
+from flyball.evals.readiness import Finding, Level, share, succeeded
 from flyball.evals.run import Arm, attempt_all
 from flyball.evals.scripted import Script, scripted_arm
 from flyball.evals.task_checks import DO_NOTHING_FAIL, DO_NOTHING_OK, check_oracle
@@ -20,6 +20,7 @@ from flyball.graders.anchors import Miss
 from flyball.graders.cheats import CHEATS, Case, Cheat
 from flyball.graders.grade import GraderSet
 from flyball.stats.binomial import wilson
+from flyball.stats.written import format_estimate
 from flyball.tasks.world import WorldSpec
 from flyball.types import GradedAttempt, Message, Missing, Task
 
@@ -112,7 +113,7 @@ def check_cheat(
         fooled["reward"] = share(tried, lambda graded: _paid(graded, honest, floor))
     worst = max(estimate.value for estimate in fooled.values())
     level: Level = "ok" if worst <= DO_NOTHING_OK else "warn" if worst <= DO_NOTHING_FAIL else "fail"
-    text = ", ".join(f"{what} in {percent(estimate)}" for what, estimate in fooled.items())
+    text = ", ".join(f"{what} in {format_estimate(estimate)}" for what, estimate in fooled.items())
     seen = next((g for g in tried if succeeded(g) or (pays and _paid(g, honest, floor))), None)
     where = f"; first {seen.attempt.task.task_id!r}" if seen is not None else ""
     return Finding(name, level, f"{cheat.exploits}: {text}{where}", dict(fooled))
@@ -134,6 +135,8 @@ def check_anchors(missed: Sequence[Miss], num_anchors: int) -> Finding:
     wrong = {miss.anchor for miss in missed}
     right = wilson(num_anchors - len(wrong), num_anchors)
     if not wrong:
-        return Finding("anchors", "ok", f"all {num_anchors} judged as settled: {percent(right)}", {"right": right})
+        return Finding(
+            "anchors", "ok", f"all {num_anchors} judged as settled: {format_estimate(right)}", {"right": right}
+        )
     text = f"{len(wrong)} of {num_anchors} judged otherwise: {missed[0]}; mend the grader, or settle the anchor anew"
     return Finding("anchors", "fail", text, {"right": right, "missed": [str(miss) for miss in missed]})

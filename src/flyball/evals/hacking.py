@@ -14,12 +14,13 @@ from typing import Literal
 import numpy as np
 
 from flyball.errors import EvalError
-from flyball.evals.readiness import Finding, Level, percent, share, succeeded
+from flyball.evals.readiness import Finding, Level, share, succeeded
 from flyball.graders.grade import HOLDOUT
 from flyball.graders.hacks import DETECTORS, deed_of, hacks_of
 from flyball.stats.agreement import correlation
 from flyball.stats.intervals import proportion_interval
 from flyball.stats.paired import paired_difference
+from flyball.stats.written import format_estimate
 from flyball.types import Estimate, GradedAttempt, Missing
 
 Verdict = Literal["honest", "hack"]
@@ -60,11 +61,11 @@ def _detected(name: str, attempts: Sequence[GradedAttempt], seen: Mapping[str, M
     paid = [one for one in attempts if succeeded(one)]
     rate = share(attempts, fires)
     evidence = {"rate": rate}
-    text = f"{DETECTORS[name].what}: in {percent(rate)} of attempts"
+    text = f"{DETECTORS[name].what}: in {format_estimate(rate)} of attempts"
     level: Level = "warn" if rate.value else "ok"
     if paid:
         evidence["paid"] = of_paid = share(paid, fires)
-        text += f", in {percent(of_paid)} of the successes"
+        text += f", in {format_estimate(of_paid)} of the successes"
         level = "fail" if of_paid.value > PAID_LIMIT else level
     if first := next((one for one in [*paid, *attempts] if fires(one)), None):
         text += f"; {first.attempt.attempt_id}: {seen[first.attempt.attempt_id][name]}"
@@ -91,9 +92,13 @@ def _holdout(name: str, attempts: Sequence[GradedAttempt]) -> Finding:
         return Finding(name, "warn", f"no attempt of {len(attempts)} has both a success and this score")
     clusters = [one.attempt.task.cluster for one, _, _ in both]
     gap = paired_difference(
-        [success for _, success, _ in both], [held for _, _, held in both], clusters=clusters, bounds=(-1.0, 1.0)
+        [success for _, success, _ in both],
+        [held for _, _, held in both],
+        clusters=clusters,
+        bounds=(-1.0, 1.0),
+        unit="share",
     )
-    text = f"success is above it by {_points(gap)}"
+    text = f"success is above it by {format_estimate(gap, signed=True)}"
     level: Level = "ok" if gap.value <= GAP_LIMIT else "fail" if gap.low > GAP_LIMIT else "warn"
     return Finding(name, level, text, {"gap": gap})
 
@@ -141,17 +146,14 @@ def check_probe(name: str, rows: Sequence[tuple[int, float, float, str]]) -> Fin
         if parts or not evidence:
             level = "fail" if parts else "warn" if rises.low > 0 and falls.low <= 0 else "ok"
             evidence = {"reward": rises, "held_out": falls}
-            text = f"with the step: reward {_trend(rises)}, held out {_trend(falls)}"
+            seen = [format_estimate(one, signed=True) for one in (rises, falls)]
+            text = f"with the step: reward {seen[0]}, held out {seen[1]}"
         if parts:
             break
     if not evidence:
         return None
     more = {"ok": "", "warn": "; the reward rises alone", "fail": "; the reward rises while this falls: stop and look"}
     return Finding(name, level, text + more[level], evidence)
-
-
-def _trend(r: Estimate) -> str:
-    return f"{r.value:+.2f} [{r.low:+.2f}, {r.high:+.2f}; n={r.n}]"
 
 
 def _redundant(attempts: Sequence[GradedAttempt]) -> list[Finding]:
@@ -171,7 +173,7 @@ def _redundant(attempts: Sequence[GradedAttempt]) -> list[Finding]:
         except EvalError:
             continue  # one of them never varies: nothing to say
         level: Level = "warn" if abs(r.value) >= REDUNDANT and r.n >= 20 else "ok"
-        text = f"correlation {r.value:.2f} [{r.low:.2f}, {r.high:.2f}; n={r.n}]"
+        text = format_estimate(r)
         more = "; they measure one thing, so weigh them as one" if level == "warn" else ""
         findings.append(Finding(f"{first} and {second}", level, text + more, {"correlation": r}))
     return findings
@@ -184,13 +186,8 @@ def _people(attempts: Sequence[GradedAttempt], verdicts: Mapping[str, Verdict]) 
     clusters = [one.attempt.task.cluster for one in looked]
     rate = proportion_interval([float(verdicts[one.attempt.attempt_id] == "hack") for one in looked], clusters=clusters)
     level: Level = "ok" if rate.value == 0 else "fail" if rate.value > PAID_LIMIT else "warn"
-    return Finding(PEOPLE, level, f"people call {percent(rate)} of a random draw a hack", {"rate": rate})
+    return Finding(PEOPLE, level, f"people call {format_estimate(rate)} of a random draw a hack", {"rate": rate})
 
 
 def _number(value: float | Missing) -> float:
     return math.nan if isinstance(value, Missing) else float(value)
-
-
-def _points(difference: Estimate) -> str:
-    low, high = 100 * difference.low, 100 * difference.high
-    return f"{100 * difference.value:+.1f} points [{low:+.1f}, {high:+.1f}; n={difference.n}]"

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from flyball.errors import EvalError
-from flyball.evals.readiness import Finding, Level, percent
+from flyball.evals.readiness import Finding, Level
 from flyball.graders.labels import Label
 from flyball.stats.agreement import cohen_kappa, correlation
 from flyball.stats.binomial import wilson
 from flyball.stats.calibration import brier_score, expected_calibration_error
 from flyball.stats.intervals import mean_interval, proportion_interval
 from flyball.stats.paired import paired_difference
-from flyball.types import Estimate, Missing, Score
+from flyball.stats.written import format_estimate
+from flyball.types import Missing, Score
 
 KAPPA_FLOOR = 0.6
 FEWEST = 20
@@ -114,10 +115,10 @@ def compare_graders(judged: Mapping[str, Sequence[Judged]]) -> list[Finding]:
     clusters = [one.cluster for one in kept[first]]
     findings = [_beside_people(name, kept[name], right[name], clusters) for name in kept]
     for name in others:
-        more = paired_difference(right[name], right[first], clusters=clusters)
+        more = paired_difference(right[name], right[first], clusters=clusters, unit="share")
         level: Level = "ok" if more.low > 0 else "fail" if more.high < 0 else "warn"
         told = {"ok": f"better than {first}", "fail": f"worse than {first}", "warn": "no difference that so many show"}
-        text = f"right in {more.value:+.1%} [{more.low:+.1%}, {more.high:+.1%}; n={more.n}] more: {told[level]}"
+        text = f"right in {format_estimate(more, signed=True)} more: {told[level]}"
         findings.append(Finding(f"{name} against {first}", level, text, {"more": more}))
     if left_out := all_of_them - len(clusters):
         findings.append(Finding("graded by all", "warn", f"{left_out} of {all_of_them} attempts were left out"))
@@ -130,8 +131,8 @@ def _beside_people(name: str, judged: Sequence[Judged], right: Sequence[float], 
     try:
         kappa = cohen_kappa(said, truth, clusters=clusters)
     except EvalError as error:
-        return Finding(name, "warn", f"right in {percent(accuracy)}; {error.args[0]}", {"accuracy": accuracy})
-    text = f"right in {percent(accuracy)}, kappa {_number(kappa)}"
+        return Finding(name, "warn", f"right in {format_estimate(accuracy)}; {error.args[0]}", {"accuracy": accuracy})
+    text = f"right in {format_estimate(accuracy)}, {format_estimate(kappa)}"
     return Finding(name, "ok", text, {"accuracy": accuracy, "kappa": kappa})
 
 
@@ -140,8 +141,8 @@ def _agreement(name: str, who: str, first: Sequence[bool], second: Sequence[bool
     try:
         kappa = cohen_kappa(first, second, clusters=clusters)
     except EvalError as error:
-        return Finding(name, "warn", f"{who} agree in {percent(same)}; {error.args[0]}", {"same": same})
-    text = f"{who}: kappa {_number(kappa)}, the same in {percent(same)}"
+        return Finding(name, "warn", f"{who} agree in {format_estimate(same)}; {error.args[0]}", {"same": same})
+    text = f"{who}: {format_estimate(kappa)}, the same in {format_estimate(same)}"
     evidence = {"kappa": kappa, "same": same, "floor": KAPPA_FLOOR}
     if kappa.n < FEWEST:
         return Finding(name, "warn", f"{text}; {FEWEST} are needed to judge", evidence)
@@ -159,7 +160,7 @@ def _missing(rubric: str, judged: Sequence[Judged]) -> Finding:
     rate = wilson(len(missing), len(judged))
     level: Level = "ok" if not missing else "warn" if rate.value <= MISSING_LIMIT else "fail"
     told = ", ".join(f"{flag} {count}" for flag, count in sorted(flags.items()))
-    text = f"no grade in {percent(rate)}" + (f": {told}" if told else "")
+    text = f"no grade in {format_estimate(rate)}" + (f": {told}" if told else "")
     return Finding(f"{rubric}: parse failures", level, text, {"rate": rate, **flags})
 
 
@@ -167,7 +168,7 @@ def _calibration(rubric: str, values: Sequence[float], truth: Sequence[bool], cl
     came_true = [float(t) for t in truth]
     ece = expected_calibration_error(values, came_true, clusters=clusters)
     brier = brier_score(values, came_true, clusters=clusters)
-    text = f"ECE {_number(ece)}, Brier {_number(brier)}"
+    text = f"ECE {format_estimate(ece)}, Brier {format_estimate(brier)}"
     level: Level = "warn" if ece.low > 0.1 and ece.n >= FEWEST else "ok"
     return Finding(f"{rubric}: calibration", level, text, {"ece": ece, "brier": brier})
 
@@ -180,14 +181,14 @@ def _bias(name: str, what: str, scored: Sequence[Judged], measure: Sequence[floa
     except EvalError:
         return Finding(name, "ok", f"{what} does not go along with how kind the grader is (n={len(scored)})")
     biased = abs(found.value) >= BIAS and (found.low > 0 or found.high < 0) and found.n >= FEWEST
-    text = f"{what} against kindness: correlation {_number(found)}"
+    text = f"{what} against kindness: {format_estimate(found)}"
     return Finding(name, "warn" if biased else "ok", text, {"correlation": found})
 
 
 def _position(rubric: str, scored: Sequence[Judged]) -> Finding:
     gaps = [one.score.parts["order_gap"] for one in scored if "order_gap" in one.score.parts]
     gap = mean_interval(gaps, unit="ranks")
-    text = f"an answer moves {_number(gap)} ranks when the order is turned round"
+    text = f"an answer moves {format_estimate(gap)} when the order is turned round"
     return Finding(f"{rubric}: position bias", "warn" if gap.low > 1.0 else "ok", text, {"gap": gap})
 
 
@@ -200,7 +201,7 @@ def _drift(rubric: str, scored: Sequence[Judged]) -> Finding:
         found = correlation(range(len(agree)), agree, clusters=[one.cluster for one in in_time])
     except EvalError:
         return Finding(name, "ok", f"agreement did not change with time (n={len(agree)})")
-    text = f"agreement against time: correlation {_number(found)}"
+    text = f"agreement against time: {format_estimate(found)}"
     falls = found.high < 0 and found.n >= FEWEST
     return Finding(name, "fail" if falls else "ok", text + ("; it falls" if falls else ""), {"correlation": found})
 
@@ -208,7 +209,3 @@ def _drift(rubric: str, scored: Sequence[Judged]) -> Finding:
 def _value(one: Judged) -> float:
     assert not isinstance(one.score.value, Missing)  # the missing ones were left out and counted
     return one.score.value
-
-
-def _number(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}; n={estimate.n}]"

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from flyball.evals.readiness import Finding, Level, percent, share, succeeded, why
+from flyball.evals.readiness import Finding, Level, share, succeeded, why
 from flyball.models.hf_chat import HfChat
 from flyball.models.template_habits import audit
 from flyball.stats.intervals import mean_interval, proportion_interval
 from flyball.stats.pass_k import pass_at_k
+from flyball.stats.written import format_estimate
 from flyball.types import Estimate, GradedAttempt, Missing
 
 Groups = Sequence[Sequence[GradedAttempt]]
@@ -43,7 +44,7 @@ def check_missing(groups: Groups) -> Finding:
     attempts = _flat(groups)
     rate = share(attempts, lambda graded: isinstance(graded.outcome.success, Missing))
     level: Level = "ok" if rate.value <= MISSING_OK else "warn" if rate.value <= MISSING_FAIL else "fail"
-    text = f"{percent(rate)} of outcomes are missing"
+    text = f"{format_estimate(rate)} of outcomes are missing"
     first = next((graded for graded in attempts if isinstance(graded.outcome.success, Missing)), None)
     return Finding("missing", level, text + (f", first: {why(first)}" if first else ""), {"rate": rate})
 
@@ -65,7 +66,7 @@ def check_template(chat: HfChat) -> Finding:
 def check_floor(groups: Groups, *, cold_start: bool) -> Finding:
     """Below the floor there is no success to reinforce; a supervised cold start is the way up."""
     rate = base_rate(groups)
-    text = f"the policy succeeds in {percent(rate)} of attempts"
+    text = f"the policy succeeds in {format_estimate(rate)} of attempts"
     if rate.value >= FLOOR:
         return Finding("floor", "ok", text, {"base_rate": rate})
     if cold_start:
@@ -80,7 +81,7 @@ def check_ceiling(groups: Groups) -> Finding:
     """Above the ceiling there is nothing left to gain on these tasks."""
     rate = base_rate(groups)
     level: Level = "fail" if rate.low > CEILING else "warn" if rate.value > CEILING else "ok"
-    text = f"the policy succeeds in {percent(rate)} of attempts"
+    text = f"the policy succeeds in {format_estimate(rate)} of attempts"
     if level != "ok":
         text += f", above {CEILING:.0%}: little is left to learn; take harder tasks or leave it as it is"
     return Finding("ceiling", level, text, {"base_rate": rate})
@@ -90,7 +91,7 @@ def check_variance(groups: Groups) -> Finding:
     """Group-relative RL learns from groups whose rewards differ; the others cost time and teach nothing."""
     varied = proportion_interval([float(_differs(group)) for group in groups], clusters=_clusters(groups))
     level: Level = "ok" if varied.value >= VARIED_OK else "warn" if varied.value >= VARIED_FAIL else "fail"
-    text = f"rewards differ inside {percent(varied)} of groups"
+    text = f"rewards differ inside {format_estimate(varied)} of groups"
     if level == "fail" and not any(map(_successes, groups)):
         level = "warn"  # `check_floor` judges this; a cold start changes both
         text += ", none of which has a success yet"
@@ -107,7 +108,7 @@ def check_headroom(groups: Groups) -> Finding:
         gains.append(pass_at_k(n, c, n) - pass_at_k(n, c, 1))
     gain = proportion_interval(gains, clusters=_clusters(groups))
     n = max(map(len, groups))
-    text = f"best of {n} would add {percent(gain)} to success"
+    text = f"best of {n} would add {format_estimate(gain)} to success"
     evidence = {"gain": gain, "group_size": n}
     if not any(map(_successes, groups)):
         return Finding("headroom", "warn", f"no success in {n} tries at any task: headroom cannot be seen", evidence)

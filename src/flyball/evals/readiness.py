@@ -69,11 +69,6 @@ def succeeded(graded: GradedAttempt) -> bool:
     return graded.outcome.success is True
 
 
-def percent(estimate: Estimate) -> str:
-    """A share with its interval and n, for a line of text."""
-    return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}; n={estimate.n}]"
-
-
 def why(graded: GradedAttempt) -> str:
     """How an attempt came to its outcome, in a few words."""
     success = graded.outcome.success

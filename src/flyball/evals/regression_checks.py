@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flyball.errors import EvalError
-from flyball.evals.readiness import Finding, percent
+from flyball.evals.readiness import Finding
 from flyball.stats.agreement import cohen_kappa
 from flyball.stats.binomial import wilson
 from flyball.stats.paired import paired_difference
+from flyball.stats.written import format_estimate
 from flyball.types import Estimate, GradedAttempt, Missing
 
 Value = bool | float | Missing | None
@@ -64,16 +65,16 @@ def _role(name: str, judged: Sequence[Judged], read: Callable[[GradedAttempt], V
     flips = [(one, before, now) for one, before, now in both if not _same(before, now)]
     same = wilson(len(both) - len(flips), len(both))
     clusters = [one.before.attempt.task.cluster for one, _, _ in both]
-    text = f"the same in {percent(same)}"
+    text = f"the same in {format_estimate(same)}"
     evidence: dict[str, object] = {"same": same, "flips": [one.before.attempt.attempt_id for one, _, _ in flips]}
     if name in ("success", "safety"):
         kappa = _kappa([_word(before) for _, before, _ in both], [_word(now) for _, _, now in both], clusters)
         if kappa is not None:
             evidence["kappa"] = kappa
-            text += f", kappa {_number(kappa)}"
+            text += f", {format_estimate(kappa)}"
     elif flips and (change := _change(both, clusters)) is not None:
         evidence["change"] = change
-        text += f", changed by {_number(change)} on average"
+        text += f", changed by {format_estimate(change)} on average"
     if flips:
         told = [f"{o.before.attempt.attempt_id} {_word(before)} -> {_word(now)}" for o, before, now in flips[:SHOWN]]
         more = f" and {len(flips) - SHOWN} more" if len(flips) > SHOWN else ""
@@ -111,7 +112,3 @@ def _word(value: Value) -> str:
     if isinstance(value, Missing):
         return "missing"
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.3g}"
-
-
-def _number(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}; n={estimate.n}]"

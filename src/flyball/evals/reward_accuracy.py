@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from flyball.stats.intervals import rate_interval
+from flyball.stats.written import format_estimate
 from flyball.store.store import Store
 from flyball.types import Estimate, GradedAttempt, Missing
 
@@ -54,10 +55,7 @@ def needs_refresh(first: Estimate, now: Estimate, fall: float = 0.1) -> str:
     """
     if now.high >= first.low - fall:
         return ""
-    return (
-        f"its accuracy fell from {first.value:.1%} [{first.low:.1%}, {first.high:.1%}] (n {first.n}) "
-        f"to {now.value:.1%} [{now.low:.1%}, {now.high:.1%}] (n {now.n})"
-    )
+    return f"its accuracy fell from {format_estimate(first)} to {format_estimate(now)}"
 
 
 def refreshed_after(store: Store, run_id: str) -> Sequence[int]:

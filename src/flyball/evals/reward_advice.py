@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flyball.errors import EvalError
-from flyball.evals.readiness import Finding, percent, share
+from flyball.evals.readiness import Finding, share
 from flyball.graders.steps import steps_of
 from flyball.graders.tool_call import normal
 from flyball.stats.agreement import correlation
 from flyball.stats.binomial import wilson
 from flyball.stats.intervals import mean_interval
+from flyball.stats.written import format_estimate
 from flyball.types import Attempt, GradedAttempt, Missing, Task
 
 MANY_TURNS = 10
@@ -59,7 +60,7 @@ def advise(facts: RewardFacts) -> list[Finding]:
 
 def _rule(facts: RewardFacts) -> Finding:
     checkable = wilson(sum(bool(task.hidden) for task in facts.tasks), len(facts.tasks))
-    held = f"{percent(checkable)} of tasks hold what a rule can check against"
+    held = f"{format_estimate(checkable)} of tasks hold what a rule can check against"
     evidence = {"checkable": checkable}
     if not facts.judged:
         return Finding("rule", "ok", f"success is decided by a rule; {held}", evidence)
@@ -79,7 +80,7 @@ def _shaping(facts: RewardFacts) -> Finding:
     if not several:
         return Finding("shaping", "warn", "no task was attempted twice, so nobody knows where rewards are all the same")
     dead = wilson(sum(max(values) == min(values) for values in several), len(several))
-    text = f"{percent(dead)} of tasks pay all their attempts the same"
+    text = f"{format_estimate(dead)} of tasks pay all their attempts the same"
     if dead.value < DEAD_LIMIT:
         return Finding("shaping", "ok", f"{text}: the outcome is enough to learn from", {"dead": dead})
     if facts.shaped:
@@ -94,7 +95,7 @@ def _process(facts: RewardFacts) -> Finding:
     turns = [float(len(one.attempt.trajectory.calls)) for one in facts.attempts]
     clusters = [one.attempt.task.cluster for one in facts.attempts]
     mean = mean_interval(turns, clusters=clusters, unit="turns")
-    text = f"an attempt takes {mean.value:.1f} turns [{mean.low:.1f}, {mean.high:.1f}; n={mean.n}]"
+    text = f"an attempt takes {format_estimate(mean)}"
     if mean.value > MANY_TURNS:
         advice = f"above {MANY_TURNS}, one reward at the end says little about a turn: add a light `process` grader"
         return Finding("process", "warn", f"{text}; {advice}", {"turns": mean})
@@ -140,7 +141,7 @@ def _signals(attempts: Sequence[GradedAttempt]) -> list[Finding]:
             continue  # it never varies, or success does not
         tells = (r.low > 0 or r.high < 0) and abs(r.value) >= SIGNAL
         verdict = f"{'reward' if r.value > 0 else 'charge'} it a little, and look again" if tells else "leave it out"
-        text = f"against success: correlation {r.value:.2f} [{r.low:.2f}, {r.high:.2f}; n={r.n}]; {verdict}"
+        text = f"against success: {format_estimate(r)}; {verdict}"
         findings.append(Finding(f"signal {name}", "ok", text, {"correlation": r, "use": tells}))
     return findings
 
@@ -148,4 +149,4 @@ def _signals(attempts: Sequence[GradedAttempt]) -> list[Finding]:
 def solved_share(attempts: Sequence[GradedAttempt]) -> Finding:
     """How often the attempts succeeded, for the head of a report."""
     rate = share(attempts, lambda one: one.outcome.success is True)
-    return Finding("success", "ok", f"{percent(rate)} of attempts", {"rate": rate})
+    return Finding("success", "ok", f"{format_estimate(rate)} of attempts", {"rate": rate})

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from flyball.evals.readiness import Finding, Level, percent, share, succeeded, why
+from flyball.evals.readiness import Finding, Level, share, succeeded, why
 from flyball.stats.power import detectable_difference
+from flyball.stats.written import format_estimate
 from flyball.tasks.leakage import Leak
 from flyball.types import GradedAttempt
 
@@ -52,7 +53,7 @@ def check_do_nothing(attempts: Sequence[GradedAttempt]) -> Finding:
     highest = by_split[worst].value
     level: Level = "ok" if highest <= DO_NOTHING_OK else "warn" if highest <= DO_NOTHING_FAIL else "fail"
     advice = "" if level == "ok" else "; a grader gives these away: ask for an answer or a change of state"
-    text = f"doing nothing succeeds in {percent(rate)} of tasks, at most {highest:.1%} ({worst}){advice}"
+    text = f"doing nothing succeeds in {format_estimate(rate)} of tasks, at most {highest:.1%} ({worst}){advice}"
     return Finding("do_nothing", level, text, {"rate": rate, **by_split})
 
 

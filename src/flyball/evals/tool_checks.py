@@ -16,6 +16,7 @@ from typing import Any
 from flyball.errors import ToolServerError
 from flyball.evals.readiness import Finding
 from flyball.stats.intervals import mean_interval
+from flyball.stats.written import format_estimate
 from flyball.tasks.world import WorldSpec
 from flyball.tools.call import call_tool
 from flyball.tools.server import Connection, ToolServer, Trace
@@ -90,7 +91,7 @@ def _judge(title: str, arguments: str, results: list[ToolResult]) -> Finding:
     evidence: Mapping[str, Any] = {"arguments": arguments, "milliseconds": took, "failed": len(failed)}
     tries = sum(result.tries for result in results)
     answered = f"answered {len(results) - len(failed)} of {len(results)}, {tries} tries"
-    speed = f"mean {took.value:.0f} ms [{max(took.low, 0.0):.0f}, {took.high:.0f}; n={took.n}]"
+    speed = f"mean {format_estimate(replace(took, low=max(took.low, 0.0)))}"
     if failed:
         return Finding(title, "fail", f"{answered}: {failed[0].content.removeprefix('error: ')}", evidence)
     if refused:

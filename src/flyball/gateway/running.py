@@ -59,6 +59,14 @@ class RunningGateway:
         """One answer of every worker to a request with this key. Raises ReleaseError where the key is no operator's."""
         return list(self._threads.map(lambda address: self._probe(address, key), self._addresses))
 
+    def check_answers(self) -> None:
+        """Raise ReleaseError where a worker answers no probe: then there is nothing to rehearse on."""
+        if silent := [answer.worker for answer in self.probe("") if not answer.version]:
+            raise ReleaseError(
+                f"{', '.join(silent)} gave no answer to a probe: start the gateway of this file (`flyball gateway`) "
+                "and see that its model answers"
+            )
+
     def observed(self, candidate: str, since: float) -> Observed:
         """Who answered users from `since` (seconds since 1970, at most a minute ago) until now.
 

@@ -87,11 +87,16 @@ class Controller:
         against = failing(release.gates, waived)
         if not is_ready(release.verdict) and not failing(release.gates, frozenset()):
             against = (release.verdict,)  # the words and the gates do not agree, so one of them was changed
-        if release.stage != "offline" or against:
+        if tables := self._tables(release.release_id):
+            raise ReleaseError(
+                f"release {release.release_id[:12]} was launched before and is at stage {tables[-1].stage}; what it "
+                "ended by stands. Judge the candidate on new evidence: that release has an id of its own"
+            )
+        if against:
             self._note_failures(release, now)
             raise ReleaseError(
-                f"release {release.release_id[:12]} is at stage {release.stage} and {release.verdict!r}; only one "
-                f"whose offline gates pass, or are waived by their owners, can be shadowed: {'; '.join(against)}"
+                f"release {release.release_id[:12]} is {release.verdict!r}; only one whose offline gates pass, or are "
+                f"waived by their owners, can be shadowed: {'; '.join(against)}"
             )
         current = self.table()
         if current is not None and current.stage not in _ENDS:
@@ -208,8 +213,13 @@ class Controller:
         table = self.table()
         if table is not None and table.stage == "rolled_back":
             return table
-        if table is None or table.stage == "general":
+        if table is None:
             raise ReleaseError("no release is under way, so there is nothing to take back")
+        if table.stage == "general":
+            raise ReleaseError(
+                f"everybody has release {table.release_id[:12]} since its promotion, so nothing is under way; what was "
+                f"in force before, {table.stable[:12]}, comes back as a release of its own: judge and launch it"
+            )
         return self._change(table, "rolled_back", 0.0, now, f"{reason} ({by})", sessions=sessions, actor=by)
 
     def confirm_restored(self, gateway: Gateway, now: float) -> Restored | None:

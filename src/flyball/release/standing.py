@@ -127,9 +127,13 @@ def _unrun_suites(store: Store, release: Release) -> list[str]:
 
 
 def _not_rehearsed(store: Store, release: Release) -> list[str]:
-    rehearsed = any(entry.detail["verified"] for entry in store.acts("drill", release.release_id))
+    drills = list(store.acts("drill", release.release_id))
+    rehearsed = any(entry.detail["verified"] for entry in drills)
     passed = any(one.state == "pass" for one in release.gates if one.name.startswith("rollback_under_"))
-    return [] if rehearsed or passed else ["the way back was not rehearsed in this release: drill it"]
+    if rehearsed or passed:
+        return []
+    tried = f" (the last drill was not verified: {drills[-1].detail['problem']})" if drills else ""
+    return [f"the way back was not rehearsed in this release: drill it{tried}"]
 
 
 def _shadow_holds(store: Store, release: Release, waived: frozenset[str]) -> list[str]:

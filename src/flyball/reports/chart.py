@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flyball.errors import ConfigError
-from flyball.reports.tables import significant, with_minus
+from flyball.stats.written import significant, with_minus
 
 WIDTH, HEIGHT = 480, 236
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 42

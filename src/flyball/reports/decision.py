@@ -24,10 +24,10 @@ from flyball.reports.budget import LINES, UnitEconomics, empty_lines, unit_econo
 from flyball.reports.economics import cost_change
 from flyball.reports.expansion import STABLE_WEEKS, Rule, expansion_rules, standing_rules
 from flyball.reports.render import render
-from flyball.reports.tables import NO_VALUE, format_estimate
 from flyball.reports.weekly import LEAST_COVERAGE, WEEK, Week, by_week, recoveries, week_of
 from flyball.stats.binomial import wilson
 from flyball.stats.intervals import mean_interval, ratio_interval
+from flyball.stats.written import NO_VALUE, format_estimate
 from flyball.store.audit import Entry
 from flyball.store.store import Store
 from flyball.types import Estimate, GateState, Release, SessionRecord

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from flyball.config import EconomicsSettings
 from flyball.release.standing import frozen, open_incidents
 from flyball.reports.budget import UnitEconomics, empty_lines, optimistic
-from flyball.reports.tables import format_estimate
 from flyball.reports.weekly import WEEK, Week, advise, recoveries
+from flyball.stats.written import format_estimate
 from flyball.store.store import Store
 from flyball.types import GateState
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from flyball.reports.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, lay_out
-from flyball.reports.tables import shown, with_minus
+from flyball.stats.written import shown, with_minus
 
 
 def render(template: str, **values: object) -> str:

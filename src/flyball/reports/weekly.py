@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from flyball.errors import EvalError
-from flyball.reports.tables import format_estimate
 from flyball.stats.intervals import mean_interval, rate_interval
 from flyball.stats.reliability import reliability_interval
 from flyball.stats.shares import independent_difference
+from flyball.stats.written import format_estimate
 from flyball.store.audit import Entry
 from flyball.types import Estimate, SessionRecord
 

@@ -34,7 +34,7 @@ from babel.numbers import format_decimal
 
 from flyball.config import LocaleName
 from flyball.errors import ConfigError, nearest
-from flyball.reports.tables import MINUS, NO_VALUE, SHARES, Shown, significant
+from flyball.stats.written import MINUS, NO_VALUE, SHARES, Shown, significant
 from flyball.types import Estimate
 
 LOCALES: tuple[str, ...] = get_args(LocaleName)

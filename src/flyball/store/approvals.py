@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
-from flyball.errors import StoreError, UnknownIdError, nearest
+from flyball.errors import RefusedError, StoreError, UnknownIdError, nearest
 from flyball.store.database import Database, Row, now
 
 ApprovalState = Literal["pending", "approved", "denied", "expired"]
@@ -65,14 +65,14 @@ class ApprovalTables:
         return self.approval(approval_id if known is None else known["approval_id"])
 
     def answer_approval(self, approval_id: str, decision: str, actor: str, reason: str = "") -> Approval:
-        """Approve or deny a pending request; the first answer stands. Raises StoreError when it is not pending."""
+        """Approve or deny a pending request; the first answer stands. Raises RefusedError when it is not pending."""
         if decision not in _STATES:
             raise StoreError(f"decision {decision!r} is not one{nearest(decision, _STATES)}")
         with self._db.write() as db:  # one writer at a time, so what is read here still holds when it is written
             asked = self.approval(approval_id)
             if asked.state != "pending":
                 by = f" by {asked.actor} at {asked.answered_at}" if asked.actor else f" at {asked.expires_at}"
-                raise StoreError(f"approval {asked.approval_id} is {asked.state}{by}; only a pending one is answered")
+                raise RefusedError(f"approval {asked.approval_id} is {asked.state}{by}; only a pending one is answered")
             db.execute(
                 "INSERT INTO approval_answers (approval_id, decision, actor, reason, at) VALUES (?, ?, ?, ?, ?)",
                 (asked.approval_id, decision, actor, reason, now()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flyball.errors import StoreError
+from flyball.errors import RefusedError
 from flyball.store.audit import Act, AuditTables
 from flyball.store.database import Row, now
 
@@ -27,12 +27,12 @@ class RoutingRows(AuditTables):
 
         `act` says who changed the routing and why; it becomes an entry of the audit log in the same transaction.
 
-        Raises StoreError when the number is not the next one.
+        Raises RefusedError when the number is not the next one.
         """
         with self._db.write() as db:
             latest = db.execute("SELECT max(version) FROM routes").fetchone()[0] or 0
             if version != latest + 1:
-                raise StoreError(
+                raise RefusedError(
                     f"routing table {version} cannot follow table {latest}: somebody changed the routing first. "
                     "Read the latest table, then decide again"
                 )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flyball.errors import StoreError
+from flyball.errors import RefusedError
 from flyball.store import failures
 
 TRIES, PAUSE_SECONDS = 20, 0.05
@@ -22,7 +22,7 @@ TRIES, PAUSE_SECONDS = 20, 0.05
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """A block in which this process, and no other, holds the run. Raises StoreError."""
+    """A block in which this process, and no other, holds the run. Raises RefusedError when one does, or StoreError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -60,4 +60,4 @@ def _lock(file: int, path: Path) -> None:
             time.sleep(PAUSE_SECONDS)
         except OSError as error:
             raise failures.from_os(path, error) from error
-    raise StoreError(f"run {path.name} is being done by another process; wait for it, or end that process (Ctrl-C)")
+    raise RefusedError(f"run {path.name} is being done by another process; wait for it, or end that process (Ctrl-C)")

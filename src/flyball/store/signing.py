@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from flyball.errors import StoreError
+from flyball.errors import RefusedError, unreadable
 
 ED25519 = b"\x01"
 """The signature type of a note's key id."""
@@ -42,7 +42,7 @@ class SigningKey:
 
     @classmethod
     def create(cls, path: Path) -> SigningKey:
-        """Make a key and write it to a new file that only its owner can read. Raises StoreError if the file exists."""
+        """Make a key and write it to a new file that only its owner can read. Raises RefusedError if it exists."""
         private = Ed25519PrivateKey.generate()
         pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         try:
@@ -50,18 +50,22 @@ class SigningKey:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(pem)
         except OSError as error:
-            raise StoreError(f"no key was written to {path}: {error}; a key is never overwritten") from error
+            why = "it is there already, and a key is never overwritten; name another file"
+            said = why if isinstance(error, FileExistsError) else unreadable(error)
+            raise RefusedError(f"no key was written to {path}: {said}") from error
         return cls(private)
 
     @classmethod
     def read(cls, path: Path) -> SigningKey:
-        """Read a key from its PEM file. Raises StoreError for anything else."""
+        """Read a key from its PEM file. Raises RefusedError for anything else."""
         try:
             private = load_pem_private_key(path.read_bytes(), password=None)
-        except (OSError, ValueError, TypeError) as error:
-            raise StoreError(f"{path} holds no private key that can be read: {error}") from error
+        except OSError as error:
+            raise RefusedError(f"{path} cannot be read: {unreadable(error)}; `flyball log key` makes keys") from error
+        except (ValueError, TypeError) as error:
+            raise RefusedError(f"{path} holds no private key that can be read: {error}") from error
         if not isinstance(private, Ed25519PrivateKey):
-            raise StoreError(f"{path} holds a key of another kind; approvals and checkpoints are signed by Ed25519")
+            raise RefusedError(f"{path} holds a key of another kind; approvals and checkpoints are signed by Ed25519")
         return cls(private)
 
     @property

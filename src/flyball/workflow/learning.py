@@ -22,11 +22,11 @@ import orjson
 
 from flyball.config import RewardModelSettings, TrainingSettings
 from flyball.errors import ConfigError, TrainError
-from flyball.evals.readiness import percent
 from flyball.evals.reward_accuracy import REFRESHED, accuracy_by_version, needs_refresh, newest_judge, refreshed_after
 from flyball.metrics import measured
 from flyball.rl.pairs import best_attempts
 from flyball.rl_settings import OwnAttemptsSettings
+from flyball.stats.written import format_estimate
 from flyball.types import GradedAttempt, Missing, PolicyVersion
 from flyball.workflow.check import EVALUATES_ONLY, preset_of
 from flyball.workflow.context import Context, Result, Stage
@@ -233,11 +233,12 @@ def _judge_the_judge(context: Context, judge: PolicyVersion) -> str:
     accuracies = list(found.values())
     first, last = accuracies[0], accuracies[-1]
     if times := len(refreshed_after(context.store, context.run_id)):
-        return f"{judge.name} was trained anew {times} times; at the end it orders {percent(last)} of pairs right"
+        at_the_end = f"at the end it orders {format_estimate(last)} of pairs right"
+        return f"{judge.name} was trained anew {times} times; {at_the_end}"
     fallen = needs_refresh(first, last)
     anew = f"train {judge.name} anew, `training.reward_model: {{from_runs: [{context.run_id}]}}`"
     told = f"{anew}: {fallen}" if fallen else "still tells success"
-    return f"{judge.name} orders {last.value:.1%} [{last.low:.1%}, {last.high:.1%}] of {last.n} pairs right; {told}"
+    return f"{judge.name} orders {format_estimate(last)} of pairs right; {told}"
 
 
 async def train_controls(context: Context) -> Result:
@@ -318,8 +319,8 @@ async def _confirmed(context: Context, stage: str, result: Result) -> Result:
     found = await confirm(context, context.store.version(result["version"]), taken)
     values = {f"{name}/{stage}": value for name, value in measured("confirmed_success", found).items()}
     context.add_metrics(result["num_steps"], values)
-    which = f"{found.n} tasks that picked " + ("no checkpoint" if fresh else "its checkpoint")
-    note = f"{result['note']}; success {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] on {which}"
+    which = "tasks that picked " + ("no checkpoint" if fresh else "its checkpoint")
+    note = f"{result['note']}; success {format_estimate(found)} on {which}"
     return result | {"confirmed": dataclasses.asdict(found), "fresh": bool(fresh), "note": note}
 
 

@@ -26,6 +26,7 @@ from flyball.models.reward_head import (
 )
 from flyball.rl.pairs import held_out_tasks, matched
 from flyball.rl.process_targets import step_targets
+from flyball.stats.written import format_estimate
 from flyball.train.fit import FitPlan
 from flyball.train.progress import Checkpoints
 from flyball.train.reward_model import Calibration, RewardLearner, RewardRow, calibrate, run_reward_model
@@ -85,8 +86,8 @@ async def train_reward_model(
     save_reward_model(best, chat.tokenizer, folder)
     _write(folder / CALIBRATION, found)
     right, error = found.accuracy, found.error
-    told = f"right on {right.value:.1%} [{right.low:.1%}, {right.high:.1%}] of {right.n} held out"
-    calibrated = f"calibration error {error.value:.3f} [{error.low:.3f}, {error.high:.3f}]"
+    told = f"right on {format_estimate(right)} held out"
+    calibrated = f"calibration error {format_estimate(error)}"
     return Trained(
         folder,
         done.step,

@@ -16,6 +16,7 @@ from flyball.release.evidence import TokenSpeed
 from flyball.release.gates import DEFAULT_GATES
 from flyball.release.slices import with_slices
 from flyball.release.verdict import judge_release
+from flyball.stats.written import format_estimate
 from flyball.types import Missing
 from flyball.workflow.context import Context, Result, Stage
 from flyball.workflow.demonstrations import make_demonstrations
@@ -92,8 +93,8 @@ async def evaluate_versions(context: Context) -> Result:
     return {
         "arms": {arm: version.version_id for arm, version in arms.items()},
         "token_speed": token_speed_of(speed),
-        "note": f"{first.suite}: success {before.value:.1%} -> {after.value:.1%}, difference {100 * gain.value:+.1f} "
-        f"points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], n {gain.n}{against}",
+        "note": f"{first.suite}: success {format_estimate(before)} -> {format_estimate(after)}, "
+        f"difference {format_estimate(gain, signed=True)}{against}",
     }
 
 

@@ -11,6 +11,7 @@ from flyball.errors import TrainError
 from flyball.metrics import measured
 from flyball.rl_settings import ToolFilterSettings
 from flyball.stats.binomial import wilson
+from flyball.stats.written import format_estimate
 from flyball.tasks.curriculum import needs_tools
 from flyball.types import GradedAttempt, PolicyVersion, Task
 from flyball.workflow.context import Context
@@ -33,7 +34,7 @@ async def tasks_that_need_tools(
     passed = set(needs_tools(with_tools, without, settings.gain, settings.least_with, settings.most_without))
     found = wilson(len(passed), len(with_tools))
     context.add_metrics(0, measured("tool_filter_passed", found))
-    note = f"tools help with {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] of {found.n} tasks"
+    note = f"tools help with {format_estimate(found)} of the tasks"
     kept = [task for task in context.inputs.split(TRAIN) if task.task_id in passed]
     rl = context.inputs.workflow.settings.training.rl
     levels = rl.curriculum.levels if rl is not None and rl.curriculum is not None else ()

@@ -131,8 +131,8 @@ def recommended_share(plan: CanaryPlan, *, base: float, units_per_day: float) ->
             return share
     days = row.seconds / 86_400.0
     raise ReleaseError(
-        f"a drop of {100 * plan.harm:g} points would be seen after {days:.0f} days with half the traffic, the horizon "
-        f"is {plan.horizon / 86_400.0:.0f} days: lengthen the horizon, name a larger harm, or let more traffic in"
+        f"a drop of {100 * plan.harm:g} points would be seen after {days:.3g} days with half the traffic, the horizon "
+        f"is {plan.horizon / 86_400.0:.3g} days: lengthen the horizon, name a larger harm, or let more traffic in"
     )
 
 
@@ -145,7 +145,7 @@ def check_launch(plan: CanaryPlan, *, base: float, units_per_day: float) -> Dete
     if plan.stages[-1] < need:
         raise ReleaseError(
             f"stages {plan.stages} never reach {100 * need:g} % of the traffic, below which "
-            f"a drop of {100 * plan.harm:g} points is not seen within the horizon of {plan.horizon / 86_400:.0f} days; "
+            f"a drop of {100 * plan.harm:g} points is not seen within the horizon of {plan.horizon / 86_400:.3g} days; "
             "add a stage"
         )
     share = next(stage for stage in plan.stages if stage >= need)
