@@ -7,7 +7,8 @@ examples/helpdesk/workflow.yaml); both sides start from that policy and learn fr
 of the same size with the same learning rate, until success on held-out tasks is `--gain` points above the start's.
 Held-out success is measured after every batch of either side, by the same code at the same draws. (15 points lie where
 a constant learning rate levels off: our first 28 batches came to 12 above and hung there.) The clock runs while
-a side samples, grades and learns; measuring, saving and loading are not in it. Sides take turns to go first.
+a side samples, grades and learns; measuring, saving and loading are not in it. We go first: where we arrived, TRL's run
+ends at the latest after `--times` our seconds.
 
 TRL runs its own tool loop, which has no turn for the customer to answer in. So the tasks of both sides are those whose
 ticket names its order (9 of 10): there the customer never answers. A run that the cap ends is a lower bound: TRL's
@@ -62,6 +63,9 @@ CONCURRENCY = 64
 @click.option(
     "--cap", type=click.FloatRange(min=1), default=1800.0, show_default=True, help="Seconds of a run's clock."
 )
+@click.option(
+    "--times", type=click.FloatRange(min=LEAST, min_open=True), default=8.0, show_default=True, help="Our seconds."
+)
 @click.option("--held-out", type=click.IntRange(min=1), help="Held-out tasks; unset = all.")
 @click.option("--setting", "given", multiple=True, help="Of TRL's GRPOConfig, as NAME=JSON, over ours.")
 @click.option("--fresh", is_flag=True, help="Discard the rows of earlier runs.")
@@ -71,6 +75,7 @@ def main(
     seeds: int,
     gain: float,
     cap: float,
+    times: float,
     held_out: int | None,
     given: tuple[str, ...],
     fresh: bool,
@@ -81,15 +86,19 @@ def main(
         file = rows_file(NAME)
         if fresh:
             file.unlink(missing_ok=True)
-        desk = HelpDesk(held_out, gain, cap, home)
+        desk = HelpDesk(held_out, gain, home)
         settings = {**trl_settings(desk), **_read_settings(given)}
-        done = {(row["seed"], row["side"]) for row in read_rows(file)}
         for seed in range(seeds):
-            for side in (FLYBALL, TRL) if seed % 2 == 0 else (TRL, FLYBALL):
-                if (seed, side) not in done:
-                    run = desk.flyball(seed) if side == FLYBALL else desk.trl(seed, rival, settings)
-                    append_row(file, {"seed": seed, "side": side, "settings": settings, **run})
+            done = {row["side"]: row for row in read_rows(file) if row["seed"] == seed}
+            own = done.get(FLYBALL) or desk.flyball(seed, cap)
+            if FLYBALL not in done:
+                append_row(file, {"seed": seed, "side": FLYBALL, **own})
+            if TRL not in done:
+                longest = min(cap, times * own["seconds"]) if own["reached"] else cap
+                run = desk.trl(seed, rival, settings, longest)
+                append_row(file, {"seed": seed, "side": TRL, "settings": settings, **run})
         command = f"python -m benchmarks.helpdesk_trl --rival PYTHON --seeds {seeds} --gain {gain:g} --cap {cap:g}"
+        command += f" --times {times:g}" + (f" --held-out {held_out}" if held_out else "")
         reasons = read_reasons(REASONS) if REASONS.exists() else {}
         for result in publish(NAME, [finding(read_rows(file), gain)], command=command, reasons=reasons):
             print(f"{'holds ' if result.holds else 'MISSED'}  {result.id} {result.value:.2f} {result.unit}")
@@ -167,14 +176,14 @@ class Clock:
 class HelpDesk:
     """The job that both sides do."""
 
-    def __init__(self, held_out: int | None, gain: float, cap: float, home: Path) -> None:
+    def __init__(self, held_out: int | None, gain: float, home: Path) -> None:
         workflow = load_workflow(WORKFLOW)
         assert workflow.settings.training.rl is not None
         self.inputs, self.rl = Inputs(workflow), workflow.settings.training.rl
         self.train = [task for task in self.inputs.split(TRAIN) if _names_its_order(task)]
         held = [task for split in HELD_OUT for task in self.inputs.split(split) if _names_its_order(task)]
         self.held_out = held[:held_out]
-        self._gain, self._cap, self._home = gain / 100, cap, home
+        self._gain, self._home = gain / 100, home
         self._trainer = LocalTrainer()
         self._starts: dict[int, Path] = {}
 
@@ -216,10 +225,10 @@ class HelpDesk:
             await engine.close()
         return sum(success is True for success in found) / len(found)
 
-    def flyball(self, seed: int) -> dict[str, Any]:
+    def flyball(self, seed: int, cap: float) -> dict[str, Any]:
         """Our trainer, validating after every batch."""
         start = self.start(seed)
-        clock = self._clock(FLYBALL, seed, start)
+        clock = self._clock(FLYBALL, seed, start, cap)
         folder = self._home / f"{FLYBALL}-{seed}"
         shutil.rmtree(folder, ignore_errors=True)  # a run that was cut off begins again
         update = {
@@ -238,10 +247,10 @@ class HelpDesk:
         asyncio.run(self._trainer.rl(job, _watch(step, lambda: clock.over)))
         return clock.row()
 
-    def trl(self, seed: int, python: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def trl(self, seed: int, python: Path, settings: Mapping[str, Any], cap: float) -> dict[str, Any]:
         """TRL in its own process; its weights are measured after every batch, while it waits."""
         start, out = self.start(seed), self._home / f"{TRL}-{seed}"
-        clock = self._clock(TRL, seed, start)
+        clock = self._clock(TRL, seed, start, cap)
         shutil.rmtree(out, ignore_errors=True)
         rows = [self._row(task) for task in self.train]
         chat = load_chat(start)
@@ -260,8 +269,8 @@ class HelpDesk:
                 clock.add(seconds, self.success(out, seed))
         return clock.row()
 
-    def _clock(self, side: str, seed: int, start: Path) -> Clock:
-        return Clock(side, seed, self.success(start, seed) + self._gain, self._cap)
+    def _clock(self, side: str, seed: int, start: Path, cap: float) -> Clock:
+        return Clock(side, seed, self.success(start, seed) + self._gain, cap)
 
     def _row(self, task: Task) -> dict[str, Any]:
         asked = {"role": "user", "content": task.public["ticket"]}

@@ -51,7 +51,7 @@ def test_a_run_that_the_cap_ended_counts_against_us() -> None:
 
 @pytest.mark.slow
 def test_both_sides_get_tasks_in_which_the_customer_has_nothing_to_add(tmp_path: Any) -> None:
-    desk = HelpDesk(None, 15.0, 60.0, tmp_path)
+    desk = HelpDesk(None, 15.0, tmp_path)
     everything = sum(len(desk.inputs.split(split)) for split in HELD_OUT)
     assert 0.8 < len(desk.held_out) / everything < 0.95
     assert not {"missing_info"} & {task.family for task in desk.train + desk.held_out}
