@@ -174,6 +174,14 @@ def test_a_session_is_compared_from_its_first_turn_until_the_two_act_otherwise(s
     }
 
 
+def test_a_session_without_a_tool_call_counts_when_it_has_been_silent(store, release, controller) -> None:
+    """It may call its first tool yet; one whose copy failed is decided."""
+    silent, broken = turn(release, "a", 1, "same"), turn(release, "b", 1, "failed")
+    assert set(pairs_of(store, controller, *silent, *broken)) == {"chosen", "shop~b"}
+    found = shadowed_sessions(store, controller.table(), now=time.time() + 2 * LATE_SECONDS)
+    assert {pair.key: pair.shadow.ended for pair in found.pairs} == {"shop~a": True, "shop~b": False}
+
+
 def test_what_was_not_sent_is_nobodys_and_leaves_out_a_session_without_a_tool_call(store, release, controller) -> None:
     unknown = [*turn(release, "a", 1, "text"), *turn(release, "a", 2, "busy"), *turn(release, "a", 3, "same", "x", "x")]
     known = [*turn(release, "b", 1, "same", "look", "look"), *turn(release, "b", 2, "budget")]
