@@ -81,22 +81,58 @@ def test_what_was_not_drawn_is_no_evidence(tmp_path: Path) -> None:
 
 
 def test_after_the_promotion_those_who_began_on_it_count(tmp_path: Path) -> None:
-    later = {"arm": "stable", "in_experiment": False}
+    """Whoever began before and goes on was judged in the canary, or began on the version before; a worker that was
+    late with the table served by the one before."""
+    later = {"arm": "stable", "in_experiment": False, "table": 4}
     frames = [
         ("request", request("c1", "canary", at=10.0)),
-        ("request", request("c2", "before", at=10.0, **later)),
-        ("request", request("c3", "since", at=30.0, **later)),
-        ("request", request("c4", "holdback", at=30.0, arm="holdback", version="v1", in_experiment=True)),
-        ("request", request("c5", "pinned", at=30.0, arm="stable", reason="pin", in_experiment=False)),
+        ("request", request("c2", "canary", at=30.0)),
+        ("request", request("c3", "before", at=30.0, reason="session", **later)),
+        ("request", request("c4", "before", at=10.0, **{**later, "table": 2})),
+        ("request", request("c5", "since", at=30.0, **later)),
+        ("request", request("c6", "since", at=40.0, **{**later, "reason": "session", "version": "fallback"})),
+        ("call", call("c6", "since", at=40.0, arm="stable", cost_usd=0.5)),
+        ("request", request("c7", "holdback", at=30.0, arm="holdback", version="v1")),
+        ("request", request("c8", "pinned", at=30.0, **{**later, "reason": "pin"})),
+        ("request", request("c9", "late", at=30.0, **{**later, "table": 3, "version": "v1"})),
     ]
-    (found,) = of(frames, tmp_path, stage="general", share=0.0, since=20.0)
-    assert (found.session_id, found.arm) == ("shop~since", "canary")
+    (found,) = of(frames, tmp_path, stage="general", share=0.0, since=20.0, version=4)
+    assert (found.session_id, found.arm, found.assigned_at, found.cost_usd) == ("shop~since", "canary", 30.0, 0.5)
+
+
+def test_calls_are_put_in_the_order_of_time(tmp_path: Path) -> None:
+    """A session began at one worker and went on at another, whose spool was read first."""
+    frames = [
+        ("request", request("c2", "s1", at=200.0, unit={"level": "user", "key": "ben"})),
+        ("session", session("c2", "s1", at=200.0, duration_ms=1000.0)),
+        ("request", request("c1", "s1", at=100.0, unit={"level": "user", "key": "ann"})),
+        ("session", session("c1", "s1", at=100.0, duration_ms=1000.0)),
+        ("feedback", report("r1", "s1", at=150.0, outcome=False)),
+    ]
+    (found,) = of(frames, tmp_path)
+    assert (found.assigned_at, found.key, found.labels) == (100.0, "ann", (Label(False, 150.0),))
+    assert found.ended_at == 200.0
+
+
+def test_what_was_told_under_an_earlier_release_is_not_told_of_this_one(tmp_path: Path) -> None:
+    """A session that goes on for long: its old outcome would be the first one in time, its old harm end the canary."""
+    frames = [
+        ("request", request("c0", "s1", at=10.0, release_id="r0")),
+        ("feedback", report("r0", "s1", at=20.0, call_id="c0", outcome=True, harm="critical")),
+        ("feedback", report("r1", "s1", at=21.0, call_id="c0", override={"kind": "takeover"})),
+        ("request", request("c1", "s1", at=100.0)),
+        ("feedback", report("r2", "s1", at=120.0, call_id="c1", outcome=False)),
+    ]
+    (found,) = of(frames, tmp_path)
+    assert found.labels == (Label(False, 120.0),)
+    assert not (found.critical or found.unsafe or found.override)
 
 
 def test_a_user_is_one_unit_under_a_pseudonym(tmp_path: Path) -> None:
     drawn = {"unit": {"level": "user", "key": "u~17"}}
     frames = [("request", request(f"c{i}", f"s{i}", **drawn)) for i in range(2)]
-    assert [one.key for one in of(frames, tmp_path)] == ["shop~u~17"] * 2
+    frames += [("request", request("c2", "s2", project="other", **drawn))]
+    assert [one.key for one in of(frames, tmp_path)] == ["u~17"] * 3, "drawn by the user alone, whatever the project"
 
 
 def test_harm_is_reported_and_no_outcome_precedes_its_session(tmp_path: Path) -> None:

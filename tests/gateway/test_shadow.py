@@ -77,10 +77,10 @@ def test_a_session_that_left_one_candidate_is_followed_by_the_next(tmp_path: Pat
     old, new = (
         Mock(lambda asked, tool=tool: json_answer(text_answer("", tool_calls=[tool_call(tool)]))) for tool in "ab"
     )
-    tables = Tables(SHADOW)
+    tables, upstreams = Tables(SHADOW), {"old": old, "new": new, "next": old}
 
     async def test() -> None:
-        async with running(tmp_path, {"old": old, "new": new, "next": old}, table=tables) as gateway:
+        async with running(tmp_path, upstreams, table=tables, shadow={"max_calls": 1}) as gateway:
             await gateway.chat("hi", path="/s/s1/v1/chat/completions")
             await settled(gateway, tool=1)
             tables.table = replace(SHADOW, version=2, release_id="r2", candidate="next")
@@ -88,6 +88,8 @@ def test_a_session_that_left_one_candidate_is_followed_by_the_next(tmp_path: Pat
                 await asyncio.sleep(0.005)
             await gateway.chat("hi", path="/s/s1/v1/chat/completions")
             await settled(gateway, tool=1, same=1)
+            await gateway.chat("hi", path="/s/s2/v1/chat/completions")
+            await settled(gateway, tool=1, same=1, budget=1)
 
     go(test)
 

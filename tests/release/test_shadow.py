@@ -174,6 +174,14 @@ def test_a_session_is_compared_from_its_first_turn_until_the_two_act_otherwise(s
     }
 
 
+def test_a_session_without_a_tool_call_counts_when_it_has_been_silent(store, release, controller) -> None:
+    """It may call its first tool yet; one whose copy failed is decided."""
+    silent, broken = turn(release, "a", 1, "same"), turn(release, "b", 1, "failed")
+    assert set(pairs_of(store, controller, *silent, *broken)) == {"chosen", "shop~b"}
+    found = shadowed_sessions(store, controller.table(), now=time.time() + 2 * LATE_SECONDS)
+    assert {pair.key: pair.shadow.ended for pair in found.pairs} == {"shop~a": True, "shop~b": False}
+
+
 def test_what_was_not_sent_is_nobodys_and_leaves_out_a_session_without_a_tool_call(store, release, controller) -> None:
     unknown = [*turn(release, "a", 1, "text"), *turn(release, "a", 2, "busy"), *turn(release, "a", 3, "same", "x", "x")]
     known = [*turn(release, "b", 1, "same", "look", "look"), *turn(release, "b", 2, "budget")]
@@ -195,12 +203,12 @@ def test_other_releases_later_stages_and_old_rows_are_not_counted(store, release
     assert shadowed_sessions(store, controller.table(), now=time.time() + 100.0).chosen == 0
 
 
-def test_a_tick_says_which_stage_needs_sessions(tmp_path: Path, store, plan, controller, said) -> None:
+def test_a_tick_needs_no_file_at_any_stage(tmp_path: Path, store, plan, controller, said) -> None:
     file = tmp_path / "s.jsonl"
     file.write_text('{"session_id": "s", "key": "s", "arm": "canary", "assigned_at": 0, "ended_at": 3}')
     assert "leave SESSIONS.jsonl out" in said("release", "tick", str(file), code=2)
     quiet = said("release", "tick")
     assert "0 of 0 chosen sessions compared" in quiet and "stay: a named person" in quiet and not store.acts("shadow")
     controller.begin_canary(plan, by="ada", now=time.time())
-    assert "at stage canary give the sessions" in said("release", "tick", code=2)
+    assert "0 units in 0 blocks" in said("release", "tick"), "no gateway served anything"
     assert "not_evaluable  shadow_agreement" in said("release", "tick", str(file))

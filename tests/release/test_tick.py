@@ -20,7 +20,7 @@ from flyball.store.ingest import Reconciliation
 from flyball.store.spool import Spool
 from tests.release.canary.conftest import traffic
 from tests.release.conftest import begun
-from tests.store.served import report, session, spooled
+from tests.store.served import names, report, session, spooled
 
 N = 40
 
@@ -51,7 +51,9 @@ def served(store, release, *, k3: float = 1.0, drop: float = 0.0, n: int = N, lo
         for i in range(n):
             name, wobble = f"{arm}{i}", i % 5 / 50
             about = {"arm": arm, "release_id": release.release_id, "at": 1000.0 + i}
-            frames.append(("session", session(f"c{arm}{i}", name, **about)))
+            call_id = f"c{arm}{i}-{release.release_id[:4]}"
+            frames.append(("session", session(call_id, name, **about)))
+            frames.append(("request", names(call_id, name, **about, reason="split", in_experiment=True)))
             graded = {"by": "grader", "grader": "g1", "score": score - wobble}
             frames.append(("feedback", report(f"g-{name}", name, **graded)))
             far = {"by": "rescoring", "reference": "ref", "k3": k3 * (1 + wobble), "tokens": 100}
@@ -128,6 +130,26 @@ def test_grades_of_different_graders_are_not_compared(store, release, plan, owne
     assert newest.quality is None and newest.graded == {"canary": Counted(N, N), "holdback": Counted(0, N)}
     assert release_facts(store, table, since=0.0, now=5e4, reference="other").kl is None
     assert release_facts(store, table, since=0.0, now=1.0).telemetry == {}
+
+
+def test_a_session_counts_once_and_a_pinned_one_never(store, release, plan, owners) -> None:
+    """One of two workers fell back, so two versions served parts of one session; an operator tried the candidate."""
+    controller = begun(store, release, plan, owners)
+    served(store, release)
+    about = {"arm": "canary", "release_id": release.release_id, "at": 1500.0}
+    parts = [
+        ("session", session("part", "canary0", version="v1", **about)),
+        ("request", names("part", "canary0", version="v1", **about, reason="split", in_experiment=True)),
+        ("session", session("pinned", "pinned", **about)),
+        ("request", names("pinned", "pinned", **about, reason="pin", in_experiment=False)),
+        ("feedback", report("g-pinned", "pinned", score=0.0, by="grader", grader="g1")),
+    ]
+    spooled(store.root / "spool" / "parts", *parts)  # type: ignore[arg-type]
+    for folder in ("canary", "holdback", "parts"):
+        store.ingest(store.root / "spool" / folder)
+    known = release_facts(store, controller.table(), since=0.0, now=5e4)
+    assert known.scored == Counted(N, N) and known.graded == {"canary": Counted(N, N), "holdback": Counted(N, N)}
+    assert known.quality.value == pytest.approx(0.0) and known.quality.n == 2 * N
 
 
 def test_counters_from_before_the_canary_are_taken_off() -> None:

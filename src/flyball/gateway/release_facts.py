@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flyball.gateway.grading import BY
+from flyball.gateway.release_sessions import release_sessions
 from flyball.gateway.shadow_facts import shadowed_sessions
 from flyball.gateway.watching import distances
 from flyball.release.gate import TWO_SIDED
@@ -24,7 +25,7 @@ from flyball.stats.shares import independent_difference
 from flyball.store.ingest import Reconciliation
 from flyball.store.served import Fact
 from flyball.store.store import Store
-from flyball.types import Estimate, SessionRecord
+from flyball.types import Estimate
 
 ARMS = ("canary", "holdback")
 
@@ -51,12 +52,13 @@ def release_facts(
     `reference`: the version id whose distance counts (None = the one that was scored last). Raises StoreError.
     """
     told = [fact for fact in store.feedback() if fact.at < now]
-    arms = _arms(store.served_sessions(since=since), table.release_id, now)
-    clusters = {one.session_id: _key(one, table) for served in arms.values() for one in served}
+    sessions = [one for one in release_sessions(store, table) if one.assigned_at < now]
+    arms = {arm: [one.session_id for one in sessions if one.arm == arm] for arm in ARMS}
+    clusters = {one.session_id: one.key for one in sessions}
     far = distances(told, reference)
     grades = _newest_grades(told)
-    scored = [one.session_id for one in arms["canary"] if one.session_id in far]
-    graded = {arm: [one.session_id for one in served if one.session_id in grades] for arm, served in arms.items()}
+    scored = [name for name in arms["canary"] if name in far]
+    graded = {arm: [name for name in names if name in grades] for arm, names in arms.items()}
     kl = quality = None
     if len(scored) >= LEAST_SCORED:
         kl = ratio_interval(
@@ -73,7 +75,7 @@ def release_facts(
         kl=kl,
         quality=quality,
         scored=Counted(len(scored), len(arms["canary"])),
-        graded={arm: Counted(len(graded[arm]), len(served)) for arm, served in arms.items()},
+        graded={arm: Counted(len(graded[arm]), len(names)) for arm, names in arms.items()},
         shadow=shadowed_sessions(store, table, now=now),
     )
 
@@ -96,19 +98,6 @@ def telemetry_since(counts: Iterable[Reconciliation], *, since: float, now: floa
         sums[last.arm][0] += last.found - (first.found if first else 0)
         sums[last.arm][1] += last.accepted - (first.accepted if first else 0)
     return {arm: Counted(min(found, sent), sent) for arm, (found, sent) in sums.items()}
-
-
-def _arms(served: Iterable[SessionRecord], release_id: str, now: float) -> dict[str, list[SessionRecord]]:
-    found: dict[str, list[SessionRecord]] = {arm: [] for arm in ARMS}
-    for one in served:
-        if one.arm in found and one.context["release_id"] == release_id and one.context["at"] < now:
-            found[one.arm].append(one)
-    return found
-
-
-def _key(session: SessionRecord, table: RoutingTable) -> str:
-    """What the arm was drawn by: sessions of one user are not independent where the unit is the user."""
-    return (session.context["user"] if table.unit == "user" else "") or session.session_id
 
 
 def _newest_grades(told: Sequence[Fact]) -> dict[str, float]:

@@ -92,7 +92,7 @@ class ShadowSettings(Section):
 
     share: float = Field(default=1.0, gt=0, le=1, description="of the sessions, above 0 to 1")
     concurrency: int = Field(default=8, ge=1, description="shadow requests in flight; more are dropped and counted")
-    max_calls: int = Field(default=10_000, ge=0, description="shadow requests until the gateway restarts")
+    max_calls: int = Field(default=10_000, ge=0, description="shadow requests to a candidate until a restart")
 
 
 class BudgetSettings(Section):

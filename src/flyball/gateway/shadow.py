@@ -41,7 +41,8 @@ class Shadow:
         self._relay = relay
         self._capture = capture
         self._sending: set[asyncio.Task[None]] = set()
-        self._sent = 0
+        self._sent: Counter[str] = Counter()
+        """copies by the version that they went to"""
         self._diverged: OrderedDict[str, None] = OrderedDict()
 
     def follow(self, served: Served, version: str, headers: Mapping[str, str]) -> str:
@@ -52,7 +53,7 @@ class Shadow:
         if dropped := self._dropped(served, version):
             self.counts[dropped] += 1
             return dropped
-        self._sent += 1
+        self._sent[version] += 1
         task = asyncio.create_task(self._answer(served, version, headers, b"".join(served.body)))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
@@ -65,7 +66,7 @@ class Shadow:
             return "no upstream"
         if len(self._sending) >= self._settings.concurrency:
             return "busy"
-        return "budget" if self._sent >= self._settings.max_calls else ""
+        return "budget" if self._sent[version] >= self._settings.max_calls else ""
 
     async def close(self) -> None:
         """Drop what is in flight, and the connections."""

@@ -4,7 +4,8 @@ A session is compared over its turns from the first that the candidate was to an
 tool calls differ: behind it the results of the user's tools fit the candidate no more. A copy that failed, that could
 not be read or of which no record came within `LATE_SECONDS` is a failure of the candidate and ends its session. A copy
 that was not sent (no room, no upstream), is still awaited, or has no answer of the version in force beside it, is
-nobody's: where it comes before either version called a tool, the session is left out and counts as chosen only.
+nobody's: where it comes before either version called a tool, the session is left out and counts as chosen only. So is
+one without a tool call whose last turn is younger than `LATE_SECONDS`: it may call its first tool yet.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def _pair(calls: Sequence[ServedCall], copies: Copies, table: RoutingTable, now:
             seconds[i] += answered.facts["upstream_seconds"]
         if said["said"] in ACTED_OTHERWISE:
             break
-    if cut and not (stable or shadow):
+    goes_on = now < calls[-1].at + calls[-1].seconds + LATE_SECONDS
+    if (cut or goes_on) and not (stable or shadow or failed):
         return None
     first = calls[0]
     key = first.facts.get("user") or f"{first.project}~{first.session}"

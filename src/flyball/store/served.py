@@ -98,14 +98,16 @@ class Fact:
 @dataclass(frozen=True)
 class AskedCall:
     """A call as it was assigned before the upstream was asked, and what came of it: `seconds` and `cost_usd` are 0 as
-    long as no end of it is known. `unit`, `user` (a pseudonym, "" = not drawn by user) and `reason`: how it was drawn.
-    `refused_tools`: how many of the tool calls that it asked for were refused."""
+    long as no end of it is known. `table`: the number of the routing table it was assigned by. `unit`, `user` (a
+    pseudonym, "" = not drawn by user) and `reason`: how it was drawn. `refused_tools`: how many of the tool calls that
+    it asked for were refused."""
 
     project: str
+    call_id: str
     session: str
     arm: str
-    version_id: str
     at: float
+    table: int
     unit: str
     user: str
     reason: str
@@ -162,7 +164,7 @@ class ServedTables(RegistryTables, ApprovalTables, BodyTables, ExpiryTables):
 
     def asked_calls(self, release_id: str) -> Iterator[AskedCall]:
         """Yield every call that was assigned under a release, shadow left out, in the order they were stored."""
-        sql = f"""SELECT r.seq, r.project, r.session, r.arm, r.version_id, r.at, r.facts, c.seconds, c.cost_usd,
+        sql = f"""SELECT r.seq, r.project, r.call_id, r.session, r.arm, r.at, r.facts, c.seconds, c.cost_usd,
             c.facts AS call_facts FROM served_requests r
             LEFT JOIN served_calls c ON c.project = r.project AND c.call_id = r.call_id
             WHERE r.seq > ? AND r.kind = 'request' AND r.release_id = ? AND r.arm != 'shadow'
@@ -261,7 +263,8 @@ def _asked(row: Row) -> AskedCall:
     unit = told.get("unit") or {}
     checks = orjson.loads(row["call_facts"] or "{}").get("checks") or ()
     return AskedCall(
-        **{name: row[name] for name in ("project", "session", "arm", "version_id", "at")},
+        **{name: row[name] for name in ("project", "call_id", "session", "arm", "at")},
+        table=int(told.get("table") or 0),
         unit=unit.get("level") or "",
         user=unit.get("key") or "",
         reason=told.get("reason", ""),
