@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from flyball.store.store import Store
 from tests.store.served import call, report, session, spooled
 
@@ -61,5 +63,17 @@ def test_the_dataset_of_an_incident_and_where_it_failed(flyball: Callable[..., A
     assert len((tmp_path / "out" / "timeline.jsonl").read_text().splitlines()) == 2
     again = flyball("incidents", "export", "i1", str(tmp_path / "out"), *at_home)
     assert again.code == 4 and "not an empty folder" in again.err
+    table = tmp_path / "table"
+    assert flyball("incidents", "export", "i1", str(table), "--format", "parquet", *at_home).code == 0
+    assert {path.name for path in table.iterdir()} == {"sessions.parquet", "suspects.parquet", "timeline.parquet"}
+    told = {path.stem: duckdb.sql(f"SELECT * FROM '{path}'") for path in table.iterdir()}
+    columns = told["sessions"].columns
+    found = [dict(zip(columns, row, strict=True)) for row in told["sessions"].fetchall()]
+    assert [(one["session_id"], one["outcome"], json.loads(one["steps"]), one["at"]) for one in found] == [
+        (row["session_id"], row["outcome"], row["steps"], row["at"]) for row in rows
+    ]
+    assert columns == list(rows[0]) and len(told["timeline"].fetchall()) == 2
+    version, step, tool, failed = told["suspects"].fetchall()[0]
+    assert (version, step, tool, json.loads(failed)["n"]) == ("v2", 1, "refund", 5)
     unknown = flyball("incidents", "export", "i2", str(tmp_path / "new"), *at_home)
     assert unknown.code == 4 and "no incident 'i2'" in unknown.err and not (tmp_path / "new").exists()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from flyball.cli.group import Group
 from flyball.cli.options import FINITE, home_option, open_store
 from flyball.cli.output import table
-from flyball.gateway.incident_data import export_incident, incident_sessions, suspects
+from flyball.gateway.incident_data import Form, export_incident, incident_sessions, suspects
 from flyball.release.approvals import ROLES
 from flyball.release.incidents import Incident, close_incident, give_cause, incident, note, open_incident
 from flyball.release.incidents import incidents as all_incidents
@@ -115,11 +116,12 @@ def show(name: str, home: Path) -> None:
 @incidents.command()
 @name_argument
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(get_args(Form)), default="jsonl", show_default=True)
 @home_option
-def export(name: str, folder: Path, home: Path) -> None:
-    """Write what ML, Platform and Product look at together into FOLDER: sessions, suspects, timeline (JSONL)."""
+def export(name: str, folder: Path, form: Form, home: Path) -> None:
+    """Write what ML, Platform and Product look at together into FOLDER: sessions, suspects, timeline."""
     with open_store(home) as store:
-        count = export_incident(store, incident(store, name), folder)
+        count = export_incident(store, incident(store, name), folder, form)
     click.echo(f"{folder}: {count} sessions of incident {name}")
 
 

@@ -8,10 +8,10 @@ sessions of a version in which a step called a tool, the share that failed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -20,6 +20,7 @@ from flyball.gateway.captured import captured_sessions
 from flyball.release.incidents import Incident
 from flyball.stats.intervals import rate_interval
 from flyball.store import failures
+from flyball.store.audit import Entry
 from flyball.store.store import Store
 from flyball.types import Estimate, SessionRecord
 
@@ -74,27 +75,41 @@ def suspects(sessions: Iterable[IncidentSession]) -> list[Suspect]:
     return sorted(rows, key=lambda row: (-row.failed.low, row.version, row.step, row.tool))
 
 
-def export_incident(store: Store, found: Incident, folder: Path) -> int:
-    """Write `sessions.jsonl`, `suspects.jsonl` and `timeline.jsonl` and return the number of sessions.
+Form = Literal["jsonl", "parquet"]
 
-    Raises ReleaseError for a folder that holds something, StoreError when the disk refuses.
+
+def export_incident(store: Store, found: Incident, folder: Path, form: Form = "jsonl") -> int:
+    """Write a file each of `sessions`, `suspects` and `timeline` and return the number of sessions.
+
+    Raises ReleaseError for a folder that holds something, StoreError when the disk refuses, or for Parquet without its
+    extra.
     """
+    write = _parquet() if form == "parquet" else _jsonl
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ReleaseError(f"{folder} is there already and is not an empty folder; name another one for the dataset")
     sessions = incident_sessions(store, found)
-    rows: Mapping[str, Sequence[Mapping[str, Any]]] = {
-        "sessions": [_row(one) for one in sessions],
-        "suspects": [asdict(one) for one in suspects(sessions)],
-        "timeline": [asdict(one) for one in found.timeline],
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, lines in rows.items():
-            data = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
-            (folder / f"{name}.jsonl").write_bytes(data)
-    except OSError as error:
-        raise failures.from_os(folder, error) from error
+    write(folder / f"sessions.{form}", SessionRecord, [_row(one) for one in sessions], {"at": "float", "steps": "list"})
+    write(folder / f"suspects.{form}", Suspect, [asdict(one) for one in suspects(sessions)], {})
+    write(folder / f"timeline.{form}", Entry, [asdict(one) for one in found.timeline], {})
     return len(sessions)
+
+
+Writer = Callable[[Path, type[Any], Sequence[Mapping[str, Any]], Mapping[str, str]], None]
+"""Writes rows to a file: those of a dataclass, with more columns by name and type."""
+
+
+def _parquet() -> Writer:
+    from flyball.store.analysis import write_rows  # an extra
+
+    return write_rows
+
+
+def _jsonl(path: Path, kind: type[Any], rows: Sequence[Mapping[str, Any]], more: Mapping[str, str]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
+    except OSError as error:
+        raise failures.from_os(path.parent, error) from error
 
 
 def _row(one: IncidentSession) -> dict[str, Any]:

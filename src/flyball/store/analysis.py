@@ -39,7 +39,7 @@ _TYPES = {
     "bool": pyarrow.bool_(),
 }
 SUBJECTS: Mapping[str, type[Any]] = {"calls": ServedCall, "sessions": SessionRecord, "feedback": Fact}
-_AT = {"sessions": pyarrow.field("at", pyarrow.float64())}
+_MORE = {"sessions": {"at": "float"}}
 """A session began at a time that is not of the minimum schema."""
 
 
@@ -85,28 +85,28 @@ def _write(folder: Path, subject: str, rows: Iterable[Mapping[str, Any]]) -> int
     days: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         days.setdefault(f"{datetime.fromtimestamp(row['at'], UTC):%Y-%m-%d}", []).append(row)
-    schema = _schema(subject)
-    try:
-        for day, found in days.items():
-            path = folder / f"day={day}" / f"{subject}.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            table = pyarrow.Table.from_pylist([_flat(row) for row in found], schema=schema)
-            parquet.write_table(table, path.with_suffix(".partial"), compression="zstd")
-            path.with_suffix(".partial").replace(path)
-    except OSError as error:
-        raise failures.from_os(folder, error) from error
+    for day, found in days.items():
+        write_rows(folder / f"day={day}" / f"{subject}.parquet", SUBJECTS[subject], found, _MORE.get(subject, {}))
     return sum(map(len, days.values()))
 
 
-def _schema(subject: str) -> pyarrow.Schema:
-    """Numbers and truth values as they are, everything else as text; whatever may be unknown may be null."""
-    fields = [
-        pyarrow.field(field.name, _TYPES.get(str(field.type).removesuffix(" | None"), pyarrow.string()))
-        for field in dataclasses.fields(SUBJECTS[subject])
-    ]
-    return pyarrow.schema([*fields, *([_AT[subject]] if subject in _AT else [])])
+def write_rows(path: Path, kind: type[Any], rows: Iterable[Mapping[str, Any]], more: Mapping[str, str]) -> None:
+    """Write a file of rows: the fields of a dataclass and `more` columns, name -> type. Raises StoreError.
+
+    Numbers and truth values are as they are, everything else is text; whatever may be unknown may be null.
+    """
+    types = {field.name: str(field.type).removesuffix(" | None") for field in dataclasses.fields(kind)} | dict(more)
+    schema = pyarrow.schema([pyarrow.field(name, _TYPES.get(of, pyarrow.string())) for name, of in types.items()])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = pyarrow.Table.from_pylist([_flat(row) for row in rows], schema=schema)
+        parquet.write_table(table, path.with_suffix(".partial"), compression="zstd")
+        path.with_suffix(".partial").replace(path)
+    except OSError as error:
+        raise failures.from_os(path.parent, error) from error
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """Nested values as JSON text."""
-    return {name: orjson.dumps(value).decode() if isinstance(value, Mapping) else value for name, value in row.items()}
+    nested = (Mapping, list, tuple)
+    return {name: orjson.dumps(value).decode() if isinstance(value, nested) else value for name, value in row.items()}
