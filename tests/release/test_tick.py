@@ -96,6 +96,18 @@ def test_a_fact_of_the_store_that_fails_its_gate_holds(store, release, plan, own
     assert Controller(store).table().share == plan.stages[0]
 
 
+def test_a_fact_that_fails_holds_the_owners_promotion_too(store, release, plan, owners, said, tmp_path, capsys) -> None:
+    controller = begun(store, release, replace(plan, promote_by_plan=False), owners)
+    for now in (5e4, 1e5):
+        controller.tick(replace(plan, promote_by_plan=False), traffic(12_000), now)
+    served(store, release, drop=0.2)
+    said(traffic(12_000), 2e5)  # writes the file, and is held itself
+    home = ["--now", "200000", "--home", str(store.root)]
+    assert invoke(["release", "promote", str(tmp_path / "sessions.jsonl"), "--by", "ada", *home]) == 4
+    assert "promotion is held: task_completion_quality" in capsys.readouterr().err
+    assert controller.table().stage == "canary" and controller.table().share == plan.stages[-1]
+
+
 def test_few_sessions_and_those_of_another_release_say_nothing(store, release, plan, owners, said) -> None:
     begun(store, release, plan, owners)
     served(store, release, n=29)
@@ -111,7 +123,7 @@ def test_a_spool_that_cannot_be_read_stops_no_rollback(store, release, plan, own
     begun(store, release, plan, owners)
     served(store, release)
     (store.root / "spool" / "broken").mkdir()
-    found = said(traffic(4_000, drop=0.4), 5e4)
+    found = said(traffic(4_000, drop=0.4), 5e4, code=1)
     assert "not everything that was spooled could be read" in found and "move:    go_back" in found
 
 

@@ -18,6 +18,7 @@ from flyball.cli.output import print_release, table
 from flyball.cli.release_pages import brief, decision
 from flyball.cli.release_state import (
     by_option,
+    live_of,
     moment,
     now_option,
     plan_under_way,
@@ -304,7 +305,9 @@ def promote(sessions_file: Path | None, by: str, now: float | None, home: Path) 
     """Give the candidate to everybody, as its owner, at the end of the ramp, on the same sessions as `tick`."""
     with open_store(home) as store:
         sessions = sessions_of(store, home, sessions_file)
-        Controller(store).promote(plan_under_way(store), sessions, by=by, now=moment(now))
+        at, plan = moment(now), plan_under_way(store)
+        live = live_of(store, sessions, at)[0] if under_way(store).stage == "canary" else None
+        Controller(store).promote(plan, sessions, by=by, now=at, live=live)
         print_status(store)
 
 

@@ -9,12 +9,15 @@ import click
 
 from flyball.cli.options import FINITE, take_in
 from flyball.errors import ReleaseError, StoreError
+from flyball.gateway.release_facts import ReleaseFacts, release_facts
 from flyball.gateway.release_sessions import release_sessions
 from flyball.release.canary.plan import CanaryPlan
 from flyball.release.canary.read import read_sessions
 from flyball.release.canary.units import ServedSession
 from flyball.release.controller import Controller
 from flyball.release.kept import kept_plan
+from flyball.release.live import Live, live_from_sessions
+from flyball.release.registry import Registry
 from flyball.release.routing import RoutingTable
 from flyball.store.store import Store
 
@@ -54,6 +57,28 @@ def sessions_of(store: Store, home: Path, file: Path | None) -> list[ServedSessi
     except StoreError as error:  # what is known must still be able to send users back
         click.echo(f"store:   not everything that was spooled could be read: {error}", err=True)
     return read_sessions(file) if file else release_sessions(store, under_way(store))
+
+
+def live_of(
+    store: Store, sessions: list[ServedSession], now: float, reference: str | None = None
+) -> tuple[Live, ReleaseFacts]:
+    """What the online gates judge of the canary under way, and what of it the store knows beside the sessions.
+
+    `reference`: the version whose distance counts, None = the one that was scored last. Raises ReleaseError.
+    """
+    frozen = Registry(store).named(reference).version_id if reference else None
+    since = Controller(store).begun()
+    found = release_facts(store, under_way(store), since=since, now=now, reference=frozen)
+    live = live_from_sessions(
+        sessions,
+        plan_under_way(store),
+        now,
+        shadow=found.shadow.comparison,
+        telemetry=found.telemetry,
+        kl=found.kl,
+        quality=found.quality,
+    )
+    return live, found
 
 
 def print_status(store: Store) -> None:

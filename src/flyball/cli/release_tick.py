@@ -9,6 +9,7 @@ import click
 from flyball.cli.canary import print_verdict
 from flyball.cli.options import home_option, open_store
 from flyball.cli.release_state import (
+    live_of,
     moment,
     now_option,
     plan_under_way,
@@ -17,7 +18,7 @@ from flyball.cli.release_state import (
     sessions_of,
     under_way,
 )
-from flyball.gateway.release_facts import ARMS, ReleaseFacts, release_facts
+from flyball.gateway.release_facts import ARMS, ReleaseFacts
 from flyball.gateway.shadow_facts import shadowed_sessions
 from flyball.release.canary.steps import Decision
 from flyball.release.canary.units import ServedSession
@@ -25,9 +26,7 @@ from flyball.release.change import WATCHED
 from flyball.release.controller import Controller, incident_name
 from flyball.release.evidence import Evidence
 from flyball.release.incidents import incident
-from flyball.release.live import live_from_sessions
 from flyball.release.online import ONLINE_GATES
-from flyball.release.registry import Registry
 from flyball.release.shadow import Shadowed
 from flyball.stats.written import format_estimate
 from flyball.store.store import Store
@@ -96,19 +95,8 @@ def _shadow(found: Shadowed) -> str:
 
 
 def _look(store: Store, sessions: list[ServedSession], now: float, reference: str | None) -> Decision:
-    controller, plan = Controller(store), plan_under_way(store)
-    frozen = Registry(store).named(reference).version_id if reference else None
-    found = release_facts(store, under_way(store), since=controller.begun(), now=now, reference=frozen)
-    live = live_from_sessions(
-        sessions,
-        plan,
-        now,
-        shadow=found.shadow.comparison,
-        telemetry=found.telemetry,
-        kl=found.kl,
-        quality=found.quality,
-    )
-    looked = controller.tick(plan, sessions, now, live)
+    live, found = live_of(store, sessions, now, reference)
+    looked = Controller(store).tick(plan_under_way(store), sessions, now, live)
     print_verdict(looked.verdict)
     for gate in ONLINE_GATES:
         _print_gate(gate.evaluate(Evidence(live=live)))

@@ -171,8 +171,7 @@ class Controller:
         table = self._at("canary", plan)
         begun = self._begun(table.release_id)
         verdict = judge_canary(sessions, plan, now)
-        waived = in_force(self._store, table.release_id, approval_digest(table.release_id, plan.digest), now).waived
-        against = (*self.holds(plan, now), *failing_live(live, waived))
+        against = self._held(plan, table, now, live)
         standing = Standing(table.share, table.since, begun, against[0] if against else "")
         decision = decide(plan, standing, verdict, now)
         if decision.move in ("stay", "hold"):
@@ -190,8 +189,13 @@ class Controller:
             table = self._change(table, "general", 0.0, now, signed, look=look)
         return Tick(verdict, decision, table)
 
-    def promote(self, plan: CanaryPlan, sessions: Sequence[ServedSession], *, by: str, now: float) -> RoutingTable:
-        """The owner's own decision at the end of the ramp. Raises ReleaseError unless the verdict is `ready`."""
+    def promote(
+        self, plan: CanaryPlan, sessions: Sequence[ServedSession], *, by: str, now: float, live: Live | None = None
+    ) -> RoutingTable:
+        """The owner's own decision at the end of the ramp; `live` as for `tick`.
+
+        Raises ReleaseError unless the verdict is `ready` and nothing holds the release.
+        """
         table = self._at("canary", plan)
         verdict = judge_canary(sessions, plan, now)
         if by != plan.owner:
@@ -201,7 +205,7 @@ class Controller:
                 f"the canary is {verdict.word} at share {table.share:g}: {verdict.reasons[0]}; "
                 f"promotion needs `ready` at share {plan.stages[-1]:g}"
             )
-        if against := self.holds(plan, now):
+        if against := self._held(plan, table, now, live):
             raise ReleaseError(f"promotion is held: {'; '.join(against)}")
         standing = Standing(table.share, table.since, self._begun(table.release_id))
         look = _Look(plan, sessions, verdict, now, "promoted_by_owner", standing)
@@ -391,6 +395,11 @@ class Controller:
         with self._store.together():
             self._store.add_route(table.version, table.release_id, table.to_json(), act)
             self.repair()
+
+    def _held(self, plan: CanaryPlan, table: RoutingTable, now: float, live: Live | None) -> tuple[str, ...]:
+        """What holds a canary: what stands in the record, and the online gates that fail and that nobody waived."""
+        waived = in_force(self._store, table.release_id, approval_digest(table.release_id, plan.digest), now).waived
+        return (*self.holds(plan, now), *failing_live(live, waived))
 
     def _record_shadow(self, table: RoutingTable, found: Shadowed, result: GateResult, now: float) -> None:
         counted = {"state": result.state, "compared": len(found.pairs), "chosen": found.chosen}
