@@ -46,7 +46,8 @@ def test_a_drill_that_failed_or_was_of_others_does_not_count(store, release, pla
     controller = Controller(store)
     controller.launch(release, plan, now=0.0, **TRAFFIC)
     controller.record_drill(replace(drilled(release), verified=False, problem="worker-3 is late"), now=0.0)
-    assert "the way back was not rehearsed in this release: drill it" in holds(store, release, plan, 0.0)
+    against = holds(store, release, plan, 0.0)
+    assert any(one.startswith("the way back was not rehearsed in this release: drill it") for one in against)
     with pytest.raises(ReleaseError, match="other versions"):
         controller.record_drill(Drill("a", "b", (), True), now=0.0)
 

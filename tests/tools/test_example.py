@@ -70,7 +70,7 @@ def test_doctor_tools_calls_every_endpoint(
 ) -> None:
     assert invoke(["doctor", "tools", str(FILE), "--calls", "3"]) == 0
     printed = capsys.readouterr().out
-    assert "ok    orders.find_order: answered 3 of 3, 3 tries, mean" in printed and "n=3]" in printed
+    assert "ok    orders.find_order: answered 3 of 3, 3 tries, mean" in printed and ", n=3\n" in printed
     assert "ok    orders.reserve: answered 3 of 3" in printed
     assert "ok    stock.count: answered 3 of 3" in printed
     monkeypatch.setenv("ORDERS_SECRET", "another-secret")

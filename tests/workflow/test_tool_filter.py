@@ -46,9 +46,9 @@ def test_only_tasks_that_tools_help_with_are_trained_on(project: Path, tmp_path:
         (passed,) = store.metrics(finished.run_id)["tool_filter_passed"]
     assert 0 < len(won) < SPLITS["train"]
     assert set(trainer.tasks) == won and passed == (0, len(won) / SPLITS["train"])
-    assert f"of {SPLITS['train']} tasks" in finished.results["rl"]["note"]
+    assert f"], n={SPLITS['train']}" in finished.results["rl"]["note"]
 
 
 def test_a_policy_that_never_succeeds_has_nothing_to_learn_tools_from(project: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match=r"tools help with 0.0 % .* nothing to learn tools from"):
+    with pytest.raises(TrainError, match=r"tools help with: 0.0 % .* nothing to learn tools from"):
         run(project, tmp_path / "home", Noting(answers()), "[rl]", "{per_task: 2}")

@@ -34,7 +34,7 @@ async def tasks_that_need_tools(
     passed = set(needs_tools(with_tools, without, settings.gain, settings.least_with, settings.most_without))
     found = wilson(len(passed), len(with_tools))
     context.add_metrics(0, measured("tool_filter_passed", found))
-    note = f"tools help with {format_estimate(found)} of the tasks"
+    note = f"tasks that tools help with: {format_estimate(found)}"
     kept = [task for task in context.inputs.split(TRAIN) if task.task_id in passed]
     rl = context.inputs.workflow.settings.training.rl
     levels = rl.curriculum.levels if rl is not None and rl.curriculum is not None else ()

@@ -146,7 +146,7 @@ def test_the_split_follows_traffic_and_a_blind_canary_is_refused() -> None:
     assert (seen.unit, seen.base, seen.units_per_day, seen.share) == ("session", 0.8, 500, 0.05)
     assert [row.drop for row in seen.rows] == [0.05, 0.1, 0.12, 0.15, 0.2, 0.3], "the owner's harm is among them"
     assert seen.rows[2].seconds <= plan.horizon
-    with pytest.raises(ReleaseError, match=r"after \d+ days with half the traffic"):
+    with pytest.raises(ReleaseError, match=r"after [\d.]+ days with half the traffic"):
         recommended_share(plan, base=0.8, units_per_day=20)
     with pytest.raises(ReleaseError, match="add a stage"):
         check_launch(replace(plan, stages=(0.05,)), base=0.8, units_per_day=100)
