@@ -8,7 +8,8 @@ import pytest
 
 from flyball.errors import ReleaseError, StoreError
 from flyball.release.controller import Controller
-from flyball.release.registry import PRODUCTION
+from flyball.release.incidents import incidents
+from flyball.release.registry import PRODUCTION, Registry
 from flyball.release.routing import RoutingTable, bucket
 from tests.release.canary.conftest import traffic
 from tests.release.conftest import TRAFFIC, begun
@@ -112,12 +113,31 @@ def test_what_was_taken_back_is_not_launched_again_on_the_same_evidence(store, r
         Controller(store).launch(store.release(release.release_id), plan, now=9.0, **TRAFFIC)
 
 
-def test_after_the_promotion_the_way_back_is_a_release_of_its_own(store, release, plan, owners) -> None:
+def test_a_person_takes_it_back_after_the_promotion_too(store, release, plan, owners) -> None:
     controller, served = begun(store, release, plan, owners), traffic(12_000)
     for now in (5e4, 1e5, 1.5e5):
         controller.tick(plan, served, now)
-    with pytest.raises(ReleaseError, match=f"{release.baseline[:12]}, comes back as a release of its own"):
-        controller.roll_back(by="bob", reason="a complaint", now=2e5)
+    assert store.alias(PRODUCTION) == release.candidate
+    table = controller.roll_back(by="bob", reason="a complaint", now=2e5)
+    assert (table.stage, table.serves("anybody"), table.sessions) == ("rolled_back", release.baseline, "switch")
+    assert store.alias(PRODUCTION) == release.baseline and store.release(release.release_id).stage == "rolled_back"
+    (opened,) = incidents(store)
+    assert (opened.source, opened.reason) == ("rollback", "a complaint (bob)")
+    assert controller.roll_back(by="bob", reason="again", now=3e5) == table
+    controller.repair()
+    assert store.alias(PRODUCTION) == release.baseline
+
+
+def test_a_controller_killed_before_the_alias_followed_brings_the_old_version_back(
+    store, release, plan, owners
+) -> None:
+    controller, served = begun(store, release, plan, owners), traffic(12_000)
+    for now in (5e4, 1e5, 1.5e5):
+        controller.tick(plan, served, now)
+    controller.roll_back(by="bob", reason="a complaint", now=2e5)
+    Registry(store).move_alias(PRODUCTION, expected=release.baseline, to=release.candidate, reason="as if killed")
+    Controller(store).repair()
+    assert store.alias(PRODUCTION) == release.baseline
 
 
 def test_what_cannot_be_launched(store, release, plan) -> None:

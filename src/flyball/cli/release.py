@@ -318,7 +318,10 @@ def promote(sessions_file: Path | None, by: str, now: float | None, home: Path) 
 @now_option
 @home_option
 def rollback(reason: str, gateway: Path | None, by: str, now: float | None, home: Path) -> None:
-    """Give everybody the version in force again, now; with --gateway wait until users were seen to have it."""
+    """Give everybody the version from before the release again, now, even if the release was promoted.
+
+    With --gateway wait until users were seen to have it.
+    """
     with open_store(home) as store:
         controller = Controller(store)
         controller.roll_back(by=by, reason=reason, now=moment(now))

@@ -212,18 +212,13 @@ class Controller:
         return self._change(table, "general", 0.0, now, verdict.reasons[0], actor=by, look=look)
 
     def roll_back(self, *, by: str, reason: str, now: float, sessions: SessionPolicy = "switch") -> RoutingTable:
-        """Everybody gets the version in force again; a second call changes nothing. Raises ReleaseError after the end
-        of a release: undoing a promotion is a new release of the old version."""
+        """Everybody gets the version from before the release again, after its promotion too; a second call changes
+        nothing. Raises ReleaseError before the first release."""
         table = self.table()
         if table is not None and table.stage == "rolled_back":
             return table
         if table is None:
             raise ReleaseError("no release is under way, so there is nothing to take back")
-        if table.stage == "general":
-            raise ReleaseError(
-                f"everybody has release {table.release_id[:12]} since its promotion, so nothing is under way; what was "
-                f"in force before, {table.stable[:12]}, comes back as a release of its own: judge and launch it"
-            )
         return self._change(table, "rolled_back", 0.0, now, f"{reason} ({by})", sessions=sessions, actor=by)
 
     def confirm_restored(self, gateway: Gateway, now: float) -> Restored | None:
@@ -307,9 +302,14 @@ class Controller:
         release = self._store.release(table.release_id)
         if release.stage != table.stage:
             self._store.put_release(replace(release, stage=table.stage))
-        if table.stage == "general" and (found := self._store.alias(PRODUCTION)) != table.candidate:
+        found, to = self._store.alias(PRODUCTION), None
+        if table.stage == "general" and found != table.candidate:
+            to = table.candidate
+        elif table.stage == "rolled_back" and found == table.candidate:  # it had been promoted
+            to = table.stable
+        if to is not None:
             registry = Registry(self._store, table.actor)
-            registry.move_alias(PRODUCTION, expected=found, to=table.candidate, reason=table.reason)
+            registry.move_alias(PRODUCTION, expected=found, to=to, reason=table.reason)
 
     def _tables(self, release_id: str) -> list[RoutingTable]:
         return [RoutingTable.from_json(stored.body) for stored in self._store.routes(release_id)]
@@ -360,7 +360,7 @@ class Controller:
             for name in look.failed if look else ():
                 self._act("gate_failed", table.release_id, now, reason, {"gate": name, "candidate": table.candidate})
             self._write(following, at=now, look=look)
-            if stage == "rolled_back" and table.stage == "canary":
+            if stage == "rolled_back" and table.stage in ("canary", "general"):
                 begun = self._begun(table.release_id)
                 self._raise_incident(following, ROLLBACK, "rollback", reason, now, began_at=begun)
         return following
