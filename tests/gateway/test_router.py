@@ -152,6 +152,19 @@ def test_after_promotion_everybody_gets_the_candidate() -> None:
     assert made.assign(AGENT, "s", "", "").version == "new"
 
 
+def test_taken_back_after_the_promotion_everybody_gets_the_old_version() -> None:
+    tables, began_in_canary = Tables(), canary_key()
+    made = router(tables)
+    made.assign(AGENT, began_in_canary, "", "")
+    tables.table = replace(TABLE, version=2, stage="general", share=0.0)
+    asyncio.run(made.look())
+    assert made.assign(AGENT, "began later", "", "").version == "new"
+    tables.table = replace(TABLE, version=3, stage="rolled_back", share=0.0, sessions="switch")
+    asyncio.run(made.look())
+    served = {made.assign(AGENT, name, "", "").version for name in (began_in_canary, "began later", "begins now")}
+    assert served == {"old"}
+
+
 def test_pins_are_for_operators_and_out_of_the_statistics() -> None:
     made = router(Tables())
     pinned = made.assign(OPERATOR, "s", "", "canary")
