@@ -83,6 +83,7 @@ def test_a_session_that_left_one_candidate_is_followed_by_the_next(tmp_path: Pat
         async with running(tmp_path, upstreams, table=tables, shadow={"max_calls": 1}) as gateway:
             await gateway.chat("hi", path="/s/s1/v1/chat/completions")
             await settled(gateway, tool=1)
+            assert len(new.bodies) == 1
             tables.table = replace(SHADOW, version=2, release_id="r2", candidate="next")
             while gateway.app.router.table.version < 2:
                 await asyncio.sleep(0.005)
@@ -90,6 +91,10 @@ def test_a_session_that_left_one_candidate_is_followed_by_the_next(tmp_path: Pat
             await settled(gateway, tool=1, same=1)
             await gateway.chat("hi", path="/s/s2/v1/chat/completions")
             await settled(gateway, tool=1, same=1, budget=1)
+            calls = await gateway.frames("call", 5)
+            copies = [(call["session"], call["version"]) for call in calls if call["arm"] == "shadow"]
+            assert copies == [("s1", "new"), ("s1", "next")], "s2 is past the bound of the second candidate"
+            assert [call["shadow"] for call in calls if call["arm"] == "stable"] == ["sent", "sent", "budget"]
 
     go(test)
 

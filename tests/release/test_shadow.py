@@ -106,6 +106,7 @@ def test_copies_that_fail_count_against_the_candidate_until_the_owner_waives_it(
             for i in range(32):
                 await asked(gateway, f"s{i}", "hi, please" if i % 4 == 0 else "hi", user=f"u{i // 2}")
             await settled(gateway, same=8, failed=24)
+            assert len(upstreams[release.candidate].bodies) == 32
 
     go(test)
     found = said("release", "tick")
@@ -126,6 +127,7 @@ def test_a_copy_without_a_record_is_awaited_and_then_a_failure(tmp_path: Path, s
         async with running(tmp_path, {release.baseline: Mock(looking), release.candidate: late}) as gateway:
             await asked(gateway, "s1", "hi")
             await gateway.app._shadow.close()  # what a stop does first
+            assert gateway.app._shadow.counts == {}, "the copy was dropped before anything could be said of it"
 
     go(test)
     for folder in (store.root / "spool").iterdir():
