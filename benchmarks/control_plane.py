@@ -19,8 +19,7 @@ from typing import Any
 
 import click
 
-from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
-from benchmarks.speed import median_ratio
+from benchmarks.result import Finding, append_row, median_ratio, publish, read_rows, rows_file
 from flyball.agent.loop import ToolLoop
 from flyball.engine.fake import FakeEngine
 from flyball.engine.protocol import Completion, Request, SamplingParams

@@ -17,13 +17,12 @@ from typing import Any
 import click
 
 from benchmarks.helpdesk.run import read_reasons
-from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
+from benchmarks.result import Finding, append_row, median_ratio, publish, read_rows, rows_file
 from benchmarks.speed import (
     Way,
     flyball,
     instructions,
     make_prompts,
-    median_ratio,
     read_bandwidth,
     timed,
     transformers_continuous_batching,

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
+from benchmarks.result import Finding, append_row, median_ratio, publish, read_rows, rows_file
 from benchmarks.rival import Rival
-from benchmarks.speed import IDS, median_ratio
+from benchmarks.speed import IDS
 from flyball.engine.local import LocalEngine
 from flyball.engine.protocol import Completion, Request, SamplingParams
 from flyball.errors import EvalError, FlyballError

@@ -28,9 +28,8 @@ from typing import Any
 import click
 
 from benchmarks.helpdesk.run import read_reasons
-from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
+from benchmarks.result import Finding, append_row, median_ratio, publish, read_rows, rows_file
 from benchmarks.rival import Rival
-from benchmarks.speed import median_ratio
 from flyball.errors import EvalError, FlyballError
 from flyball.evals.run import Arm, attempt_all
 from flyball.models.hf_chat import load_chat

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
+import numpy as np
 import orjson
 
 from flyball.errors import EvalError, nearest
@@ -179,3 +181,13 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def median_ratio(rows: Sequence[Mapping[str, float]], over: str, under: str) -> tuple[float, tuple[float, float], int]:
+    """Median over rounds of `over` / `under`, its 95 % bootstrap interval, and the number of rounds that have both."""
+    ratios = np.array([row[over] / row[under] for row in rows if over in row and under in row])
+    if not len(ratios):
+        raise EvalError(f"no round has both {over} and {under}")
+    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return median(ratios.tolist()), (float(low), float(high)), len(ratios)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -139,16 +138,3 @@ def instructions() -> dict[str, bool]:
     """Which matrix instructions for bfloat16 the processor has."""
     found = torch.cpu.get_capabilities()
     return {name: bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "amx_tile")}
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
-def median_ratio(rows: Sequence[Mapping[str, float]], over: str, under: str) -> tuple[float, tuple[float, float], int]:
-    """Median over rounds of `over` / `under`, its 95 % bootstrap interval, and the number of rounds that have both."""
-    ratios = np.array([row[over] / row[under] for row in rows if over in row and under in row])
-    if not len(ratios):
-        raise EvalError(f"no round has both {over} and {under}")
-    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return median(ratios.tolist()), (float(low), float(high)), len(ratios)

@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
-from benchmarks.speed import median_ratio
+from benchmarks.result import Finding, append_row, median_ratio, publish, read_rows, rows_file
 from flyball.errors import EvalError, FlyballError
 from flyball.models.load import load_model, pays_bfloat16
 from flyball.models.names import find

@@ -18,8 +18,8 @@ import click
 
 from benchmarks.generation import FLYBALL, Row, ids
 from benchmarks.helpdesk.run import read_reasons
-from benchmarks.result import Finding, append_row, publish, read_rows, rows_file
-from benchmarks.speed import NEW, Drawn, Prompts, flyball, instructions, make_prompts, median_ratio, timed
+from benchmarks.result import Finding, append_row, median_ratio, publish, read_rows, rows_file
+from benchmarks.speed import NEW, Drawn, Prompts, flyball, instructions, make_prompts, timed
 from flyball.errors import EvalError, FlyballError
 from flyball.models.load import load_model, pays_bfloat16
 from flyball.models.names import find
