@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from flyball.capture.openai_form import POLICY
 from flyball.config import ENGINE_FIELDS, STAGES, PreferenceSettings, RewardModelSettings, Settings, TrainingSettings
 from flyball.errors import ConfigError, nearest
+from flyball.models.names import MADE_BY_A_RUN
 from flyball.models.tool_formats import TOOL_FORMATS
 from flyball.release.gates import gate, gates
 from flyball.release.monitoring import monitor, monitors
@@ -341,7 +342,7 @@ REWARD_READS = {
 def _ignored(settings: Settings, marks: Marks) -> list[str]:
     """Settings that another setting switches off."""
     training, problems = settings.training, []
-    if training.tiny is not None and settings.policy not in (None, "tiny"):
+    if training.tiny is not None and settings.policy not in (None, MADE_BY_A_RUN):
         problems.append(
             f"{marks.at(('training', 'tiny'))}: training.tiny would be ignored: policy is {settings.policy!r}; "
             "remove it or set `policy: tiny`"

@@ -14,6 +14,7 @@ from flyball.evals.run import Arm
 from flyball.evals.sandbox_checks import check_sandbox
 from flyball.models import names
 from flyball.models.hf_chat import load_chat
+from flyball.models.names import MADE_BY_A_RUN
 from flyball.models.template_habits import Audit, audit
 from flyball.rl_settings import RLSettings
 from flyball.workflow.inputs import TRAIN, Inputs
@@ -31,7 +32,7 @@ def examine_workflow(
     inputs = Inputs(workflow)
     inputs.check()
     name = policy or str(workflow.policy)
-    readiness = asyncio.run(_examine(inputs, None if name == "tiny" else name, make_trainer))
+    readiness = asyncio.run(_examine(inputs, None if name == MADE_BY_A_RUN else name, make_trainer))
     return conclude([check_sandbox(), *readiness.findings])
 
 

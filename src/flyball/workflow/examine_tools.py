@@ -10,6 +10,7 @@ from flyball.evals.ablate import Ablation, AblationPlan, ablate, used_tools
 from flyball.evals.readiness import Finding
 from flyball.evals.run import Arm
 from flyball.evals.tool_checks import check_tools
+from flyball.models.names import MADE_BY_A_RUN
 from flyball.workflow.inputs import Inputs
 from flyball.workflow.trainer import Trainer
 from flyball.workflow.workflow import Workflow
@@ -29,7 +30,7 @@ def ablate_tools(
     inputs = Inputs(workflow)
     inputs.check()
     name = policy or str(workflow.policy)
-    if name == "tiny":
+    if name == MADE_BY_A_RUN:
         raise ConfigError("policy 'tiny' is made by a run; name one that exists with --policy, a folder or known name")
     return asyncio.run(_ablate(inputs, name, make_trainer(workflow), max_calls))
 

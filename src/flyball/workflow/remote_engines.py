@@ -18,6 +18,7 @@ from flyball.engine.protocol import Engine
 from flyball.engine.vllm import VllmEngine
 from flyball.errors import ConfigError, ModelError, TrainError
 from flyball.models.chat import ChatFormat
+from flyball.models.names import MADE_BY_A_RUN
 from flyball.types import WeightsRef
 from flyball.workflow.trainer import (
     Demonstration,
@@ -70,7 +71,7 @@ class EndpointTrainer:
 
     def find_policy(self, name: str) -> Path:
         """Return a folder that says which model at which address is meant. Raises ConfigError for 'tiny'."""
-        if name == "tiny":
+        if name == MADE_BY_A_RUN:
             raise ConfigError(
                 "policy 'tiny' is made here; name a model of the endpoint: `policy: NAME` or --policy NAME"
             )

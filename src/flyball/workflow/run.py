@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flyball.errors import ConfigError, FlyballError
+from flyball.models.names import MADE_BY_A_RUN
 from flyball.store.failures import from_os
 from flyball.store.runs import Run
 from flyball.store.store import Store
@@ -58,7 +59,7 @@ def start(
     _refuse(workflow, store)
     inputs.check()
     check_trainable(inputs, proves=kind == "run")
-    if policy != "tiny":
+    if policy != MADE_BY_A_RUN:
         trainer.find_policy(inputs.policy_folder_or_name(policy))
     run_id = store.new_run(kind, run_config(inputs, policy), workflow.title)
     with store.doing(run_id):

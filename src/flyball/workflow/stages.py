@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from flyball.models.names import MADE_BY_A_RUN
 from flyball.release.evidence import TokenSpeed
 from flyball.release.gates import DEFAULT_GATES
 from flyball.release.slices import with_slices
@@ -53,7 +54,7 @@ async def prepare_data(context: Context) -> Result:
     counts = {split: len(tasks) for split, tasks in inputs.splits.items()}
     note = ", ".join(f"{split} {count}" for split, count in counts.items())
     result: Result = {"tasks": counts, "demonstrations": 0, "note": note}
-    if context.policy == "tiny" or "sft" in inputs.workflow.settings.training.order:
+    if context.policy == MADE_BY_A_RUN or "sft" in inputs.workflow.settings.training.order:
         train, validation = await make_demonstrations(
             inputs, lambda done, total: context.progress.advance(done, {}, total)
         )
@@ -68,7 +69,7 @@ async def prepare_data(context: Context) -> Result:
 async def start_policy(context: Context) -> Result:
     """Build the tiny policy, or find the one that was asked for."""
     training = context.inputs.workflow.settings.training
-    if context.policy == "tiny":
+    if context.policy == MADE_BY_A_RUN:
         data = demonstrations_of(context, TRAIN)
         folder = context.trainer.build_tiny(training.tiny_or_default, data, training.seed, context.folder / "policy")
     else:

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from flyball.errors import ConfigError, FlyballError
+from flyball.models.names import MADE_BY_A_RUN
 from flyball.release.evidence import TokenSpeed
 from flyball.store.store import Store
 from flyball.types import PolicyVersion
@@ -77,7 +78,7 @@ def _newest(store: Store, workflow: Workflow) -> str:
     for suffix in () if hosted else ("rl", "sft"):
         if found := store.versions(f"{workflow.title}-{suffix}"):
             return found[-1].version_id
-    if workflow.policy != "tiny":
+    if workflow.policy != MADE_BY_A_RUN:
         return str(workflow.policy)
     raise ConfigError(
         f"no version of {workflow.title!r} was trained yet: `flyball run` makes one, `--policy` names another"
@@ -92,7 +93,7 @@ def _version(context: Context, name: str) -> PolicyVersion:
         return _adapter(context, name, Path(adapters[name]))
     if found := [v for v in known if v.name == name] or [v for v in known if v.version_id.startswith(name)]:
         return found[-1]
-    if name == "tiny":
+    if name == MADE_BY_A_RUN:
         raise ConfigError("policy 'tiny' is made by a run; name a version from `flyball runs`, or a folder")
     folder = context.trainer.find_policy(context.inputs.policy_folder_or_name(name))
     return context.register(Path(name).name, folder)

@@ -22,6 +22,7 @@ from flyball.config import Settings, read_settings
 from flyball.errors import ConfigError
 from flyball.graders.grader import Grader
 from flyball.graders.make import is_grader
+from flyball.models.names import MADE_BY_A_RUN
 from flyball.section import Section
 from flyball.settings_file import Marks, merge, parse
 from flyball.tools.approval import approver_of
@@ -72,7 +73,7 @@ class Workflow:
     tasks: str | Path | Sequence[Task] | Callable[[], Sequence[Task]]
     success: Written
     reward: Written | None = None
-    policy: str | Path = "tiny"
+    policy: str | Path = MADE_BY_A_RUN
     safety: Written | None = None
     scores: Mapping[str, Written] | None = None
     agent: Any = None
